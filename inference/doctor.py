@@ -1,0 +1,140 @@
+"""What this machine can really run, found by trying it: what `allaprima doctor` prints."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import onnxruntime
+
+from inference.session import StyleSession, cuda_devices
+from inference.styles import shipped_styles
+from models.errors import AllaPrimaError
+
+ENCODERS = ("libx264", "libx265", "libsvtav1", "h264_nvenc", "hevc_nvenc", "av1_nvenc", "h264_videotoolbox", "mpeg4", "aac")
+VGG19_DOWNLOAD = "vgg19-dcbb9e9d.pth"  # torchvision's name for it
+
+
+def examine() -> list[tuple[str, bool, str]]:
+    """What was looked at, whether it is well, and what was found or what to do."""
+    return [
+        (
+            "python",
+            sys.version_info >= (3, 11),
+            f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores",
+        ),
+        onnxruntimes(),
+        cpu_provider(),
+        cuda_provider(),
+        display(),
+        encoders(),
+        training(),
+        vgg19_weights(),
+        styles(),
+    ]
+
+
+def onnxruntimes() -> tuple[str, bool, str]:
+    found = {}
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if len(found) == 2:
+        return (
+            "onnxruntime",
+            False,
+            (
+                "onnxruntime and onnxruntime-gpu overwrite each other: "
+                "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+            ),
+        )
+    return "onnxruntime", bool(found), ", ".join(f"{name} {version}" for name, version in found.items()) or "not installed"
+
+
+def cpu_provider() -> tuple[str, bool, str]:
+    return "CPU", *_paint_on("cpu")
+
+
+def cuda_provider() -> tuple[str, bool, str]:
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "CUDA", False, "this onnxruntime is built without it; pip install onnxruntime-gpu"
+    count = cuda_devices()
+    if not count:
+        return "CUDA", False, "compiled in, but no NVIDIA driver or GPU answers; styles run on the CPU"
+    well, text = _paint_on("cuda")
+    return "CUDA", well, f"{count} GPU(s), {text}" if well else f"{count} GPU(s), but {text}; pip install -e '.[gpu]'"
+
+
+def _paint_on(device: str) -> tuple[bool, str]:
+    styles = shipped_styles()
+    if not styles:
+        return False, "no shipped style to try it with"
+    try:
+        StyleSession(styles[-1].path, device).stylize(np.zeros((32, 32, 3), np.uint8))
+    except AllaPrimaError as error:
+        return False, str(error)
+    return True, "works"
+
+
+def display() -> tuple[str, bool, str]:
+    if sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return "display", True, "found"
+    return "display", False, "none (neither DISPLAY nor WAYLAND_DISPLAY is set); windows cannot open, files can be written"
+
+
+def encoders() -> tuple[str, bool, str]:
+    opened = [name for name in ENCODERS if _encoder_opens(name)]
+    return (
+        "encoders",
+        any(name.startswith(("libx264", "h264")) for name in opened),
+        f"PyAV {av.__version__}: {', '.join(opened)}",
+    )
+
+
+def _encoder_opens(name: str) -> bool:
+    try:
+        context = av.CodecContext.create(name, "w")
+        if isinstance(context, av.VideoCodecContext):
+            context.width, context.height, context.pix_fmt = 640, 480, "yuv420p"
+            context.framerate, context.time_base = 30, 1 / 30  # type: ignore[assignment]
+        elif isinstance(context, av.AudioCodecContext):
+            context.sample_rate, context.layout, context.format = 48000, "stereo", "fltp"
+        context.open()
+    except Exception:  # unknown name, no hardware for it, refused settings: it does not open
+        return False
+    return True
+
+
+def training() -> tuple[str, bool, str]:
+    missing = [
+        name for name in ("torch", "torchvision", "onnx", "onnxscript", "safetensors") if not importlib.util.find_spec(name)
+    ]
+    if missing:
+        return "training", False, f"not installed ({', '.join(missing)}); pip install -e '.[train]'"
+    import torch
+
+    where = f"CUDA, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "CPU only"
+    return "training", True, f"torch {torch.__version__}, {where}"
+
+
+def vgg19_weights() -> tuple[str, bool, str]:
+    named = os.environ.get("ALLAPRIMA_VGG19")
+    if named:
+        there = Path(named).is_file()
+        return "VGG-19", there, f"{named} (ALLAPRIMA_VGG19){'' if there else ': no such file'}"
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "torch")
+    cached = Path(home, "hub", "checkpoints", VGG19_DOWNLOAD)
+    if cached.is_file():
+        return "VGG-19", True, str(cached)
+    return "VGG-19", False, "not here yet; the first training downloads it (548 MB), or set ALLAPRIMA_VGG19 to a file"
+
+
+def styles() -> tuple[str, bool, str]:
+    names = [style.full_name for style in shipped_styles()]
+    return "styles", bool(names), ", ".join(names) or "none in checkpoints/"

@@ -1,0 +1,125 @@
+"""A style's .onnx file, opened in ONNX Runtime and run on frames of any size."""
+
+import contextlib
+import ctypes
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+
+from models.contract import INPUT, OUTPUT, Contract
+from models.errors import StyleError
+
+MOST_BYTES = 512 * 2**20  # of a file; ours are below 10 MB
+
+
+class StyleSession:
+    """One style, ready to paint.
+
+    Args:
+        path: an .onnx file of ours.
+        device: "auto" takes CUDA where it truly works and else the CPU; "cpu" or "cuda".
+        threads: ONNX Runtime's own, 0 for one a core.
+    Attributes:
+        contract: the file's promises, with its card.
+        device: "cpu" or "cuda", where it really runs.
+    Raises:
+        StyleError: no such file, not ONNX, or not ours.
+    """
+
+    def __init__(self, path: str | Path, device: str = "auto", threads: int = 0) -> None:
+        self.path = Path(path)
+        data = _read_onnx(self.path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Denormals after instance norm on flat pictures cost up to ten times the run otherwise.
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        cuda = device == "cuda" or (device == "auto" and cuda_devices() > 0)
+        providers = [*(["CUDAExecutionProvider"] if cuda else []), "CPUExecutionProvider"]
+        if cuda:
+            with contextlib.suppress(Exception):  # the libraries may be in place without it
+                onnxruntime.preload_dlls()
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, providers=providers)
+        except Exception as error:  # ONNX Runtime raises a dozen classes, none of them public
+            raise StyleError(
+                f"{self.path} is not an ONNX file that ONNX Runtime can open; make one with allaprima export"
+            ) from error
+        self.device = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
+        if device == "cuda" and self.device != "cuda":
+            raise StyleError("CUDA was asked for and does not work here; allaprima doctor says why")
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.contract = Contract.from_metadata(metadata, str(self.path))
+        names = ([i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()])
+        if names != ([INPUT], [OUTPUT]):
+            raise StyleError(f"{self.path} has tensors {names}; {INPUT} and {OUTPUT} are wanted; export it again")
+
+    def stylize(self, frame: np.ndarray) -> np.ndarray:
+        """Paint a frame.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB, from 1x1 up.
+        Returns:
+            (H, W, 3) uint8 RGB.
+        Raises:
+            ValueError: not such an array. StyleError: ONNX Runtime failed, for want of memory as a rule.
+        """
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.size == 0:
+            raise ValueError(f"frame is {frame.shape} {frame.dtype}; (H, W, 3) uint8 is wanted")
+        image = np.multiply(frame.transpose(2, 0, 1), np.float32(1 / 255), dtype=np.float32)[None]
+        stylized_image = self.stylize_image(image)[0]
+        pixels = cv2.convertScaleAbs(np.ascontiguousarray(stylized_image.transpose(1, 2, 0)), alpha=255.0)
+        return np.asarray(pixels, np.uint8)
+
+    def stylize_image(self, image: np.ndarray) -> np.ndarray:
+        """Paint an image, (N, 3, H, W) float32 RGB in [0, 1] of any size; returns the same shape."""
+        height, width = image.shape[2:]
+        padded = pad_image(image, self.contract.stride_px, self.contract.least_px)
+        try:
+            stylized_image = self._session.run([OUTPUT], {INPUT: padded})[0]
+        except Exception as error:
+            raise StyleError(
+                f"painting {width}x{height} px failed, for want of memory as a rule; try --max-side 2000"
+            ) from error
+        return np.asarray(stylized_image)[:, :, :height, :width]
+
+
+def pad_image(image: np.ndarray, stride_px: int, least_px: int) -> np.ndarray:
+    """Mirror an (N, 3, H, W) image at its right and lower border up to the next size a network takes."""
+    sides = [max(least_px, -(-side // stride_px) * stride_px) for side in image.shape[2:]]
+    wanted = [-(-side // stride_px) * stride_px for side in sides]
+    pads = [side - have for side, have in zip(wanted, image.shape[2:], strict=True)]
+    if not any(pads):
+        return image
+    # numpy mirrors as often as it must where the pad is longer than the side; one pixel is repeated.
+    return np.pad(image, ((0, 0), (0, 0), (0, pads[0]), (0, pads[1])), mode="reflect")
+
+
+def cuda_devices() -> int:
+    """How many CUDA devices the driver has; asked of the driver, as ONNX Runtime prints red lines and falls back."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return 0
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+            return 0
+        return count.value
+    except OSError:  # no driver
+        return 0
+
+
+def _read_onnx(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise StyleError(f"{path} is {size / 2**20:.0f} MB; a style has at most {MOST_BYTES / 2**20:.0f} MB")
+        data = path.read_bytes()
+    except OSError as error:
+        raise StyleError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise StyleError(f"{path} is empty; an .onnx file of ours is wanted")
+    return data

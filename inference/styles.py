@@ -1,0 +1,60 @@
+"""The shipped styles: checkpoints/<style>/<tier>.onnx with a card, <tier>.json, beside it."""
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import StyleError
+
+FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
+PREFERRED = ("quality", "realtime")  # which tier a bare name means, best picture first
+
+
+@dataclass(frozen=True)
+class Style:
+    """One shipped network; `card` holds title, painter, year, license, options, losses, ..."""
+
+    name: str
+    tier: str
+    path: Path
+    card: dict[str, Any]
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.name}/{self.tier}"
+
+
+def shipped_styles(folder: Path = FOLDER) -> list[Style]:
+    """All shipped styles by name, the preferred tier first."""
+    styles = []
+    for path in folder.glob("*/*.onnx"):
+        card_path = path.with_suffix(".json")
+        card = json.loads(card_path.read_text()) if card_path.is_file() else {}
+        styles.append(Style(path.parent.name, path.stem, path, card))
+    order = {tier: i for i, tier in enumerate(PREFERRED)}
+    return sorted(styles, key=lambda style: (style.name, order.get(style.tier, len(order))))
+
+
+def find_style(name: str, folder: Path = FOLDER) -> Path:
+    """The .onnx file that a user means.
+
+    Args:
+        name: a shipped style ("great_wave"), one of its tiers ("great_wave/realtime"), or a path to an .onnx file.
+    Raises:
+        StyleError: no such style; the message suggests the nearest name.
+    """
+    if Path(name).suffix.lower() == ".onnx":
+        if not Path(name).is_file():
+            raise StyleError(f"there is no file {name}")
+        return Path(name)
+    styles = shipped_styles(folder)
+    wanted = name.lower().replace("-", "_").replace(" ", "_")
+    for style in styles:
+        if wanted in (style.name, style.full_name):
+            return style.path
+    names = sorted({style.name for style in styles} | {style.full_name for style in styles})
+    nearest = difflib.get_close_matches(wanted, names, n=1)
+    hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
+    raise StyleError(f'there is no style "{name}"{hint} There are {", ".join(names)}, or give an .onnx file')

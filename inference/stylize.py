@@ -1,0 +1,151 @@
+"""Photos -> session -> colour -> files: what `allaprima stylize` does."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from inference.color import keep_color
+from inference.pictures import FORMATS, MAX_PIXELS, Picture, read_picture, write_picture
+from inference.session import StyleSession
+from models.errors import AllaPrimaError, PictureError
+
+
+@dataclass(frozen=True)
+class StylizeOptions:
+    """How to paint; the one home of these defaults.
+
+    Attributes:
+        keep_color: one of `inference.color.MODES`.
+        match_luminance: with "luminance", keep the content's contrast and brightness too.
+        strength: 0 is the photo, 1 the painting.
+        max_side_px: paint at this size at most, 0 for the photo's own; the result is scaled back. Smaller means
+            larger strokes, and less time and memory.
+    """
+
+    keep_color: str = "none"
+    match_luminance: bool = False
+    strength: float = 1.0
+    max_side_px: int = 0
+
+
+def stylize_frame(session: StyleSession, content_frame: np.ndarray, options: StylizeOptions) -> np.ndarray:
+    """Paint one (H, W, 3) uint8 RGB frame; returns the same shape."""
+    height, width = content_frame.shape[:2]
+    work = content_frame
+    longest = max(height, width)
+    if 0 < options.max_side_px < longest:
+        scale = options.max_side_px / longest
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        work = np.asarray(cv2.resize(content_frame, size, interpolation=cv2.INTER_AREA))
+    stylized_frame = session.stylize(work)
+    if work is not content_frame:
+        stylized_frame = np.asarray(cv2.resize(stylized_frame, (width, height), interpolation=cv2.INTER_CUBIC))
+    stylized_frame = keep_color(content_frame, stylized_frame, options.keep_color, options.match_luminance)
+    if options.strength < 1.0:
+        stylized_frame = np.asarray(
+            cv2.addWeighted(stylized_frame, options.strength, content_frame, 1.0 - options.strength, 0.0)
+        )
+    return stylized_frame
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo and where its painting goes."""
+
+    source: Path
+    destination: Path
+
+
+def plan_jobs(inputs: Sequence[str], output: str | None, style_name: str) -> list[Job]:
+    """Which files to paint, and the name of each result.
+
+    Args:
+        inputs: files, folders (searched recursively) and globs.
+        output: a file for a single photo, else a folder, in which folders keep their structure; None puts
+            `photo_style.jpg` beside the photo and `folder_style/` beside a folder.
+        style_name: for those names.
+    Raises:
+        PictureError: nothing found, several photos for one output file, or two results with one name.
+    """
+    found = [item for text in inputs for item in _expand(text)]
+    if not found:
+        raise PictureError(f"no pictures found in {', '.join(inputs)} ({', '.join(FORMATS)})")
+    to_file = output is not None and Path(output).suffix.lower() in FORMATS and not Path(output).is_dir()
+    if to_file and (len(found) > 1 or Path(inputs[0]).is_dir()):
+        raise PictureError(f"-o {output} is one file for {len(found)} pictures; give a folder")
+    jobs, taken = [], dict[Path, Path]()
+    for source, root in found:
+        if to_file:
+            destination = Path(output or "")
+        elif output is not None:
+            destination = Path(output, source.relative_to(root) if root else source.name)
+        elif root is not None:
+            destination = root.with_name(f"{root.name}_{style_name}") / source.relative_to(root)
+        else:
+            destination = source.with_name(f"{source.stem}_{style_name}{source.suffix}")
+        if destination.suffix.lower() not in FORMATS:  # a photo named oddly, .jfif say
+            destination = destination.with_suffix(".png")
+        other = taken.setdefault(destination, source)
+        if other != source:
+            raise PictureError(f"{other} and {source} would both become {destination}; paint them into two folders")
+        jobs.append(Job(source, destination))
+    return jobs
+
+
+def _expand(text: str) -> Iterator[tuple[Path, Path | None]]:
+    """The files that one argument means, each with the folder it was found under."""
+    path = Path(text)
+    if path.is_dir():
+        root = path.resolve() if path.name in ("", "..") else path  # "." has no name to build a result's name from
+        for folder, folders, names in os.walk(root):
+            folders.sort()
+            for name in sorted(names):
+                if Path(name).suffix.lower() in FORMATS and not name.startswith("."):
+                    yield Path(folder, name), root
+    elif not path.exists() and glob.has_magic(text):
+        for match in sorted(glob.glob(text, recursive=True)):
+            if Path(match).is_file():
+                yield Path(match), None
+    else:
+        yield path, None  # a missing file is reported when it is read
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    session: StyleSession,
+    options: StylizeOptions,
+    overwrite: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[tuple[Job, AllaPrimaError | None]]:
+    """Paint the photos one by one; yields each job with the error that stopped it, or None."""
+    for job in jobs:
+        try:
+            if not overwrite and job.destination.exists():  # before the work, not after it
+                raise PictureError(f"{job.destination} exists; give --overwrite to replace it, or another -o")
+            if job.destination.exists() and job.source.exists() and job.destination.samefile(job.source):
+                raise PictureError(f"{job.source} would be replaced by its own painting; give another -o")
+            picture = read_picture(job.source, max_pixels)
+            stylized_frame = stylize_frame(session, picture.frame, options)
+            make_folder(job.destination.parent)
+            write_picture(job.destination, Picture(stylized_frame, picture.alpha, picture.icc_profile), overwrite)
+        except AllaPrimaError as error:
+            yield job, error
+        else:
+            yield job, None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        PictureError: a file is in the way, or no permission.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PictureError(f"the folder {folder} cannot be made: {error.strerror or error}") from error

@@ -1,0 +1,21 @@
+"""What goes wrong for a user. Standard library only: every package raises these, and `allaprima.py` prints them."""
+
+
+class AllaPrimaError(Exception):
+    """A mistake or a circumstance the user can mend; the message is one line that says what to do."""
+
+
+class PictureError(AllaPrimaError):
+    """A picture that cannot be read or written."""
+
+
+class StyleError(AllaPrimaError):
+    """A style, an .onnx file or a checkpoint that does not exist or is not ours."""
+
+
+class WeightsError(AllaPrimaError):
+    """VGG-19 weights that cannot be found, downloaded or used."""
+
+
+class TrainingError(AllaPrimaError):
+    """A training that cannot start or cannot go on."""

@@ -1,0 +1,162 @@
+"""The image transformation network f_W (Johnson, Alahi, Fei-Fei 2016), in two tiers.
+
+quality    Johnson's own layer list with what the field has learned since: instance norm (Ulyanov 2017), nearest
+           resize + convolution instead of transposed convolution, a bounded output.
+realtime   the same story with nothing heavy at full resolution, about 100 k parameters.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation with scale and shift, statistics in float32 (Ulyanov et al. 2017).
+
+    Differs from `nn.InstanceNorm2d`, which turns channels-last tensors into NCHW ones on every call. Exported, it is
+    one InstanceNormalization node; the reductions below would run four to six times slower in ONNX Runtime.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=1e-5)
+        variance, mean = torch.var_mean(x.float(), dim=(2, 3), keepdim=True, correction=0)
+        scale = self.weight.view(1, -1, 1, 1) * torch.rsqrt(variance + 1e-5)
+        shift = self.bias.view(1, -1, 1, 1) - mean * scale
+        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+
+
+class ReflectConv(nn.Module):
+    """A convolution whose border mirrors the picture, for the layers where a zero border shows."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, pad: int | None = None) -> None:
+        super().__init__()
+        self.pad_px = kernel // 2 if pad is None else pad
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (self.pad_px,) * 4, mode="reflect"))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around an identity (He et al. 2015); no ReLU after the sum (Gross & Wilber 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = ReflectConv(channels, channels, 3)
+        self.norm1 = InstanceNorm(channels)
+        self.conv2 = ReflectConv(channels, channels, 3)
+        self.norm2 = InstanceNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return x + self.norm2(self.conv2(y))
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Nearest x2: repeating pixels before a convolution cannot leave a checkerboard (Odena et al. 2016)."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class QualityNet(nn.Module):
+    """Johnson et al. 2016, supplementary Table 1; 1.68 M parameters.
+
+    Args of forward:
+        content_image: (N, 3, H, W) float RGB in [0, 1]; H and W multiples of `stride_px` and at least `least_px`.
+    Returns:
+        (N, 3, H, W) stylized image in (0, 1).
+    """
+
+    stride_px = 4
+    least_px = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = ReflectConv(3, 32, 9), InstanceNorm(32)
+        self.conv2, self.norm2 = nn.Conv2d(32, 64, 3, stride=2, padding=1), InstanceNorm(64)
+        self.conv3, self.norm3 = nn.Conv2d(64, 128, 3, stride=2, padding=1), InstanceNorm(128)
+        self.blocks = nn.Sequential(*(ResidualBlock(128) for _ in range(5)))
+        self.conv4, self.norm4 = ReflectConv(128, 64, 3), InstanceNorm(64)
+        self.conv5, self.norm5 = ReflectConv(64, 32, 3), InstanceNorm(32)
+        self.conv6 = ReflectConv(32, 3, 9)
+
+    def forward(self, content_image: Tensor) -> Tensor:
+        x = F.relu(self.norm1(self.conv1(content_image)))  # (N, 32, H, W)
+        x = F.relu(self.norm2(self.conv2(x)))  # (N, 64, H/2, W/2)
+        x = F.relu(self.norm3(self.conv3(x)))  # (N, 128, H/4, W/4)
+        x = self.blocks(x)  # (N, 128, H/4, W/4)
+        x = F.relu(self.norm4(self.conv4(upsample(x))))  # (N, 64, H/2, W/2)
+        x = F.relu(self.norm5(self.conv5(upsample(x))))  # (N, 32, H, W)
+        # Differs from the paper: a sigmoid instead of a scaled tanh on [0, 255]; it bounds the output just as well.
+        return torch.sigmoid(self.conv6(x))  # (N, 3, H, W)
+
+
+class RealtimeNet(nn.Module):
+    """All the thinking at 1/4 resolution, the drawing at 1/2; arguments and result as `QualityNet`.
+
+    The stem is a pixel-unshuffle by 4 and a 3x3 convolution, written as the one 12x12 convolution that they are.
+    `skip` hands the photo's own pixels to the head, so that fine lines survive the 1/4 resolution.
+
+    Head and skip are 5x5 convolutions at full resolution, the head's on the nearest-resized features. They are computed
+    at 1/2 resolution, each of the four pixels (phases) of a 2x2 cell as channels of its own, then shuffled into place:
+    the same sums at a quarter of the cost. Free phase weights, a plain pixel-shuffle head, were tried: after 750 steps
+    they drew scan lines and a 4-pixel grid into every flat area. Tied like this, a flat area cannot get a grid.
+    """
+
+    stride_px = 4
+    least_px = 16
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.stem, self.norm1 = ReflectConv(3, width, 12, stride=4, pad=4), InstanceNorm(width)
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(4)))
+        self.conv2, self.norm2 = ReflectConv(width, 16, 3), InstanceNorm(16)
+        self.head = nn.Parameter(torch.empty(3, 16, 5, 5))
+        self.skip = nn.Parameter(torch.zeros(3, 3, 5, 5))
+        self.bias = nn.Parameter(torch.zeros(3))
+        nn.init.kaiming_uniform_(self.head, a=math.sqrt(5))
+        with torch.no_grad():  # starts as about the identity: the pixel itself, times 4 as a sigmoid's slope at 0 is 1/4
+            self.skip[:, :, 2, 2] = 4.0 * torch.eye(3)
+
+    def forward(self, content_image: Tensor) -> Tensor:
+        x = content_image - 0.5
+        y = F.relu(self.norm1(self.stem(x)))  # (N, 32, H/4, W/4)
+        y = self.blocks(y)  # (N, 32, H/4, W/4)
+        y = F.relu(self.norm2(self.conv2(upsample(y))))  # (N, 16, H/2, W/2)
+        y = F.conv2d(F.pad(y, (1, 1, 1, 1), mode="reflect"), resized_phases(self.head), self.bias.repeat_interleave(4))
+        y = y + F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), phases(self.skip), stride=2)  # (N, 12, H/2, W/2)
+        return torch.sigmoid(F.pixel_shuffle(y, 2))  # (N, 3, H, W)
+
+
+def phases(kernel: Tensor) -> Tensor:
+    """A 5x5 convolution at full resolution as a stride-2 one with four phases of each output channel.
+
+    Args:
+        kernel: (C_out, C_in, 5, 5).
+    Returns:
+        (4 C_out, C_in, 6, 6); shuffled by 2, the result of the stride-2 convolution (pad 2) is the 5x5 one's.
+    """
+    shifted = [F.pad(kernel, (dx, 1 - dx, dy, 1 - dy)) for dy in (0, 1) for dx in (0, 1)]
+    return torch.stack(shifted, dim=1).flatten(0, 1)
+
+
+def resized_phases(kernel: Tensor) -> Tensor:
+    """A 5x5 convolution on nearest-resized features as a 3x3 one on the features themselves, four phases.
+
+    Args:
+        kernel: (C_out, C_in, 5, 5).
+    Returns:
+        (4 C_out, C_in, 3, 3). Pairs of the six taps in `phases` fall on one and the same feature: they are added up.
+    """
+    return F.avg_pool2d(phases(kernel), 2) * 4.0
+
+
+ImageTransformNet = QualityNet | RealtimeNet
+TIERS: dict[str, type[ImageTransformNet]] = {"quality": QualityNet, "realtime": RealtimeNet}

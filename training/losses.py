@@ -1,0 +1,120 @@
+"""Perceptual losses: content, style and total variation (Gatys et al. 2016, Johnson et al. 2016).
+
+Three normalisations of the same two sums:
+
+    unitless   each layer's content error over the mean square of the content's features, each layer's Gram error over
+               the mean square of the style's Gram; means over layers. 1.0 is as bad as a black feature map, whatever
+               the painting and whatever VGG-19 file, so one default style weight serves them all.
+    gatys      Gatys et al. 2016, Eq. 1, 4 and 5: sums of squares, 1/2 and 1/(4 C^2 M^2), style layers 1/L each.
+    johnson    Johnson et al. 2016, Eq. 2 and 4: squared error over C*H*W, squared Frobenius norm of Grams over C*H*W.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+CONTENT_LAYERS = ("relu4_2",)
+STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+NORMALIZATIONS = ("unitless", "gatys", "johnson")
+_TINY = 1e-12  # keeps a flat picture's loss finite
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    """Channel correlations of one layer (Johnson et al. 2016, Eq. 3).
+
+    Args:
+        features: (N, C, H, W) activations, any range, any float dtype.
+    Returns:
+        (N, C, C) float32, divided by C*H*W so that image size does not set the scale.
+    Raises:
+        ValueError: not 4-D; the message shows the shape.
+    Differs from Gatys et al. 2016, who do not divide.
+    """
+    if features.ndim != 4:
+        raise ValueError(f"features are {tuple(features.shape)}; (N, C, H, W) is wanted")
+    c, h, w = features.shape[1:]
+    # Divided before the product, in float32: a half-precision Gram overflows on ordinary photographs.
+    psi = features.float().flatten(2) / (c * h * w) ** 0.5  # (N, C, H*W)
+    return psi @ psi.transpose(1, 2)
+
+
+def content_loss(
+    features: Mapping[str, Tensor], content_features: Mapping[str, Tensor], normalization: str = "unitless"
+) -> Tensor:
+    """How far the features are from the content's (feature reconstruction loss, Johnson et al. 2016, Eq. 2).
+
+    Args:
+        features: layer -> (N, C, H, W) of the stylized image; further layers are ignored.
+        content_features: layer -> (N, C, H, W) of the content image; its keys are the layers compared.
+        normalization: one of `NORMALIZATIONS`.
+    Returns:
+        scalar float32, the mean over the batch.
+    """
+    losses = []
+    for layer, target in content_features.items():
+        p, f = target.float(), features[layer].float()
+        squares = (f - p).square()
+        if normalization == "unitless":
+            losses.append((squares.mean((1, 2, 3)) / (p.square().mean((1, 2, 3)) + _TINY)).mean())
+        elif normalization == "gatys":
+            losses.append(0.5 * squares.sum((1, 2, 3)).mean())
+        else:
+            losses.append(squares.mean((1, 2, 3)).mean())
+    return torch.stack(losses).mean()
+
+
+def style_loss(features: Mapping[str, Tensor], style_grams: Mapping[str, Tensor], normalization: str = "unitless") -> Tensor:
+    """How far the Gram matrices are from the style's (style reconstruction loss, Johnson et al. 2016, Eq. 4).
+
+    Args:
+        features: layer -> (N, C, H, W) of the stylized image; further layers are ignored.
+        style_grams: layer -> (1, C, C) `gram_matrix` of the style image; its keys are the layers compared.
+        normalization: one of `NORMALIZATIONS`.
+    Returns:
+        scalar float32, the mean over the batch.
+    """
+    losses = []
+    for layer, target in style_grams.items():
+        squares = (gram_matrix(features[layer]) - target).square()
+        if normalization == "unitless":
+            losses.append((squares.mean((1, 2)) / (target.square().mean() + _TINY)).mean())
+        elif normalization == "gatys":
+            # Ours is divided by C*H*W, Eq. 4 is not: (C*M)^2 / (4 C^2 M^2) = 1/4. Images of different size stay
+            # comparable, which the paper's own form, written for equal sizes, does not give.
+            losses.append(0.25 * squares.sum((1, 2)).mean())
+        else:
+            losses.append(squares.sum((1, 2)).mean())
+    return torch.stack(losses).mean() if normalization != "johnson" else torch.stack(losses).sum()
+
+
+def tv_loss(image: Tensor) -> Tensor:
+    """Total variation: mean squared difference of neighbouring pixels (Johnson et al. 2016, after Mahendran 2015).
+
+    Args:
+        image: (N, 3, H, W) RGB in [0, 1], H and W at least 2.
+    Returns:
+        scalar float32; 0 for a flat image.
+    """
+    image = image.float()
+    return image.diff(dim=2).square().mean() + image.diff(dim=3).square().mean()
+
+
+def perceptual_losses(
+    stylized_image: Tensor,
+    features: Mapping[str, Tensor],
+    content_features: Mapping[str, Tensor],
+    style_grams: Mapping[str, Tensor],
+    content_weight: float,
+    style_weight: float,
+    tv_weight: float,
+    normalization: str = "unitless",
+) -> dict[str, Tensor]:
+    """All losses by name, unweighted, and their weighted sum as "total"."""
+    losses = {
+        "content": content_loss(features, content_features, normalization),
+        "style": style_loss(features, style_grams, normalization),
+        "tv": tv_loss(stylized_image),
+    }
+    weights = {"content": content_weight, "style": style_weight, "tv": tv_weight}
+    return losses | {"total": sum((weights[name] * loss for name, loss in losses.items()), torch.zeros(()))}
