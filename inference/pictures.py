@@ -27,7 +27,7 @@ FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP")  # MPO: phones' JPEGs with a second picture inside
+READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
 MAX_WEBP_SIDE_PX = 16383
 

@@ -1,0 +1,78 @@
+"""Pictures and networks that several tests use, all made here: the suite needs no download."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.demo import paint_landscape
+
+os.environ.pop("ALLAPRIMA_VGG19", None)  # tests ask for what they need
+
+
+@pytest.fixture(scope="session")
+def landscape() -> np.ndarray:
+    """(120, 160, 3) uint8."""
+    return paint_landscape(120, 160)
+
+
+@pytest.fixture
+def photo(tmp_path: Path, landscape: np.ndarray) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(landscape).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six healthy photos of different sizes, two of them in a sub-folder."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "sub").mkdir()
+    for i in range(6):
+        frame = paint_landscape(90 + 10 * i, 140 - 9 * i, seed=i)
+        Image.fromarray(frame).save(folder / ("sub" if i > 3 else "") / f"{i}.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def painting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A painting of coloured strokes."""
+    rng = np.random.default_rng(1)
+    strokes = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    path = tmp_path_factory.mktemp("painting") / "strokes.png"
+    Image.fromarray(strokes).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def style_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .onnx of ours from an untrained realtime network, moved away from the identity."""
+    import torch
+
+    from models.image_transform_net import RealtimeNet
+    from training.checkpoint import save_weights
+    from training.export import export
+
+    folder = tmp_path_factory.mktemp("style")
+    torch.manual_seed(3)
+    net = RealtimeNet()
+    card = {"title": "Strokes", "painter": "nobody", "year": "2026", "license": "MIT", "tier": "realtime", "step": 0}
+    save_weights(folder / "strokes.safetensors", net.state_dict(), card)
+    export(folder / "strokes.safetensors", folder / "strokes.onnx", "test")
+    return folder / "strokes.onnx"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs one command line in this process; gives exit code, stdout, stderr."""
+    from allaprima import main
+
+    def run_command(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run_command

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from training.losses import content_loss, gram_matrix, perceptual_losses, style_loss, tv_loss
+
+
+def test_gram_of_a_known_tensor():
+    features = torch.tensor([[[[1.0, 2.0]], [[3.0, -1.0]]]])  # C=2, H=1, W=2
+    expected = torch.tensor([[[5.0, 1.0], [1.0, 10.0]]]) / 4
+    torch.testing.assert_close(gram_matrix(features), expected)
+
+
+def test_gram_does_not_depend_on_image_size():
+    features = torch.rand(1, 3, 4, 5)
+    torch.testing.assert_close(gram_matrix(features), gram_matrix(features.repeat(1, 1, 2, 3)))
+
+
+def test_gram_of_half_precision_does_not_overflow():
+    assert gram_matrix(torch.full((1, 4, 64, 64), 300.0, dtype=torch.float16)).isfinite().all()
+
+
+def test_gram_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"\(3, 4\)"):
+        gram_matrix(torch.rand(3, 4))
+
+
+def test_tv_loss_of_constant_image_is_zero():
+    assert tv_loss(torch.full((1, 3, 8, 8), 0.4)) == 0
+
+
+def test_tv_loss_of_a_step_edge():
+    image = torch.zeros(1, 3, 4, 5)
+    image[..., 3:] = 1.0
+    assert tv_loss(image).item() == pytest.approx(1 / 4)  # one of four horizontal neighbours differs by 1
+
+
+@pytest.mark.parametrize("normalization", ["unitless", "gatys", "johnson"])
+def test_losses_of_equal_images_are_zero(normalization):
+    features = {"relu1_1": torch.rand(2, 4, 6, 6)}
+    grams = {"relu1_1": gram_matrix(features["relu1_1"][:1])}
+    assert content_loss(features, features, normalization) == 0
+    one = {"relu1_1": features["relu1_1"][:1]}
+    assert style_loss(one, grams, normalization).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_unitless_losses_of_a_black_feature_map_are_one():
+    target, black = torch.rand(2, 4, 6, 6), torch.zeros(2, 4, 6, 6)
+    assert content_loss({"a": black}, {"a": target}).item() == pytest.approx(1)
+    assert style_loss({"a": black}, {"a": gram_matrix(target[:1])}).item() == pytest.approx(1)
+
+
+def test_unitless_losses_do_not_depend_on_the_weights_scale():
+    x, y = torch.rand(1, 4, 6, 6), torch.rand(1, 4, 6, 6)
+    small = content_loss({"a": x}, {"a": y}), style_loss({"a": x}, {"a": gram_matrix(y)})
+    large = content_loss({"a": 50 * x}, {"a": 50 * y}), style_loss({"a": 50 * x}, {"a": gram_matrix(50 * y)})
+    torch.testing.assert_close(small, large)
+
+
+def test_gatys_losses_follow_equations_1_and_4():
+    f, p = torch.rand(1, 3, 4, 5), torch.rand(1, 3, 4, 5)
+    assert content_loss({"a": f}, {"a": p}, "gatys").item() == pytest.approx(0.5 * (f - p).square().sum().item())
+    n, m = 3, 20
+    flat_f, flat_p = f.flatten(2)[0], p.flatten(2)[0]
+    squares = (flat_f @ flat_f.T - flat_p @ flat_p.T).square().sum().item()
+    expected = squares / (4 * n**2 * m**2)
+    assert style_loss({"a": f}, {"a": gram_matrix(p)}, "gatys").item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_johnson_losses_follow_equations_2_and_4():
+    f, p = torch.rand(1, 3, 4, 5), torch.rand(1, 3, 4, 5)
+    assert content_loss({"a": f}, {"a": p}, "johnson").item() == pytest.approx((f - p).square().mean().item())
+    expected = (gram_matrix(f) - gram_matrix(p)).square().sum().item()
+    assert style_loss({"a": f}, {"a": gram_matrix(p)}, "johnson").item() == pytest.approx(expected)
+
+
+def test_total_is_the_weighted_sum():
+    x, y = torch.rand(1, 4, 6, 6), torch.rand(1, 4, 6, 6)
+    image = torch.rand(1, 3, 8, 8)
+    parts = perceptual_losses(image, {"a": x}, {"a": y}, {"a": gram_matrix(y)}, 2.0, 3.0, 5.0)
+    expected = 2 * parts["content"] + 3 * parts["style"] + 5 * parts["tv"]
+    torch.testing.assert_close(parts["total"], expected)
