@@ -146,9 +146,13 @@ def write_picture(path: str | Path, picture: Picture, overwrite: bool = True) ->
     height, width = picture.frame.shape[:2]
     if picture_format == "WEBP" and max(height, width) > MAX_WEBP_SIDE_PX:
         raise PictureError(f"{path}: WebP holds at most {MAX_WEBP_SIDE_PX} px a side, not {width}x{height}; use .png")
-    image = Image.fromarray(picture.frame, "RGB")
-    if picture.alpha is not None and picture_format not in ("JPEG", "BMP"):  # these two have no alpha
-        image.putalpha(Image.fromarray(picture.alpha, "L"))
+    image = Image.fromarray(picture.frame)
+    if picture.alpha is not None:
+        alpha = Image.fromarray(picture.alpha)
+        if picture_format in ("JPEG", "BMP"):  # these two have no alpha: white paper shows through
+            image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+        else:
+            image.putalpha(alpha)
     options: dict[str, object] = {"quality": 95, "subsampling": 0} if picture_format == "JPEG" else {}
     if picture_format == "WEBP":
         options = {"quality": 95, "method": 4, "exact": True}
@@ -208,7 +212,7 @@ def resize_short_side(frame: np.ndarray, short_side_px: int) -> np.ndarray:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     if size == (width, height):
         return frame
-    return np.asarray(Image.fromarray(frame, "RGB").resize(size, Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(frame).resize(size, Resampling.LANCZOS))
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[Sequence[str]], cell_px: int = 256) -> np.ndarray:
@@ -229,7 +233,7 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[Sequenc
     font = ImageFont.load_default(14)
     for i, (row, texts) in enumerate(zip(rows, labels, strict=True)):
         for j, (frame, text) in enumerate(zip(row, texts, strict=True)):
-            cell = ImageOps.contain(Image.fromarray(frame, "RGB"), (cell_px, cell_px), Resampling.LANCZOS)
+            cell = ImageOps.contain(Image.fromarray(frame), (cell_px, cell_px), Resampling.LANCZOS)
             x, y = margin + j * step_x, margin + i * step_y
             sheet.paste(cell, (x + (cell_px - cell.width) // 2, y + (cell_px - cell.height) // 2))
             draw.text((x + 1, y + cell_px + 2), text, fill=(40, 38, 36), font=font)

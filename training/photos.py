@@ -102,7 +102,7 @@ def random_crop(frame: np.ndarray, size_px: int, rng: np.random.Generator) -> np
     x, y = int(rng.integers(scaled_w - size_px + 1)), int(rng.integers(scaled_h - size_px + 1))
     box = tuple(float(v) for v in (x / scale, y / scale, (x + size_px) / scale, (y + size_px) / scale))
     box = (box[0], box[1], min(box[2], float(width)), min(box[3], float(height)))
-    crop = Image.fromarray(frame, "RGB").resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
+    crop = Image.fromarray(frame).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
     pixels = np.asarray(crop)
     return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
 

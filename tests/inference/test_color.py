@@ -1,0 +1,102 @@
+import cv2
+import numpy as np
+import pytest
+
+from inference.color import LUMA, color_statistics, keep_color, keep_luminance, linear_transform, match_histogram, match_linear
+from inference.demo import paint_landscape
+
+
+@pytest.fixture(scope="module")
+def content() -> np.ndarray:
+    """Colours in the middle of the range, so that nothing clips."""
+    return (paint_landscape(90, 130, seed=1) // 3 + 80).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def stylized() -> np.ndarray:
+    return (paint_landscape(90, 130, seed=4)[:, ::-1] // 4 + 90).astype(np.uint8)
+
+
+def test_luminance_only_leaves_the_contents_chroma_exactly(content, stylized):
+    out = keep_luminance(content, stylized).astype(int)
+    for a, b in ((0, 1), (1, 2)):  # I and Q are combinations of R - G and G - B
+        np.testing.assert_array_equal(out[:, :, a] - out[:, :, b], content[:, :, a].astype(int) - content[:, :, b])
+
+
+def test_luminance_only_takes_the_stylized_luminance(content, stylized):
+    assert np.abs(keep_luminance(content, stylized) @ LUMA - stylized @ LUMA).max() <= 1.5  # rounding of three bytes
+
+
+def test_matched_luminance_has_the_contents_mean_and_deviation(content, stylized):
+    y = keep_luminance(content, stylized, match=True) @ LUMA
+    wanted = content @ LUMA
+    assert y.mean() == pytest.approx(wanted.mean(), abs=0.5)
+    assert y.std() == pytest.approx(wanted.std(), rel=0.02)
+
+
+def test_matched_luminance_survives_a_flat_picture(content):
+    flat = np.full_like(content, 99)
+    y = keep_luminance(content, flat, match=True) @ LUMA
+    assert y.std() < 1
+
+
+@pytest.mark.parametrize("method", ["cholesky", "optimal-transport"])
+def test_linear_transform_reproduces_mean_and_covariance(method):
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(2, 3, 3))
+    cov_s, cov_c = (root @ root.T + 0.1 * np.eye(3) for root in roots)
+    mean_s, mean_c = rng.normal(size=(2, 3))
+    a, b = linear_transform(mean_s, cov_s, mean_c, cov_c, method)
+    np.testing.assert_allclose(a @ cov_s @ a.T, cov_c, atol=1e-10)
+    np.testing.assert_allclose(a @ mean_s + b, mean_c, atol=1e-10)
+
+
+def test_optimal_transport_is_symmetric_and_cholesky_triangular():
+    rng = np.random.default_rng(1)
+    roots = rng.normal(size=(2, 3, 3))
+    cov_s, cov_c = (root @ root.T + 0.1 * np.eye(3) for root in roots)
+    a, _ = linear_transform(np.zeros(3), cov_s, np.zeros(3), cov_c, "optimal-transport")
+    np.testing.assert_allclose(a, a.T, atol=1e-10)
+    a, _ = linear_transform(np.zeros(3), cov_s, np.zeros(3), cov_c, "cholesky")
+    np.testing.assert_allclose(a, np.tril(a), atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["cholesky", "optimal-transport"])
+def test_linear_matching_gives_a_picture_the_references_statistics(content, stylized, method):
+    mean, covariance = color_statistics(match_linear(stylized, content, method))
+    wanted_mean, wanted_covariance = color_statistics(content)
+    np.testing.assert_allclose(mean, wanted_mean, atol=0.6)
+    np.testing.assert_allclose(covariance, wanted_covariance, atol=0.03 * np.abs(wanted_covariance).max())
+
+
+def test_color_statistics_are_numpys(content):
+    mean, covariance = color_statistics(content)
+    pixels = content.reshape(-1, 3).astype(float)
+    np.testing.assert_allclose(mean, pixels.mean(axis=0))
+    np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True) + 1e-5 * 255**2 * np.eye(3))
+
+
+def test_histogram_matching_equals_scikit_images(content, stylized):
+    from skimage.exposure import match_histograms
+
+    np.testing.assert_array_equal(match_histogram(stylized, content), match_histograms(stylized, content, channel_axis=-1))
+
+
+@pytest.mark.parametrize("mode", ["luminance", "histogram", "linear"])
+def test_every_mode_survives_one_pixel_and_grey(mode):
+    one = np.array([[[10, 200, 30]]], np.uint8)
+    assert keep_color(one, one[:, :, ::-1].copy(), mode).shape == (1, 1, 3)
+    grey = np.full((4, 4, 3), 128, np.uint8)
+    out = keep_color(grey, cv2.GaussianBlur(paint_landscape(32, 32)[:4, :4], (3, 3), 0), mode)
+    assert np.ptp(out.astype(int), axis=2).max() <= 2  # grey stays grey
+
+
+def test_none_returns_the_stylized_frame(content, stylized):
+    assert keep_color(content, stylized, "none") is stylized
+
+
+def test_unknown_mode_and_unequal_sizes_are_refused(content, stylized):
+    with pytest.raises(ValueError, match=r'"sepia"; one of none, luminance'):
+        keep_color(content, stylized, "sepia")
+    with pytest.raises(ValueError, match="one size is wanted"):
+        keep_color(content, stylized[1:], "luminance")

@@ -1,0 +1,150 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from inference.pictures import FORMATS, read_picture
+from inference.session import StyleSession
+from inference.stylize import StylizeOptions, plan_jobs, stylize_frame
+from models.errors import PictureError
+
+
+def test_strength_0_is_the_photo_and_1_the_painting(style_file, landscape):
+    session = StyleSession(style_file)
+    np.testing.assert_array_equal(stylize_frame(session, landscape, StylizeOptions(strength=0.0)), landscape)
+    np.testing.assert_array_equal(stylize_frame(session, landscape, StylizeOptions()), session.stylize(landscape))
+
+
+def test_max_side_paints_small_and_gives_the_photos_size(style_file, landscape, monkeypatch):
+    session = StyleSession(style_file)
+    sizes = []
+    paint = session.stylize
+    monkeypatch.setattr(session, "stylize", lambda frame: (sizes.append(frame.shape), paint(frame))[1])
+    assert stylize_frame(session, landscape, StylizeOptions(max_side_px=80)).shape == landscape.shape
+    assert stylize_frame(session, landscape, StylizeOptions(max_side_px=999)).shape == landscape.shape
+    assert sizes == [(60, 80, 3), (120, 160, 3)]
+
+
+def test_results_are_named_after_photo_and_style(tmp_path):
+    (tmp_path / "trip" / "day1").mkdir(parents=True)
+    for name in ("trip/a.jpg", "trip/day1/b.png", "trip/notes.txt", "c.jpeg"):
+        (tmp_path / name).touch()
+    jobs = plan_jobs([str(tmp_path / "trip"), str(tmp_path / "c.jpeg")], None, "wave")
+    assert [job.destination.relative_to(tmp_path).as_posix() for job in jobs] == [
+        "trip_wave/a.jpg",
+        "trip_wave/day1/b.png",
+        "c_wave.jpeg",
+    ]
+
+
+def test_an_output_folder_keeps_the_structure(tmp_path):
+    (tmp_path / "trip" / "day1").mkdir(parents=True)
+    (tmp_path / "trip" / "day1" / "b.png").touch()
+    [job] = plan_jobs([str(tmp_path / "trip")], str(tmp_path / "out"), "wave")
+    assert job.destination == tmp_path / "out" / "day1" / "b.png"
+
+
+def test_globs_are_expanded(tmp_path):
+    for name in ("a.jpg", "b.jpg", "c.png"):
+        (tmp_path / name).touch()
+    assert [job.source.name for job in plan_jobs([str(tmp_path / "*.jpg")], None, "wave")] == ["a.jpg", "b.jpg"]
+
+
+def test_a_name_with_brackets_is_a_name_before_it_is_a_glob(tmp_path):
+    (tmp_path / "a[1].jpg").touch()
+    assert [job.source.name for job in plan_jobs([str(tmp_path / "a[1].jpg")], None, "wave")] == ["a[1].jpg"]
+
+
+def test_two_photos_with_one_result_are_refused(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jpg").touch()
+    with pytest.raises(PictureError, match="would both become"):
+        plan_jobs([str(tmp_path / "x" / "a.jpg"), str(tmp_path / "y" / "a.jpg")], str(tmp_path / "out"), "wave")
+
+
+def test_one_output_file_for_several_photos_is_refused(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(PictureError, match="give a folder"):
+        plan_jobs([str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")], "out.jpg", "wave")
+
+
+def test_an_empty_folder_is_said(tmp_path):
+    with pytest.raises(PictureError, match="no pictures found"):
+        plan_jobs([str(tmp_path)], None, "wave")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_goes_through_the_command(run, tmp_path, style_file, landscape, suffix):
+    Image.fromarray(landscape).save(tmp_path / f"x{suffix}")
+    code, out, _ = run("stylize", tmp_path / f"x{suffix}", "--style", style_file)
+    assert code == 0
+    assert out.strip() == str(tmp_path / f"x_strokes{suffix}")
+    assert read_picture(tmp_path / f"x_strokes{suffix}").frame.shape == landscape.shape
+
+
+def test_size_orientation_alpha_and_profile_of_the_photo_are_kept(run, tmp_path, style_file, landscape):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    alpha = np.arange(160, dtype=np.uint8)[None].repeat(120, axis=0)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    image = Image.fromarray(landscape)
+    image.putalpha(Image.fromarray(alpha))
+    image.save(tmp_path / "x.png", exif=exif, icc_profile=profile)
+    assert run("stylize", tmp_path / "x.png", "-s", style_file, "-o", tmp_path / "y.png")[0] == 0
+    picture = read_picture(tmp_path / "y.png")
+    assert picture.frame.shape == (160, 120, 3)
+    np.testing.assert_array_equal(picture.alpha, np.rot90(alpha))
+    assert picture.icc_profile == profile
+
+
+@pytest.mark.parametrize("mode", ["none", "luminance", "histogram", "linear"])
+def test_every_color_mode_goes_through_the_command(run, photo, style_file, mode):
+    out = photo.with_name(f"{mode}.png")
+    assert run("stylize", photo, "-s", style_file, "--keep-color", mode, "-o", out, "--strength", "0.7")[0] == 0
+    assert out.exists()
+
+
+def test_one_bad_file_is_reported_and_the_rest_done(run, tmp_path, style_file, photo):
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    code, out, err = run("stylize", tmp_path / "bad.jpg", photo, "-s", style_file)
+    assert code == 1
+    assert "photo_strokes.png" in out
+    assert "bad.jpg is not a picture" in err
+    assert "1 of 2 pictures failed" in err
+
+
+def test_nothing_is_overwritten_without_being_told(run, style_file, photo):
+    out = photo.with_name("photo_strokes.png")
+    out.write_text("precious")
+    code, _, err = run("stylize", photo, "-s", style_file)
+    assert code == 1
+    assert "--overwrite" in err
+    assert out.read_text() == "precious"
+    assert run("stylize", photo, "-s", style_file, "--overwrite")[0] == 0
+    assert read_picture(out).frame.shape == (120, 160, 3)
+
+
+def test_a_photo_is_never_replaced_by_its_own_painting(run, style_file, photo):
+    before = photo.read_bytes()
+    code, _, err = run("stylize", photo, "-s", style_file, "-o", photo, "--overwrite")
+    assert code == 1
+    assert "replaced by its own painting" in err
+    assert photo.read_bytes() == before
+
+
+def test_an_output_folder_that_cannot_be_made_is_said(run, style_file, photo):
+    (photo.parent / "wall").write_text("a file")
+    code, _, err = run("stylize", photo, "-s", style_file, "-o", photo.parent / "wall" / "out")
+    assert code == 1
+    assert "wall" in err
+    assert "Traceback" not in err
+
+
+def test_a_bomb_is_refused_and_the_limit_can_be_raised(run, style_file, photo):
+    code, _, err = run("stylize", photo, "-s", style_file, "--max-pixels", "100")
+    assert code == 1
+    assert "--max-pixels" in err
+    assert Path(photo.parent, "photo_strokes.png").exists() is False

@@ -1,0 +1,229 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from rich.console import Console
+
+from models.errors import StyleError, TrainingError
+from training import loop
+from training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
+from training.config import TrainConfig
+from training.loop import Interrupted, train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def config(painting, photo_folder):
+    return TrainConfig(
+        painting=str(painting),
+        photos=str(photo_folder),
+        steps=4,
+        batch_size=2,
+        size_px=32,
+        style_size_px=32,
+        device="cpu",
+        precision="fp32",
+        vgg19="random",
+        preview_every=4,
+        checkpoint_every=2,
+    )
+
+
+@pytest.fixture
+def console():
+    with open(os.devnull, "w") as nowhere:
+        yield Console(file=nowhere)
+
+
+def test_a_run_folder_holds_what_is_promised(config, tmp_path, console):
+    weights = train(config, tmp_path, console)
+    assert weights == tmp_path / "weights.safetensors"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"metrics.jsonl", "step_000002.safetensors", "step_000002.json", "step_000004.safetensors"} <= names
+    assert {"step_000004.json", "preview_000004.png", "weights.safetensors", "weights.json"} <= names
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert set(row) == {"step", "content", "style", "tv", "total", "photos_per_s"}
+    card = json.loads((tmp_path / "weights.json").read_text())
+    assert card["photos_seen"] == 8
+    assert "/" not in card["options"]["painting"]
+
+
+def test_a_resumed_training_gives_the_same_weights_as_one_never_stopped(config, tmp_path, console):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    expected = safetensors.torch.load_file(train(config, whole, console))
+    train(config, parts, console)
+    for late in ("step_000004.safetensors", "step_000004.json", "weights.safetensors"):
+        (parts / late).unlink()
+    weights = safetensors.torch.load_file(train(config, parts, console, resume=True))
+    for name, tensor in expected.items():
+        assert torch.equal(weights[name], tensor), name
+
+
+def test_the_loss_falls_on_one_photo(config, tmp_path, console, landscape):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(landscape[:64, :64]).save(folder / "one.png")
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    changed = dataclasses.replace(config, photos=str(folder), steps=50, batch_size=1, size_px=64, lr=5e-3)
+    train(changed, run_folder, console)
+    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["total"] < 0.7 * rows[0]["total"]
+
+
+def test_three_losses_in_a_row_that_are_not_finite_stop_the_training(config, tmp_path, console, monkeypatch):
+    good = loop.step_losses
+    calls = []
+
+    def bad_from_third(*arguments):
+        calls.append(0)
+        parts = good(*arguments)
+        return parts if len(calls) < 3 else {name: loss * torch.nan for name, loss in parts.items()}
+
+    monkeypatch.setattr(loop, "step_losses", bad_from_third)
+    with pytest.raises(TrainingError, match=r"not finite 3 times .*--lr"):
+        train(dataclasses.replace(config, steps=9), tmp_path, console)
+    state, _ = load_state(latest_checkpoint(tmp_path))
+    assert state.step == 2
+    assert all(tensor.isfinite().all() for tensor in state.tensors.values())
+
+
+def test_one_bad_loss_is_skipped_and_training_goes_on(config, tmp_path, console, monkeypatch):
+    good = loop.step_losses
+    calls = []
+
+    def second_is_bad(*arguments):
+        calls.append(0)
+        parts = good(*arguments)
+        return parts if len(calls) != 2 else {name: loss * torch.inf for name, loss in parts.items()}
+
+    monkeypatch.setattr(loop, "step_losses", second_is_bad)
+    weights = safetensors.torch.load_file(train(config, tmp_path, console))
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_interrupt_saves_and_says_how_to_go_on(config, tmp_path, console, monkeypatch):
+    good = loop.step_losses
+
+    def interrupt(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return good(*arguments)
+
+    monkeypatch.setattr(loop, "step_losses", interrupt)
+    with pytest.raises(Interrupted, match=r"--resume"):
+        train(dataclasses.replace(config, checkpoint_every=100), tmp_path, console)
+    assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 1)
+
+
+def test_a_flat_painting_is_refused(config, tmp_path, console):
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "flat.png")
+    with pytest.raises(TrainingError, match=r"flat\.png is one flat color"):
+        train(dataclasses.replace(config, painting=str(tmp_path / "flat.png")), tmp_path, console)
+
+
+def test_only_the_newest_checkpoints_are_kept(config, tmp_path, console):
+    train(dataclasses.replace(config, steps=6, checkpoint_every=1), tmp_path, console)
+    steps = sorted(path.stem for path in tmp_path.glob("step_*.safetensors"))
+    assert steps == ["step_000004", "step_000005", "step_000006"]
+
+
+def test_init_starts_from_another_styles_network(config, tmp_path, console):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir(), second.mkdir()
+    weights = train(config, first, console)
+    train(dataclasses.replace(config, init=str(weights), steps=1, lr=0.0), second, console)
+    a, b = safetensors.torch.load_file(weights), safetensors.torch.load_file(second / "weights.safetensors")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    with pytest.raises(TrainingError, match="--tier is quality"):
+        train(dataclasses.replace(config, init=str(weights), tier="quality"), second, console)
+
+
+def test_foreign_weights_files_are_refused_in_one_line(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"junk")
+    with pytest.raises(StyleError, match=r"x\.safetensors is not a weights file of ours"):
+        load_net(tmp_path / "x.safetensors")
+    save_weights(tmp_path / "y.safetensors", {"a": torch.zeros(1)}, {"tier": "realtime"})
+    with pytest.raises(StyleError, match="does not fit the realtime network"):
+        load_net(tmp_path / "y.safetensors")
+    save_weights(tmp_path / "z.safetensors", {"a": torch.zeros(1)}, {"tier": "huge"})
+    with pytest.raises(StyleError, match="'huge'; one of quality, realtime"):
+        load_net(tmp_path / "z.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size_px": 100}, "--size is 100; a multiple of 16"),
+        ({"steps": 0}, "--steps is 0; at least 1"),
+        ({"style_weight": float("nan")}, "--style-weight is nan"),
+        ({"tier": "tiny"}, '--tier is "tiny"; one of quality, realtime'),
+    ],
+)
+def test_options_that_cannot_be_are_named(config, change, message):
+    with pytest.raises(TrainingError, match=message):
+        dataclasses.replace(config, **change)
+
+
+def test_options_survive_their_file(config, tmp_path):
+    assert TrainConfig.from_json(config.to_json(), tmp_path) == config
+    with pytest.raises(TrainingError, match="not an options file"):
+        TrainConfig.from_json('{"brush": 3}', tmp_path)
+
+
+def test_device_that_is_not_there_is_named():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(TrainingError, match="--device cuda is not available"):
+        loop.pick_device("cuda")
+
+
+def command(*arguments: object, cwd: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "allaprima.py"), *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_train_interrupt_resume_export_and_stylize_by_command_line(painting, photo_folder, photo, tmp_path):
+    """The whole story as a user lives it: Ctrl-C in the middle, --resume, then the .onnx paints a photo."""
+    options = "--steps 40 --batch-size 1 --size 32 --style-size 32 --vgg19 random --precision fp32 --checkpoint-every 5"
+    training = command("train", painting, "--photos", photo_folder, "-o", "run", *options.split(), cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "run").glob("step_*.json")) and time.monotonic() < deadline:
+        assert training.poll() is None, training.communicate()[0]
+        time.sleep(0.01)
+    training.send_signal(signal.SIGINT)
+    out, _ = training.communicate(timeout=120)
+    assert training.returncode == 130, out
+    assert "allaprima train --resume run" in out
+
+    again = command("train", painting, "--photos", photo_folder, "-o", "run", *options.split(), cwd=tmp_path)
+    out, _ = again.communicate(timeout=120)
+    assert again.returncode == 1
+    assert "holds a training; go on with --resume run" in out
+
+    resumed = command("train", "--resume", "run", cwd=tmp_path)
+    out, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, out
+    assert "going on at step" in out
+    assert "allaprima stylize PHOTO --style run/style.onnx" in out.replace("\n", " ")
+
+    painted = command("stylize", photo, "--style", "run/style.onnx", "-o", "painted.png", cwd=tmp_path)
+    out, _ = painted.communicate(timeout=60)
+    assert painted.returncode == 0, out
+    assert np.asarray(Image.open(tmp_path / "painted.png")).shape == (120, 160, 3)
