@@ -126,12 +126,13 @@ class RealtimeNet(nn.Module):
             self.skip[:, :, 2, 2] = 4.0 * torch.eye(3)
 
     def forward(self, content_image: Tensor) -> Tensor:
-        x = content_image - 0.5
-        y = F.relu(self.norm1(self.stem(x)))  # (N, 32, H/4, W/4)
+        y = F.relu(self.norm1(self.stem(content_image)))  # (N, 32, H/4, W/4)
         y = self.blocks(y)  # (N, 32, H/4, W/4)
         y = F.relu(self.norm2(self.conv2(upsample(y))))  # (N, 16, H/2, W/2)
-        y = F.conv2d(F.pad(y, (1, 1, 1, 1), mode="reflect"), resized_phases(self.head), self.bias.repeat_interleave(4))
-        y = y + F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), phases(self.skip), stride=2)  # (N, 12, H/2, W/2)
+        y = F.conv2d(F.pad(y, (1, 1, 1, 1), mode="reflect"), resized_phases(self.head))
+        bias = self.bias - 0.5 * self.skip.sum(dim=(1, 2, 3))  # as if the photo were centred around 0
+        x = F.pad(content_image, (2, 2, 2, 2), mode="reflect")
+        y = y + F.conv2d(x, phases(self.skip), bias.repeat_interleave(4), stride=2)  # (N, 12, H/2, W/2)
         return torch.sigmoid(F.pixel_shuffle(y, 2))  # (N, 3, H, W)
 
 

@@ -64,7 +64,7 @@ def find_weights(run_or_checkpoint: Path) -> Path:
     return final if final.is_file() else latest_checkpoint(run_or_checkpoint)
 
 
-def to_onnx(net: ImageTransformNet) -> onnx.ModelProto:
+def to_onnx(net: torch.nn.Module) -> onnx.ModelProto:
     """The network as an ONNX graph with our names and no trace of the machine it was made on."""
     net = net.eval().cpu()
     with warnings.catch_warnings():

@@ -1,0 +1,207 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from inference import styles as styles_module
+from inference.color import MODES
+from inference.demo import paint_landscape
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("demo", "stylize", "train", "export", "styles", "doctor")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_a_summary_and_one_example(command, capsys):
+    from allaprima import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f"example:\n  allaprima {command}" in text
+    assert len(text) > 200
+
+
+def test_the_main_help_names_every_command(capsys):
+    from allaprima import main
+
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+
+
+def test_color_modes_of_the_command_line_are_those_of_the_color_step():
+    import allaprima
+
+    assert allaprima.COLOR_MODES == MODES
+
+
+def modules_after(statement: str) -> set[str]:
+    """What a fresh Python has imported after a statement."""
+    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+def files_of(package: str) -> list[str]:
+    return [f"{package}.{path.stem}" for path in (ROOT / package).glob("*.py") if path.stem != "__init__"]
+
+
+def test_inference_imports_neither_torch_nor_training():
+    modules = modules_after("import " + ", ".join(files_of("inference")))
+    assert not {"torch", "training", "onnx", "safetensors", "datasets"} & modules
+    assert {m for m in modules if m.startswith("models.")} == {"models.contract", "models.errors"}
+
+
+def test_models_import_nothing_of_ours():
+    modules = modules_after("import " + ", ".join(files_of("models")))
+    assert not {m for m in modules if m.split(".")[0] in ("training", "inference", "allaprima")}
+
+
+def test_the_command_line_starts_without_numpy_opencv_or_torch():
+    modules = modules_after("import allaprima; allaprima.build_parser()")
+    assert not {"numpy", "cv2", "onnxruntime", "torch", "rich", "PIL"} & modules
+
+
+def test_datasets_is_not_imported_for_a_photo_folder():
+    assert "datasets" not in modules_after("import training.loop")
+
+
+def test_demo_paints_every_shipped_style_on_one_sheet(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("demo")
+    assert code == 0
+    for style in styles_module.shipped_styles():
+        assert style.full_name in out
+    assert out.count(" ms a picture") == len(styles_module.shipped_styles())
+    width, height = Image.open(tmp_path / "allaprima_demo.png").size
+    assert width > 1000
+    assert height > 300 * len(styles_module.shipped_styles())
+    assert str(tmp_path / "allaprima_demo.png") in out
+
+
+def test_demo_takes_a_photo_and_keeps_a_file_that_is_there(run, photo, tmp_path):
+    (tmp_path / "sheet.png").write_text("precious")
+    code, _, err = run("demo", photo, "-o", tmp_path / "sheet.png")
+    assert code == 1
+    assert "--overwrite" in err
+    assert (tmp_path / "sheet.png").read_text() == "precious"
+
+
+def test_shipped_styles_have_onnx_weights_and_a_card_of_at_most_20_mb_together():
+    styles = styles_module.shipped_styles()
+    names = {style.full_name for style in styles}
+    assert {"great_wave/realtime", "great_wave/quality", "starry_night/realtime"} <= names
+    size = 0
+    for style in styles:
+        for suffix in (".onnx", ".safetensors", ".json"):
+            size += style.path.with_suffix(suffix).stat().st_size
+        card = style.card
+        assert all(card[key] for key in ("title", "painter", "year", "license", "tier", "photos_seen", "device"))
+        assert card["tier"] == style.tier
+        assert set(card["heldout"]) == {"256", "512"}
+    assert size < 20 * 2**20
+
+
+def test_shipped_weights_still_give_the_shipped_onnx(tmp_path):
+    from inference.session import StyleSession
+    from training.checkpoint import load_net
+    from training.export import TOLERANCE, largest_difference
+
+    for style in styles_module.shipped_styles():
+        net, _ = load_net(style.path.with_suffix(".safetensors"))
+        assert largest_difference(net, StyleSession(style.path)) <= TOLERANCE
+
+
+def test_shipped_styles_paint_the_landscape_without_losing_it():
+    """A painting is neither the photo, nor grey, nor unrelated to the photo."""
+    import numpy as np
+
+    from inference.session import StyleSession
+
+    frame = paint_landscape(240, 320)
+    for style in styles_module.shipped_styles():
+        painted = StyleSession(style.path).stylize(frame)
+        assert painted.std() > 25
+        assert np.abs(painted.astype(int) - frame).mean() > 10
+        assert np.corrcoef(painted.mean(axis=2).ravel(), frame.mean(axis=2).ravel())[0, 1] > 0.3
+
+
+def test_styles_lists_title_painter_year_licence_and_training(run):
+    code, out, _ = run("styles")
+    assert code == 0
+    assert '"The Great Wave off Kanagawa", Katsushika Hokusai, 1831, public domain' in out
+    assert "held-out photos at 256 px: content" in out
+
+
+def test_an_unknown_style_suggests_the_nearest(run, photo):
+    code, _, err = run("stylize", photo, "--style", "grate_wave")
+    assert code == 1
+    assert 'did you mean "great_wave"?' in err
+
+
+def test_a_style_file_that_is_not_there_is_named(run, photo):
+    code, _, err = run("stylize", photo, "--style", "my.onnx")
+    assert code == 1
+    assert "there is no file my.onnx" in err
+
+
+def test_a_bare_name_means_the_best_tier(style_file, tmp_path):
+    for tier in ("realtime", "quality"):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        (tmp_path / "s" / f"{tier}.onnx").write_bytes(style_file.read_bytes())
+    assert styles_module.find_style("s", tmp_path).name == "quality.onnx"
+    assert styles_module.find_style("S/realtime", tmp_path).name == "realtime.onnx"
+
+
+def test_doctor_tries_everything_and_ends_well(run):
+    code, out, _ = run("doctor")
+    assert code == 0
+    for name in ("onnxruntime", "CPU", "CUDA", "display", "encoders", "training", "VGG-19", "styles"):
+        assert name in out
+    assert "ok  CPU" in out
+
+
+def test_doctor_sees_both_onnxruntimes(monkeypatch):
+    from inference import doctor
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "1.30")
+    _, well, text = doctor.onnxruntimes()
+    assert not well
+    assert "overwrite each other" in text
+
+
+def test_train_dry_run_prints_the_options_and_writes_nothing(run, painting, photo_folder, tmp_path):
+    code, out, _ = run("train", painting, "--photos", photo_folder, "-o", tmp_path / "run", "--dry-run", "--steps", "7")
+    assert code == 0
+    assert '"steps": 7' in out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["PAINTING"], "--photos FOLDER are needed"),
+        (["nowhere.jpg", "--photos", "PHOTOS"], "there is no painting nowhere.jpg"),
+        (["PAINTING", "--photos", "./nowhere"], "nowhere is not a folder"),
+        (["PAINTING", "--photos", "EMPTY"], "holds no pictures"),
+        (["--resume", "EMPTY"], "it has no options.json"),
+        (["PAINTING", "--photos", "PHOTOS", "--vgg19", "nothing.pth"], "no VGG-19 weights at nothing.pth"),
+        (["PAINTING", "--photos", "PHOTOS", "--preview", "nothing.jpg"], "nothing.jpg cannot be read"),
+    ],
+)
+def test_training_that_cannot_start_says_why(run, painting, photo_folder, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    names = {"PAINTING": painting, "PHOTOS": photo_folder, "EMPTY": tmp_path / "empty"}
+    output = [] if "--resume" in arguments else ["-o", tmp_path / "run", "--steps", "1", "--device", "cpu"]
+    if "--vgg19" not in arguments and "--resume" not in arguments:
+        output += ["--vgg19", "random"]
+    code, _, err = run("train", *(names.get(a, a) for a in arguments), *output)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+    assert not list((tmp_path / "run").glob("step_*"))

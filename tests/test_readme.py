@@ -1,0 +1,50 @@
+"""README's commands exist, its files exist, and its test command is the one that CI runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from allaprima import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.strip().removeprefix("$ ").split(" && ")[-1].split("  #")[0]
+    for block in re.findall(r"```(?:sh|console)\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if re.match(r"(\$ )?(pip install .* && )?allaprima ", line.strip())
+]
+
+
+def test_readme_shows_every_command():
+    shown = {shlex.split(command)[1] for command in COMMANDS}
+    assert shown >= {"demo", "stylize", "train", "export", "styles", "doctor"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readmes_commands_parse(command):
+    build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_readmes_links_and_pictures_exist():
+    targets = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README)
+    for target in targets:
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_readmes_file_tree_names_every_source_file():
+    for folder in ("models", "training", "inference"):
+        for path in (ROOT / folder).glob("*.py"):
+            if path.name != "__init__.py":
+                assert re.search(rf"^\s+{re.escape(path.name)}\s", README, re.MULTILINE), path
+
+
+def test_readmes_test_command_is_cis():
+    assert "pip install -e '.[dev]' && pytest" in README
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "pip install" in ci
+    assert "'.[dev]'" in ci
+    assert "pytest" in ci

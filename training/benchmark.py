@@ -1,0 +1,86 @@
+"""How fast the shipped networks paint, beside the network that every peer has, all in one process.
+
+    python -m training.benchmark
+
+The yardstick is Johnson's network as pytorch/examples ships it (1.68 M parameters, reflection padding, instance norm,
+nearest resize, no bound on the output), written here from the paper's layer list. Runs alternate, so that a busy
+machine slows all of them alike; ratios are what to read.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+from models.contract import INPUT
+from models.image_transform_net import TIERS, InstanceNorm, ReflectConv, ResidualBlock
+from training.export import to_onnx
+
+UNTIMED, TIMED = 3, 5  # runs of one network in a row
+
+
+class JohnsonNet(nn.Sequential):
+    """Johnson et al. 2016, supplementary Table 1, as pytorch/examples' fast_neural_style builds it."""
+
+    def __init__(self) -> None:
+        def block(c_in: int, c_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+            return [ReflectConv(c_in, c_out, kernel, stride), InstanceNorm(c_out), nn.ReLU()]
+
+        super().__init__(
+            *block(3, 32, 9),
+            *block(32, 64, 3, 2),
+            *block(64, 128, 3, 2),
+            *(ResidualBlock(128) for _ in range(5)),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            *block(128, 64, 3),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            *block(64, 32, 3),
+            ReflectConv(32, 3, 9),
+        )
+
+
+def measure(height: int, width: int, rounds: int) -> dict[str, float]:
+    """Median milliseconds a picture of each network in ONNX Runtime on the CPU, all cores, batch 1."""
+    nets: dict[str, nn.Module] = {"johnson": JohnsonNet()} | {tier: net() for tier, net in TIERS.items()}
+    sessions = {}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder:
+        for name, net in nets.items():
+            path = Path(folder, f"{name}.onnx")
+            path.write_bytes(to_onnx(net).SerializeToString())
+            sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(0).random((1, 3, height, width), dtype=np.float32)
+    times_ms: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(rounds):
+        for name, session in sessions.items():
+            # In use one network runs frame after frame. Right after another one it finds that one's data in the caches
+            # and its threads spinning on the cores, which doubled the time of a single realtime run.
+            for i in range(UNTIMED + TIMED):
+                began = time.perf_counter()
+                session.run(None, {INPUT: image})
+                if i >= UNTIMED:
+                    times_ms[name].append(1000 * (time.perf_counter() - began))
+    return {name: float(np.median(times)) for name, times in times_ms.items()}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    results = measure(arguments.height, arguments.width, arguments.rounds)
+    versions = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
+    print(f"{arguments.width}x{arguments.height}, {os.cpu_count()} cores, {versions}")
+    for name, milliseconds in results.items():
+        ratio = results["johnson"] / milliseconds
+        print(
+            f"{name:10} {milliseconds:7.1f} ms a picture {1000 / milliseconds:6.1f} a second {ratio:5.1f} times johnson's speed"
+        )
