@@ -40,22 +40,19 @@ def demo(options: argparse.Namespace) -> int:
     if not styles:
         raise StyleError("no shipped styles in checkpoints/; train one with: allaprima train PAINTING --photos FOLDER")
     output = Path(options.output or "allaprima_demo.png")
-    if options.photo:
-        frame = read_picture(options.photo).frame
-        frame = resize_short_side(frame, 480) if min(frame.shape[:2]) > 480 else frame
-    else:
-        frame = paint_landscape(480, 640, seed=2)
-    sheet, times_ms = demo_sheet(frame, styles)
+    frames = [read_picture(photo).frame for photo in options.photos]
+    frames = [resize_short_side(frame, 480) if min(frame.shape[:2]) > 480 else frame for frame in frames]
+    sheet, times_ms = demo_sheet(frames or [paint_landscape(480, 640, seed=2)], styles)
     # The default name is the demo's own; a name that the user chose may be somebody's picture.
     write_picture(output, Picture(sheet), overwrite=options.overwrite or not options.output)
-    height, width = frame.shape[:2]
     for name, milliseconds in times_ms.items():
-        print(f"{name:24} {milliseconds:7.1f} ms a picture of {width}x{height} px")
+        print(f"{name:24} {milliseconds:7.1f} ms a picture")
     print(f"look at {output.resolve()}")
     return 0
 
 
 def stylize(options: argparse.Namespace) -> int:
+    from inference.pictures import MAX_PIXELS
     from inference.session import StyleSession
     from inference.styles import find_style
     from inference.stylize import StylizeOptions, plan_jobs, run_jobs
@@ -64,7 +61,7 @@ def stylize(options: argparse.Namespace) -> int:
     name = path.stem if options.style.lower().endswith(".onnx") else options.style.replace("/", "_").replace(" ", "_")
     jobs = plan_jobs(options.photos, options.output, name)
     how = StylizeOptions(options.keep_color, options.match_luminance, options.strength, options.max_side)
-    results = run_jobs(jobs, StyleSession(path, options.device), how, options.overwrite, options.max_pixels)
+    results = run_jobs(jobs, StyleSession(path, options.device), how, options.overwrite, options.max_pixels or MAX_PIXELS)
     if len(jobs) > 1 and sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track  # 0.1 s that a single photo need not wait
@@ -238,11 +235,11 @@ def _add(
 
 def _add_demo(commands: Commands) -> None:
     text = (
-        "Paints one picture in every shipped style, with the style's colors and with the content's, onto one\n"
+        "Paints a picture in every shipped style, with the style's colors and with the content's, onto one\n"
         "contact sheet. Without a PHOTO the picture is a landscape that the program makes up."
     )
     parser = _add(commands, "demo", demo, "see every style on one sheet", text, "allaprima demo")
-    parser.add_argument("photo", nargs="?", metavar="PHOTO", help="your own picture instead of the landscape")
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="your own pictures instead of the landscape")
     parser.add_argument("-o", "--output", metavar="FILE", help="the sheet (default: allaprima_demo.png here)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file given with -o")
 
@@ -282,9 +279,8 @@ def _add_stylize(commands: Commands) -> None:
     parser.add_argument(
         "--max-pixels",
         type=_whole(1),
-        default=178_956_970,
         metavar="N",
-        help="refuse larger pictures, which may be decompression bombs (default: %(default)s)",
+        help="refuse larger pictures, which may be decompression bombs (default: 179 million)",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (default: auto)")
 

@@ -6,32 +6,38 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from inference.color import keep_color
 from inference.pictures import contact_sheet
 from inference.session import StyleSession
 from inference.styles import Style
-from inference.stylize import StylizeOptions, stylize_frame
 
 
-def demo_sheet(frame: np.ndarray, styles: Sequence[Style], cell_px: int = 400) -> tuple[np.ndarray, dict[str, float]]:
-    """Every style with its own colours and with the content's.
+def demo_sheet(
+    frames: Sequence[np.ndarray], styles: Sequence[Style], cell_px: int = 320
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Every style with its own colours and, below, with the content's.
 
     Args:
-        frame: (H, W, 3) uint8 RGB content.
-        styles: what to paint it in.
+        frames: (H, W, 3) uint8 RGB contents.
+        styles: what to paint them in.
     Returns:
-        the contact sheet, (H', W', 3) uint8, and the milliseconds that each style's network took, by full name.
+        the contact sheet, (H', W', 3) uint8, two rows a frame, and the milliseconds that each style's network took for
+        a picture (mean over the frames), by full name.
     """
-    rows, labels, times_ms = [], [], {}
-    for style in styles:
-        session = StyleSession(style.path)
-        session.stylize(frame)  # the first run sets up buffers
-        began = time.perf_counter()
-        painted = session.stylize(frame)
-        times_ms[style.full_name] = 1000.0 * (time.perf_counter() - began)
-        recolored = stylize_frame(session, frame, StylizeOptions(keep_color="luminance"))
-        rows.append([frame, painted, recolored])
-        labels.append(["content", f"{style.full_name}: the style's colors", f"{style.full_name}: the content's colors"])
-    return contact_sheet(rows, labels, cell_px), times_ms
+    sessions = {style.full_name: StyleSession(style.path) for style in styles}
+    times_ms: dict[str, list[float]] = {name: [] for name in sessions}
+    rows: list[list[np.ndarray | None]] = []
+    labels = []
+    for frame in frames:
+        painted = []
+        for name, session in sessions.items():
+            session.stylize(frame)  # the first run of a size sets up buffers
+            began = time.perf_counter()
+            painted.append(session.stylize(frame))
+            times_ms[name].append(1000.0 * (time.perf_counter() - began))
+        rows += [[frame, *painted], [None, *(keep_color(frame, each, "luminance") for each in painted)]]
+        labels += [["content", *sessions], ["", *(f"{name}, the content's colors" for name in sessions)]]
+    return contact_sheet(rows, labels, cell_px), {name: float(np.mean(times)) for name, times in times_ms.items()}
 
 
 def paint_landscape(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -1,10 +1,13 @@
 """What this machine can really run, found by trying it: what `allaprima doctor` prints."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -89,7 +92,8 @@ def display() -> tuple[str, bool, str]:
 
 
 def encoders() -> tuple[str, bool, str]:
-    opened = [name for name in ENCODERS if _encoder_opens(name)]
+    with _quiet_stderr():
+        opened = [name for name in ENCODERS if _encoder_opens(name)]
     return (
         "encoders",
         any(name.startswith(("libx264", "h264")) for name in opened),
@@ -102,13 +106,27 @@ def _encoder_opens(name: str) -> bool:
         context = av.CodecContext.create(name, "w")
         if isinstance(context, av.VideoCodecContext):
             context.width, context.height, context.pix_fmt = 640, 480, "yuv420p"
-            context.framerate, context.time_base = 30, 1 / 30  # type: ignore[assignment]
+            context.framerate, context.time_base = Fraction(30), Fraction(1, 30)
         elif isinstance(context, av.AudioCodecContext):
             context.sample_rate, context.layout, context.format = 48000, "stereo", "fltp"
         context.open()
     except Exception:  # unknown name, no hardware for it, refused settings: it does not open
         return False
     return True
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """x265 and SVT-AV1 print a page each when opened, past Python, onto the process's own stderr."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def training() -> tuple[str, bool, str]:

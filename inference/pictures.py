@@ -215,11 +215,13 @@ def resize_short_side(frame: np.ndarray, short_side_px: int) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize(size, Resampling.LANCZOS))
 
 
-def contact_sheet(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[Sequence[str]], cell_px: int = 256) -> np.ndarray:
+def contact_sheet(
+    rows: Sequence[Sequence[np.ndarray | None]], labels: Sequence[Sequence[str]], cell_px: int = 256
+) -> np.ndarray:
     """Frames side by side with a line of text under each.
 
     Args:
-        rows: rows of (H, W, 3) uint8 frames of any size; each is fitted into a cell, whole.
+        rows: rows of (H, W, 3) uint8 frames of any size; each is fitted into a cell, whole; None leaves a cell empty.
         labels: a text for each frame.
         cell_px: side of a cell.
     Returns:
@@ -233,6 +235,8 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[Sequenc
     font = ImageFont.load_default(14)
     for i, (row, texts) in enumerate(zip(rows, labels, strict=True)):
         for j, (frame, text) in enumerate(zip(row, texts, strict=True)):
+            if frame is None:
+                continue
             cell = ImageOps.contain(Image.fromarray(frame), (cell_px, cell_px), Resampling.LANCZOS)
             x, y = margin + j * step_x, margin + i * step_y
             sheet.paste(cell, (x + (cell_px - cell.width) // 2, y + (cell_px - cell.height) // 2))
