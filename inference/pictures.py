@@ -221,24 +221,29 @@ def contact_sheet(
     """Frames side by side with a line of text under each.
 
     Args:
-        rows: rows of (H, W, 3) uint8 frames of any size; each is fitted into a cell, whole; None leaves a cell empty.
+        rows: rows of (H, W, 3) uint8 frames of any size; each is fitted into a square cell, whole; None leaves a cell empty.
         labels: a text for each frame.
-        cell_px: side of a cell.
+        cell_px: width of a cell, and its greatest height.
     Returns:
         (H, W, 3) uint8.
     """
     margin, text_px = 8, 20
-    columns = max(len(row) for row in rows)
-    step_x, step_y = cell_px + margin, cell_px + text_px + margin
-    sheet = Image.new("RGB", (columns * step_x + margin, len(rows) * step_y + margin), (248, 246, 242))
-    draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
-    for i, (row, texts) in enumerate(zip(rows, labels, strict=True)):
-        for j, (frame, text) in enumerate(zip(row, texts, strict=True)):
-            if frame is None:
-                continue
-            cell = ImageOps.contain(Image.fromarray(frame), (cell_px, cell_px), Resampling.LANCZOS)
-            x, y = margin + j * step_x, margin + i * step_y
-            sheet.paste(cell, (x + (cell_px - cell.width) // 2, y + (cell_px - cell.height) // 2))
-            draw.text((x + 1, y + cell_px + 2), text, fill=(40, 38, 36), font=font)
-    return np.asarray(sheet)
+    strips = []
+    columns = max(len(row) for row in rows)
+    for row, texts in zip(rows, labels, strict=True):
+        cells = [frame if frame is None else _fit(frame, cell_px) for frame in row]
+        row_px = max((cell.height for cell in cells if cell is not None), default=0)
+        strip = Image.new("RGB", (columns * (cell_px + margin) + margin, margin + row_px + text_px), (248, 246, 242))
+        draw = ImageDraw.Draw(strip)
+        for j, (cell, text) in enumerate(zip(cells, texts, strict=True)):
+            if cell is not None:
+                x = margin + j * (cell_px + margin)
+                strip.paste(cell, (x + (cell_px - cell.width) // 2, margin + (row_px - cell.height) // 2))
+                draw.text((x + 1, margin + row_px + 2), text, fill=(40, 38, 36), font=font)
+        strips.append(np.asarray(strip))
+    return np.vstack(strips)
+
+
+def _fit(frame: np.ndarray, cell_px: int) -> Image.Image:
+    return ImageOps.contain(Image.fromarray(frame), (cell_px, cell_px), Resampling.LANCZOS)

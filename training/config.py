@@ -21,7 +21,7 @@ class TrainConfig:
     size_px: int = 256  # side of the square random crop
     style_size_px: int = 320  # short side of the style image: larger gives larger strokes
     content_weight: float = 1.0  # unitless, relu4_2
-    style_weight: float = 8.0  # unitless, relu1_1 to relu5_1
+    style_weight: float = 5.0  # unitless, relu1_1 to relu5_1
     tv_weight: float = 0.5  # total variation: higher is smoother
     lr: float = 2e-3  # Adam's peak learning rate, one-cycle over `steps`
     seed: int = 0  # of the initial weights, the photos' order, crops and flips

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from models.vgg import load_vgg19
+from training import ship as ship_module
 from training.evaluate import heldout_losses, middle_square
-from training.ship import ship
 
 
 class Paint(torch.nn.Module):
@@ -32,13 +32,29 @@ def test_middle_square_is_the_middle():
     np.testing.assert_array_equal(middle_square(frame, 4)[:, :, 0], frame[1:5, :, 0])
 
 
-def test_shipping_writes_weights_card_and_onnx(run, painting, photo_folder, tmp_path):
-    options = "--steps 1 --batch-size 1 --size 32 --style-size 32 --vgg19 random --device cpu --precision fp32".split()
+def test_shipping_writes_weights_card_and_onnx(run, painting, photo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ship_module, "SIZES_PX", (64,))
+    options = [
+        "--steps",
+        "1",
+        "--batch-size",
+        "1",
+        "--size",
+        "32",
+        "--style-size",
+        "32",
+        "--vgg19",
+        "random",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
     assert run("train", painting, "--photos", photo_folder, "-o", tmp_path / "run", *options)[0] == 0
-    output = ship(tmp_path / "run", photo_folder, "strokes", tmp_path / "checkpoints")
+    output = ship_module.ship(tmp_path / "run", photo_folder, "strokes", tmp_path / "checkpoints")
     assert output == tmp_path / "checkpoints" / "strokes" / "realtime.onnx"
     assert sorted(path.suffix for path in output.parent.iterdir()) == [".json", ".onnx", ".safetensors"]
     from inference.styles import shipped_styles
 
     [style] = shipped_styles(tmp_path / "checkpoints")
-    assert set(style.card["heldout"]["512"]) == {"content", "style", "total10"}
+    assert set(style.card["heldout"]["64"]) == {"content", "style", "total10"}
