@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def train(options: argparse.Namespace) -> int:
     style = run_folder / "style.onnx"
     difference = export_onnx(run_folder, style, __version__)
     print(f"wrote {style}; torch and ONNX Runtime differ by at most {difference:.1e}")
-    print(f"try it: allaprima stylize PHOTO --style {style}")
+    print(f"try it: allaprima stylize PHOTO --style {shlex.quote(str(style))}")
     return 0
 
 

@@ -35,7 +35,7 @@ from training.checkpoint import (
     unpack_state_,
 )
 from training.config import TrainConfig
-from training.photos import Batch, HubPhotos, PhotoFolder
+from training.photos import MOST_BAD, Batch, HubPhotos, PhotoFolder, list_photos
 
 LOG_EVERY = 25  # steps between two lines of metrics.jsonl
 EMA_DECAY = 0.999  # of the averaged weights that are exported
@@ -107,7 +107,7 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
         task = progress.add_task("training", total=config.steps, completed=start, losses="")
         for step in range(start, config.steps):
             # Load photos.
-            batch: Batch = next(batches)
+            batch = next_batch(batches)
             note_bad_photos_(bad_photos, batch, config, console)
             content_image = to_image(batch.content_image, device)
 
@@ -303,11 +303,29 @@ def update_average_(averaged_net: torch.nn.Module, net: torch.nn.Module, step: i
         average.lerp_(p, 1.0 - decay)
 
 
+def next_batch(batches: Iterator[Batch]) -> Batch:
+    """The next batch; a worker's TrainingError comes without the traceback that the DataLoader wraps around it."""
+    try:
+        return next(batches)
+    except TrainingError as error:
+        raise TrainingError(str(error).rsplit("TrainingError: ", 1)[-1].strip()) from error
+
+
 def note_bad_photos_(bad_photos: list[str], batch: Batch, config: TrainConfig, console: Console) -> None:
+    """Count and name each photo that could not be used.
+
+    Raises:
+        TrainingError: they are more than `MOST_BAD` of the folder.
+    """
     for photo in batch.bad:
         if photo not in bad_photos:
             bad_photos.append(photo)
             console.print(f"skipped: {photo}", soft_wrap=True, markup=False)
+    if batch.bad and is_folder(config.photos) and len(bad_photos) > MOST_BAD * len(list_photos(Path(config.photos))):
+        raise TrainingError(
+            f"{len(bad_photos)} photos in {config.photos} are damaged, more than {MOST_BAD:.0%} of them; "
+            "mend or remove them, or give another folder"
+        )
 
 
 def load_preview_frames(config: TrainConfig) -> list[np.ndarray]:

@@ -68,9 +68,7 @@ class PhotoFolder(Dataset[Batch]):
                 return read_picture(path, draft_px=int(1.5 * self.size_px)).frame
             except PictureError as error:
                 bad.append(str(error))
-                if len(bad) > max(8, MOST_BAD * len(self.paths)):
-                    break
-        raise TrainingError(f"{self.folder} has too many damaged photos, {bad[0]}, for one; give a folder of photos")
+        raise TrainingError(f"{self.folder} holds no healthy photo ({bad[0]}, for one); give a folder of photos")
 
 
 def list_photos(folder: Path) -> list[Path]:
@@ -128,7 +126,7 @@ class HubPhotos(IterableDataset[Batch]):
         epoch = 0
         while True:
             good = 0
-            for row in self.rows.shuffle(seed=self.seed + self.start_step + epoch, buffer_size=256):
+            for row in self._shuffled(epoch):
                 try:
                     frame = decode_hub_image(row[self.column], f"{self.name}, photo {place}")
                 except PictureError as error:
@@ -144,6 +142,12 @@ class HubPhotos(IterableDataset[Batch]):
                 raise TrainingError(f"{self.name} holds no readable photo")
             epoch += 1
 
+    def _shuffled(self, epoch: int) -> Iterator[dict[str, Any]]:
+        try:
+            yield from self.rows.shuffle(seed=self.seed + self.start_step + epoch, buffer_size=256)
+        except Exception as error:  # the network's, fsspec's, pyarrow's
+            raise TrainingError(f"{self.name} cannot be read on ({_first_line(error)}); go on later with --resume") from error
+
 
 def open_hub_dataset(name: str) -> tuple[Any, str]:
     """A streamed dataset with its images still encoded, and the name of its image column."""
@@ -154,9 +158,9 @@ def open_hub_dataset(name: str) -> tuple[Any, str]:
     try:
         rows = datasets.load_dataset(name, split="train", streaming=True)
     except Exception as error:  # its own, huggingface_hub's, fsspec's and httpx's errors
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise TrainingError(
-            f"{name} is neither a folder here nor a dataset that can be opened ({first_line}); check the name and the network"
+            f"{name} is neither a folder here nor a dataset that can be opened ({_first_line(error)}); "
+            "check the name and the network"
         ) from error
     return encoded_images(rows, name)
 
@@ -170,6 +174,10 @@ def encoded_images(rows: Any, name: str) -> tuple[Any, str]:
     if not columns:
         raise TrainingError(f"{name} has no image column, only {', '.join(features)}")
     return rows.cast_column(columns[0], datasets.Image(decode=False)), columns[0]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def decode_hub_image(cell: dict[str, Any], name: str) -> np.ndarray:

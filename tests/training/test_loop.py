@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from models.errors import StyleError, TrainingError
+from models.vgg import load_vgg19
 from training import loop
 from training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
 from training.config import TrainConfig
@@ -38,6 +39,17 @@ def config(painting, photo_folder):
         preview_every=4,
         checkpoint_every=2,
     )
+
+
+@pytest.fixture(scope="module")
+def random_vgg():
+    return load_vgg19("random")
+
+
+@pytest.fixture(autouse=True)
+def one_vgg_for_all(random_vgg, monkeypatch):
+    """Twenty million random weights take a second to draw."""
+    monkeypatch.setattr(loop, "load_vgg19", lambda source: random_vgg)
 
 
 @pytest.fixture
@@ -131,6 +143,23 @@ def test_a_flat_painting_is_refused(config, tmp_path, console):
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "flat.png")
     with pytest.raises(TrainingError, match=r"flat\.png is one flat color"):
         train(dataclasses.replace(config, painting=str(tmp_path / "flat.png")), tmp_path, console)
+
+
+@pytest.mark.parametrize(("bad", "stops"), [(2, False), (4, True)])
+def test_a_fifth_of_the_photos_may_be_damaged_but_not_more(config, tmp_path, console, landscape, bad, stops):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(10):
+        Image.fromarray(landscape).save(folder / f"{i}.jpg")
+        if i < bad:
+            (folder / f"{i}.jpg").write_bytes(b"\xff\xd8 cut short")
+    changed = dataclasses.replace(config, photos=str(folder), steps=6)
+    if stops:
+        with pytest.raises(TrainingError, match=r"\d photos in .* are damaged, more than 20%"):
+            train(changed, tmp_path, console)
+    else:
+        train(changed, tmp_path, console)
+        assert json.loads((tmp_path / "weights.json").read_text())["bad_photos"] == bad
 
 
 def test_only_the_newest_checkpoints_are_kept(config, tmp_path, console):

@@ -68,7 +68,7 @@ def test_damaged_photos_are_replaced_and_named(tmp_path, photo_folder):
 def test_a_folder_of_damaged_photos_stops_with_a_message(tmp_path):
     for i in range(30):
         (tmp_path / f"{i}.jpg").write_bytes(b"nothing")
-    with pytest.raises(TrainingError, match="too many damaged photos"):
+    with pytest.raises(TrainingError, match="holds no healthy photo"):
         PhotoFolder(tmp_path, 2, 64, seed=0)[0]
 
 
