@@ -9,7 +9,7 @@ from inference.pictures import read_picture, resize_short_side
 from models.image_transform_net import ImageTransformNet
 from models.vgg import VGG19Features
 from training import losses
-from training.loop import to_image
+from training.loop import make_target, to_image
 from training.photos import list_photos
 
 
@@ -28,8 +28,7 @@ def heldout_losses(
         {"content": ..., "style": ..., "total10": content + 10 x style}.
     """
     device = next(net.parameters()).device
-    style_features = vgg(to_image(torch.tensor(style_frame)[None], device), losses.STYLE_LAYERS)
-    style_grams = {layer: losses.gram_matrix(features) for layer, features in style_features.items()}
+    style_grams = make_target(vgg, style_frame, "fp32").style_grams
     rows = []
     for path in list_photos(photos):
         frame = middle_square(resize_short_side(read_picture(path).frame, size_px), size_px)

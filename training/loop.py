@@ -26,6 +26,7 @@ from models.image_transform_net import TIERS, ImageTransformNet
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
 from training.checkpoint import (
+    TrainingState,
     latest_checkpoint,
     load_net,
     load_state,
@@ -70,11 +71,23 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
         TrainingError, PictureError, WeightsError: something in `config` cannot be used.
         Interrupted: by Ctrl-C or SIGTERM, after saving.
     """
-    # Load the painting, the photos and VGG-19.
+    # Load the checkpoint, the painting, the photos and VGG-19.
+    state: TrainingState | None = None
+    start, seconds_before = 0, 0.0
+    newest: dict[str, float] = {}
+    if resume and any(run_folder.glob("step_*.json")):
+        state, card = load_state(latest_checkpoint(run_folder))
+        start, seconds_before, newest = state.step, float(card["seconds"]), dict(card["losses"])
+        # "auto" was decided by a stopwatch; a resumed run must not decide otherwise.
+        config = dataclasses.replace(config, precision=card["options"]["precision"])
+        console.print(f"going on at step {start} of {config.steps}")
     style_frame = read_painting(config)
     device = pick_device(config.device)
-    target = make_target(config, style_frame, device, console)
     preview_frames = load_preview_frames(config)
+    vgg = load_vgg19(config.vgg19).to(device).to(memory_format=torch.channels_last)
+    config = dataclasses.replace(config, precision=pick_precision(config, vgg, device))
+    target = make_target(vgg, style_frame, config.precision)
+    console.print(f"VGG-19 and network in {config.precision} on {device}")
 
     # Build the network, its average and the optimizer.
     torch.manual_seed(config.seed)
@@ -84,13 +97,8 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
     net = net.to(device).to(memory_format=torch.channels_last)
     averaged_net = copy.deepcopy(net).requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
-    start, seconds_before = 0, 0.0
-    newest: dict[str, float] = {}
-    if resume and any(run_folder.glob("step_*.json")):
-        state, card = load_state(latest_checkpoint(run_folder))
+    if state:
         unpack_state_(state, net, averaged_net, optimizer)
-        start, seconds_before, newest = state.step, float(card["seconds"]), dict(card["losses"])
-        console.print(f"going on at step {start} of {config.steps}")
 
     batches = iter(make_loader(config, start))
     log = MetricsLog(run_folder, start, config.batch_size)
@@ -185,19 +193,13 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def make_target(config: TrainConfig, style_frame: np.ndarray, device: torch.device, console: Console) -> Target:
-    """VGG-19 in the precision to train with, and the painting's Gram matrices."""
-    vgg = load_vgg19(config.vgg19).to(device).to(memory_format=torch.channels_last)
-    style_image = to_image(torch.tensor(style_frame)[None], device)
+def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> Target:
+    """VGG-19 in the precision to train with, and the painting's Gram matrices, from the float32 one."""
+    style_image = to_image(torch.tensor(style_frame)[None], vgg.mean.device)
     with torch.no_grad():
         style_features = vgg(style_image, losses.STYLE_LAYERS)
-        style_grams = {layer: losses.gram_matrix(features) for layer, features in style_features.items()}
-    if pick_precision(config, vgg, device) == "bf16":
-        vgg = vgg.to(torch.bfloat16)
-        console.print(f"VGG-19 and network in bf16 on {device}")
-    else:
-        console.print(f"VGG-19 and network in fp32 on {device}")
-    return Target(vgg, style_grams)
+    style_grams = {layer: losses.gram_matrix(features) for layer, features in style_features.items()}
+    return Target(copy.deepcopy(vgg).to(torch.bfloat16) if precision == "bf16" else vgg, style_grams)
 
 
 def pick_precision(config: TrainConfig, vgg: VGG19Features, device: torch.device) -> str:
