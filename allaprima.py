@@ -2,15 +2,15 @@
 
 import argparse
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from models import __version__
 from models.errors import AllaPrimaError, StyleError, TrainingError
-from training.config import CHOICES, TrainConfig
-
-__version__ = "0.1.0"
+from training.config import CHOICES, TrainConfig, flag
 
 COLOR_MODES = ("none", "luminance", "histogram", "linear")  # inference.color.MODES; importing it takes OpenCV's 0.1 s
 
@@ -24,24 +24,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AllaPrimaError as error:
         print(f"allaprima: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("allaprima: stopped", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # | head
         sys.stderr.close()
         return 1
+    except OSError as error:  # a name too long, a folder that may not be entered, a full disk
+        print(f"allaprima: {error.filename or options.command.__name__}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("allaprima: stopped", file=sys.stderr)
+        return 130
 
 
 def demo(options: argparse.Namespace) -> int:
     from inference.demo import demo_sheet, paint_landscape
-    from inference.pictures import Picture, read_picture, resize_short_side, write_picture
+    from inference.pictures import MAX_PIXELS, Picture, read_picture, resize_short_side, write_picture
     from inference.styles import shipped_styles
 
     styles = shipped_styles()
     if not styles:
         raise StyleError("no shipped styles in checkpoints/; train one with: allaprima train PAINTING --photos FOLDER")
     output = Path(options.output or "allaprima_demo.png")
-    frames = [read_picture(photo).frame for photo in options.photos]
+    frames = [read_picture(photo, options.max_pixels or MAX_PIXELS).frame for photo in options.photos]
     frames = [resize_short_side(frame, 480) if min(frame.shape[:2]) > 480 else frame for frame in frames]
     sheet, times_ms = demo_sheet(frames or [paint_landscape(480, 640, seed=2)], styles)
     # The default name is the demo's own; a name that the user chose may be somebody's picture.
@@ -103,7 +106,7 @@ def train(options: argparse.Namespace) -> int:
     from training.export import export as export_onnx
 
     style = run_folder / "style.onnx"
-    difference = export_onnx(run_folder, style, __version__)
+    difference = export_onnx(run_folder, style)
     print(f"wrote {style}; torch and ONNX Runtime differ by at most {difference:.1e}")
     print(f"try it: allaprima stylize PHOTO --style {shlex.quote(str(style))}")
     return 0
@@ -113,7 +116,7 @@ def _resumed_run(folder: str) -> tuple[Path, TrainConfig]:
     path = Path(folder, "options.json")
     if not path.is_file():
         raise TrainingError(f"{folder} is not a run folder: it has no options.json")
-    return Path(folder), TrainConfig.from_json(path.read_text(), path)
+    return Path(folder), TrainConfig.read(path)
 
 
 def _new_run(options: argparse.Namespace) -> tuple[Path, TrainConfig]:
@@ -122,6 +125,7 @@ def _new_run(options: argparse.Namespace) -> tuple[Path, TrainConfig]:
     if not Path(options.painting).is_file():
         raise TrainingError(f"there is no painting {options.painting}")
     chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
+    chosen["vgg19"] = chosen["vgg19"] or os.environ.get("ALLAPRIMA_VGG19")  # --resume may lack it, or have another
     for name in ("painting", "photos", "init", "vgg19"):  # --resume may be called from another folder
         if chosen[name] and Path(chosen[name]).exists():
             chosen[name] = str(Path(chosen[name]).resolve())
@@ -129,14 +133,18 @@ def _new_run(options: argparse.Namespace) -> tuple[Path, TrainConfig]:
     config = TrainConfig(**chosen)
     run_folder = Path(options.output or Path("runs", f"{Path(config.painting).stem}-{config.tier}"))
     if any(run_folder.glob("step_*.safetensors")) or (run_folder / "weights.safetensors").exists():
-        raise TrainingError(f"{run_folder} holds a training; go on with --resume {run_folder}, or give another -o")
+        raise TrainingError(
+            f"{run_folder} holds a training; go on with --resume {shlex.quote(str(run_folder))}, or give another -o"
+        )
     return run_folder, config
 
 
 def _save_options(run_folder: Path, config: TrainConfig) -> None:
+    from inference.pictures import write_atomically
+
     try:
         run_folder.mkdir(parents=True, exist_ok=True)
-        (run_folder / "options.json").write_text(config.to_json() + "\n")
+        write_atomically(run_folder / "options.json", config.to_json().encode() + b"\n")
     except OSError as error:
         raise TrainingError(f"{run_folder} cannot be written to: {error.strerror or error}") from error
 
@@ -149,7 +157,7 @@ def export(options: argparse.Namespace) -> int:
     output = Path(options.output or (source / "style.onnx" if source.is_dir() else source.with_suffix(".onnx")))
     if output.exists() and not options.overwrite:
         raise StyleError(f"{output} exists; give --overwrite to replace it, or another -o")
-    difference = export_onnx(source, output, __version__)
+    difference = export_onnx(source, output)
     print(f"wrote {output}; torch and ONNX Runtime differ by at most {difference:.1e}")
     return 0
 
@@ -243,6 +251,7 @@ def _add_demo(commands: Commands) -> None:
     parser.add_argument("photos", nargs="*", metavar="PHOTO", help="your own pictures instead of the landscape")
     parser.add_argument("-o", "--output", metavar="FILE", help="the sheet (default: allaprima_demo.png here)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file given with -o")
+    _add_max_pixels(parser)
 
 
 def _add_stylize(commands: Commands) -> None:
@@ -277,12 +286,7 @@ def _add_stylize(commands: Commands) -> None:
         help="paint at this size at most and scale the result back: larger strokes, less time and memory",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    parser.add_argument(
-        "--max-pixels",
-        type=_whole(1),
-        metavar="N",
-        help="refuse larger pictures, which may be decompression bombs (default: 179 million)",
-    )
+    _add_max_pixels(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (default: auto)")
 
 
@@ -308,6 +312,7 @@ def _add_train(commands: Commands) -> None:
         "style_weight": (float, "X", "more gives the painting; 3 to 10 look right"),
         "tv_weight": (float, "X", "more is smoother"),
         "lr": (float, "X", "Adam's peak learning rate"),
+        "max_pixels": (int, "N", "refuse larger pictures as decompression bombs; 0: 179 million"),
         "seed": (int, "N", "of weights, order and crops"),
         "preview_every": (int, "N", "steps between two preview sheets"),
         "checkpoint_every": (int, "N", "steps between two checkpoints"),
@@ -322,14 +327,12 @@ def _add_train(commands: Commands) -> None:
     }
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     for name, choices in CHOICES.items():
-        parser.add_argument(
-            _flag(name), dest=name, choices=choices, default=defaults[name], help=f"(default: {defaults[name]})"
-        )
+        parser.add_argument(flag(name), dest=name, choices=choices, default=defaults[name], help=f"(default: {defaults[name]})")
     for name, (kind, metavar, what) in numbers.items():
         what = f"{what} (default: {defaults[name]})"
-        parser.add_argument(_flag(name), dest=name, type=kind, metavar=metavar, default=defaults[name], help=what)
+        parser.add_argument(flag(name), dest=name, type=kind, metavar=metavar, default=defaults[name], help=what)
     for name, (metavar, what) in texts.items():
-        parser.add_argument(_flag(name), dest=name, metavar=metavar, default=defaults[name], help=what)
+        parser.add_argument(flag(name), dest=name, metavar=metavar, default=defaults[name], help=what)
     parser.add_argument("--preview", nargs="+", metavar="PHOTO", default=[], help="photos for the preview sheet")
 
 
@@ -348,8 +351,9 @@ def _add_export(commands: Commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
 
 
-def _flag(field: str) -> str:
-    return "--" + field.removesuffix("_px").replace("_", "-")
+def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    text = "refuse larger pictures, which may be decompression bombs (default: 179 million)"
+    parser.add_argument("--max-pixels", type=_whole(1), metavar="N", help=text)
 
 
 def _number(least: float, most: float) -> Callable[[str], float]:

@@ -81,10 +81,12 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS, draft_p
                 if draft_px:
                     image.draft(None, (draft_px, draft_px))
                 icc_profile = image.info.get("icc_profile")
-                upright = ImageOps.exif_transpose(image)
-                return _to_picture(upright, icc_profile)
+                white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of a TIFF
+                return _to_picture(ImageOps.exif_transpose(image), icc_profile, white_is_zero)
     except PictureError:
         raise
+    except MemoryError as error:
+        raise PictureError(f"{name} needs more memory to decode than there is; make it smaller first") from error
     except UnidentifiedImageError as error:
         raise PictureError(f"{name} is not a picture (JPEG, PNG, WebP, TIFF or BMP is wanted)") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
@@ -100,32 +102,46 @@ def _pillow_limit(pixels: int | None) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _to_picture(image: Image.Image, icc_profile: bytes | None) -> Picture:
+def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bool) -> Picture:
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = _deep_grey(image)
+        return Picture(255 - grey if white_is_zero else grey)
+    if image.mode not in ("RGB", "RGBA", "P") or not _is_profile(icc_profile):
+        # A CMYK or grey profile says nothing about the RGB we return: go to sRGB by it, then drop it.
+        if icc_profile and image.mode in ("L", "CMYK"):
+            image = _to_srgb(image, icc_profile)
+        icc_profile = None
     alpha = None
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
         if alpha.min() == 255:
             alpha = None
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # 16-bit grey: Pillow's own convert("RGB") clips at 255 instead of scaling.
-        grey = (np.asarray(image).astype(np.float64) / 257.0 + 0.5).clip(0, 255).astype(np.uint8)
-        return Picture(np.repeat(grey[:, :, None], 3, axis=2), alpha, None)
-    if image.mode == "F":
-        light = np.nan_to_num(np.asarray(image, np.float64))
-        light = light * 255.0 if light.max(initial=0.0) <= 1.0 else light
-        return Picture(np.repeat((light + 0.5).clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2), alpha, None)
-    if icc_profile and image.mode not in ("RGB", "RGBA", "P"):
-        # A CMYK or grey profile says nothing about the RGB we return: go to sRGB by it, then drop it.
-        image, icc_profile = _to_srgb(image, icc_profile), None
     return Picture(np.asarray(image.convert("RGB")), alpha, icc_profile)
+
+
+def _deep_grey(image: Image.Image) -> np.ndarray:
+    """16-bit, 32-bit and float grey as a frame: Pillow's own convert("RGB") clips at 255 instead of scaling."""
+    light = np.nan_to_num(np.asarray(image, np.float64))
+    brightest = light.max(initial=0.0)
+    white = 65535.0 if image.mode != "F" or brightest > 255.0 else 255.0 if brightest > 1.0 else 1.0
+    light = (light / white).clip(0.0, 1.0)
+    return np.repeat((light * 255.0 + 0.5).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _is_profile(icc_profile: bytes | None) -> bool:
+    """Whether a profile can be parsed and is one of RGB numbers."""
+    try:
+        return bool(icc_profile) and ImageCms.ImageCmsProfile(io.BytesIO(icc_profile or b"")).profile.xcolor_space == "RGB "
+    except (ImageCms.PyCMSError, OSError):
+        return False
 
 
 def _to_srgb(image: Image.Image, icc_profile: bytes) -> Image.Image:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except ImageCms.PyCMSError:  # a profile for another mode than the picture's: common in the wild, ignored by viewers
+    except (ImageCms.PyCMSError, OSError):  # damaged, or for another mode: common in the wild, ignored by viewers
         return image
     return converted if converted is not None else image
 
@@ -203,6 +219,21 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def list_pictures(folder: Path, without: Path | None = None) -> list[Path]:
+    """All files with a picture's suffix below a folder, in an order that does not depend on the file system.
+
+    Args:
+        folder: searched recursively; hidden files are left out.
+        without: a folder that is not searched.
+    """
+    paths = []
+    for root, folders, names in os.walk(folder):
+        if without:
+            folders[:] = [name for name in folders if Path(root, name).resolve() != without.resolve()]
+        paths += [Path(root, name) for name in names if Path(name).suffix.lower() in FORMATS and not name.startswith(".")]
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def resize_short_side(frame: np.ndarray, short_side_px: int) -> np.ndarray:

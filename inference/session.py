@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import onnxruntime
 
-from models.contract import INPUT, OUTPUT, Contract
+from models.contract import DIMS, INPUT, OUTPUT, Contract
 from models.errors import StyleError
 
 MOST_BYTES = 512 * 2**20  # of a file; ours are below 10 MB
@@ -21,7 +21,6 @@ class StyleSession:
     Args:
         path: an .onnx file of ours.
         device: "auto" takes CUDA where it truly works and else the CPU; "cpu" or "cuda".
-        threads: ONNX Runtime's own, 0 for one a core.
     Attributes:
         contract: the file's promises, with its card.
         device: "cpu" or "cuda", where it really runs.
@@ -29,11 +28,10 @@ class StyleSession:
         StyleError: no such file, not ONNX, or not ours.
     """
 
-    def __init__(self, path: str | Path, device: str = "auto", threads: int = 0) -> None:
+    def __init__(self, path: str | Path, device: str = "auto") -> None:
         self.path = Path(path)
         data = _read_onnx(self.path)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
         options.log_severity_level = 3
         # Denormals after instance norm on flat pictures cost up to ten times the run otherwise.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
@@ -53,9 +51,12 @@ class StyleSession:
             raise StyleError("CUDA was asked for and does not work here; allaprima doctor says why")
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.contract = Contract.from_metadata(metadata, str(self.path))
-        names = ([i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()])
-        if names != ([INPUT], [OUTPUT]):
-            raise StyleError(f"{self.path} has tensors {names}; {INPUT} and {OUTPUT} are wanted; export it again")
+        tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
+        found = [(tensor.name, tensor.type, list(tensor.shape)) for tensor in tensors]
+        if found != [(name, "tensor(float)", list(DIMS)) for name in (INPUT, OUTPUT)]:
+            raise StyleError(
+                f"{self.path} has tensors {found}; float {INPUT} and {OUTPUT} of {list(DIMS)} are wanted; export it again"
+            )
 
     def stylize(self, frame: np.ndarray) -> np.ndarray:
         """Paint a frame.
@@ -84,6 +85,8 @@ class StyleSession:
             raise StyleError(
                 f"painting {width}x{height} px failed, for want of memory as a rule; try --max-side 2000"
             ) from error
+        if stylized_image.shape != padded.shape:
+            raise StyleError(f"{self.path} made {stylized_image.shape} of {padded.shape}; export it again")
         return np.asarray(stylized_image)[:, :, :height, :width]
 
 

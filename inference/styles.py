@@ -56,5 +56,5 @@ def find_style(name: str, folder: Path = FOLDER) -> Path:
             return style.path
     names = sorted({style.name for style in styles} | {style.full_name for style in styles})
     nearest = difflib.get_close_matches(wanted, names, n=1)
-    hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
+    hint = f'; did you mean "{nearest[0]}"?' if nearest else "."
     raise StyleError(f'there is no style "{name}"{hint} There are {", ".join(names)}, or give an .onnx file')

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from inference.color import keep_color
-from inference.pictures import FORMATS, MAX_PIXELS, Picture, read_picture, write_picture
+from inference.pictures import FORMATS, MAX_PIXELS, Picture, list_pictures, read_picture, write_picture
 from inference.session import StyleSession
-from models.errors import AllaPrimaError, PictureError
+from models.errors import AllaPrimaError, PictureError, StyleError
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,18 @@ def plan_jobs(inputs: Sequence[str], output: str | None, style_name: str) -> lis
     Raises:
         PictureError: nothing found, several photos for one output file, or two results with one name.
     """
-    found = [item for text in inputs for item in _expand(text)]
+    folder = Path(output) if output is not None else None
+    found = {source.resolve(): (source, root) for text in inputs for source, root in _expand(text, folder)}
     if not found:
         raise PictureError(f"no pictures found in {', '.join(inputs)} ({', '.join(FORMATS)})")
-    to_file = output is not None and Path(output).suffix.lower() in FORMATS and not Path(output).is_dir()
-    if to_file and (len(found) > 1 or Path(inputs[0]).is_dir()):
+    single = len(found) == 1 and not Path(inputs[0]).is_dir()
+    to_file = folder is not None and not folder.is_dir() and folder.suffix.lower() in FORMATS
+    if to_file and not single:
         raise PictureError(f"-o {output} is one file for {len(found)} pictures; give a folder")
+    if folder and single and folder.suffix and not (to_file or folder.is_dir() or str(output).endswith(("/", os.sep))):
+        raise PictureError(f"-o {output}: no format for {folder.suffix} ({', '.join(FORMATS)}); a folder's name ends in /")
     jobs, taken = [], dict[Path, Path]()
-    for source, root in found:
+    for source, root in found.values():
         if to_file:
             destination = Path(output or "")
         elif output is not None:
@@ -94,19 +98,19 @@ def plan_jobs(inputs: Sequence[str], output: str | None, style_name: str) -> lis
         if other != source:
             raise PictureError(f"{other} and {source} would both become {destination}; paint them into two folders")
         jobs.append(Job(source, destination))
+    for job in jobs:
+        if job.destination.resolve() in found:
+            raise PictureError(f"{job.destination} is a photo to be painted and would be replaced; give another -o")
     return jobs
 
 
-def _expand(text: str) -> Iterator[tuple[Path, Path | None]]:
-    """The files that one argument means, each with the folder it was found under."""
+def _expand(text: str, output: Path | None) -> Iterator[tuple[Path, Path | None]]:
+    """The files that one argument means, each with the folder it was found under; results of before are left out."""
     path = Path(text)
     if path.is_dir():
-        root = path.resolve() if path.name in ("", "..") else path  # "." has no name to build a result's name from
-        for folder, folders, names in os.walk(root):
-            folders.sort()
-            for name in sorted(names):
-                if Path(name).suffix.lower() in FORMATS and not name.startswith("."):
-                    yield Path(folder, name), root
+        root = path if path.name not in ("", "..") else path.resolve()  # "." has no name to build a result's name from
+        for picture in list_pictures(root, without=output):
+            yield picture, root
     elif not path.exists() and glob.has_magic(text):
         for match in sorted(glob.glob(text, recursive=True)):
             if Path(match).is_file():
@@ -127,14 +131,18 @@ def run_jobs(
         try:
             if not overwrite and job.destination.exists():  # before the work, not after it
                 raise PictureError(f"{job.destination} exists; give --overwrite to replace it, or another -o")
-            if job.destination.exists() and job.source.exists() and job.destination.samefile(job.source):
-                raise PictureError(f"{job.source} would be replaced by its own painting; give another -o")
             picture = read_picture(job.source, max_pixels)
             stylized_frame = stylize_frame(session, picture.frame, options)
             make_folder(job.destination.parent)
             write_picture(job.destination, Picture(stylized_frame, picture.alpha, picture.icc_profile), overwrite)
+        except StyleError as error:
+            yield job, StyleError(f"{job.source}: {error}")
         except AllaPrimaError as error:
             yield job, error
+        except OSError as error:  # a name too long, a folder that may not be looked into
+            yield job, PictureError(f"{error.filename or job.source}: {error.strerror or error}")
+        except MemoryError:
+            yield job, PictureError(f"{job.source} needs more memory than there is; try --max-side 2000")
         else:
             yield job, None
 

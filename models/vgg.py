@@ -27,7 +27,6 @@ class VGG19Features(nn.Module):
     Args:
         state_dict: weights under torchvision's `vgg19().features` keys, with or without the prefix `features.`, any
             float dtype. None leaves the random initialisation, which tests use.
-        pooling: "max" as trained, or "avg", which Gatys et al. 2016 found smoother.
     Raises:
         ValueError: a key is missing or has the wrong shape; the message names it.
     """
@@ -35,11 +34,8 @@ class VGG19Features(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, state_dict: Mapping[str, Tensor] | None = None, pooling: str = "max") -> None:
+    def __init__(self, state_dict: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
-        if pooling not in ("max", "avg"):
-            raise ValueError(f'pooling is "{pooling}"; "max" or "avg" is wanted')
-        self.pool = F.max_pool2d if pooling == "max" else F.avg_pool2d
         self.convs = nn.ModuleDict()
         c_in = 3
         for conv in CONVS:
@@ -97,7 +93,7 @@ class VGG19Features(nn.Module):
         features: dict[str, Tensor] = {}
         for i, conv in enumerate(CONVS):
             if i > 0 and conv[0] != CONVS[i - 1][0]:
-                x = self.pool(x, 2)
+                x = F.max_pool2d(x, 2)
             x = self.convs[conv](x)
             keep_conv = f"conv{conv}" in wanted
             if keep_conv:
@@ -110,7 +106,7 @@ class VGG19Features(nn.Module):
         return features
 
 
-def load_vgg19(source: str | None = None, pooling: str = "max") -> VGG19Features:
+def load_vgg19(source: str | None = None) -> VGG19Features:
     """VGG-19 with trained weights.
 
     Args:
@@ -123,9 +119,9 @@ def load_vgg19(source: str | None = None, pooling: str = "max") -> VGG19Features
     if source == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return VGG19Features(None, pooling)
+            return VGG19Features()
     if source is None:
-        return VGG19Features(_download_vgg19(), pooling)
+        return VGG19Features(_download_vgg19())
     path = Path(source)
     if not path.is_file():
         raise WeightsError(f"no VGG-19 weights at {path}; give --vgg19 FILE or set ALLAPRIMA_VGG19")
@@ -134,14 +130,18 @@ def load_vgg19(source: str | None = None, pooling: str = "max") -> VGG19Features
             state_dict = safetensors.torch.load_file(path)
         else:
             state_dict = torch.load(path, map_location="cpu", weights_only=True)
-        return VGG19Features(state_dict, pooling)
+        return VGG19Features(state_dict)
     except Exception as error:  # safetensors', pickle's, zipfile's and our own: all mean an unusable file
-        raise WeightsError(f"{path} is not a VGG-19 weights file: {error}") from error
+        # Only our own message says something; torch's is a page, and advises switching its safety off.
+        why = f": {error}" if type(error) is ValueError else ""
+        raise WeightsError(f"{path} is not a VGG-19 weights file{why}") from error
 
 
 def _download_vgg19() -> Mapping[str, Tensor]:
-    from torchvision.models import VGG19_Weights, vgg19
-
+    try:
+        from torchvision.models import VGG19_Weights, vgg19
+    except ImportError as error:
+        raise WeightsError("downloading VGG-19 needs torchvision: pip install torchvision; or give --vgg19 FILE") from error
     try:
         state_dict: Mapping[str, Tensor] = vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features.state_dict()
         return state_dict

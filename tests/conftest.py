@@ -61,7 +61,7 @@ def style_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = RealtimeNet()
     card = {"title": "Strokes", "painter": "nobody", "year": "2026", "license": "MIT", "tier": "realtime", "step": 0}
     save_weights(folder / "strokes.safetensors", net.state_dict(), card)
-    export(folder / "strokes.safetensors", folder / "strokes.onnx", "test")
+    export(folder / "strokes.safetensors", folder / "strokes.onnx")
     return folder / "strokes.onnx"
 
 

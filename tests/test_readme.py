@@ -28,6 +28,10 @@ def test_readmes_commands_parse(command):
     build_parser().parse_args(shlex.split(command)[1:])
 
 
+def test_readme_has_no_gaps():
+    assert "@@" not in README
+
+
 def test_readmes_links_and_pictures_exist():
     targets = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README)
     for target in targets:

@@ -75,6 +75,18 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise StyleError(f"{path} is not a weights file of ours ({error})") from error
 
 
+def find_weights(run_or_checkpoint: Path) -> Path:
+    """A run folder's weights.safetensors, else its newest checkpoint; a file is returned as it is.
+
+    Raises:
+        TrainingError: a run folder with neither.
+    """
+    if not run_or_checkpoint.is_dir():
+        return run_or_checkpoint
+    final = run_or_checkpoint / "weights.safetensors"
+    return final if final.is_file() else latest_checkpoint(run_or_checkpoint)
+
+
 def latest_checkpoint(run_folder: Path) -> Path:
     """The newest complete checkpoint of a run folder.
 

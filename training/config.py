@@ -30,6 +30,7 @@ class TrainConfig:
     normalization: str = "unitless"  # of the losses, training/losses.py
     init: str | None = None  # weights to start from: another style's .safetensors
     vgg19: str | None = None  # VGG-19 file, or "random" (tests); None: $ALLAPRIMA_VGG19, else torchvision's download
+    max_pixels: int = 0  # larger pictures are refused as decompression bombs; 0: Pillow's limit, 179 million
     preview: tuple[str, ...] = ()  # photos for the preview sheet; none: four out of `photos`
     preview_every: int = 500  # steps
     checkpoint_every: int = 500  # steps
@@ -39,6 +40,9 @@ class TrainConfig:
     license: str = ""  # of the painting
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.type is int and type(getattr(self, field.name)) is not int:
+                raise TrainingError(f"{flag(field.name)} is {getattr(self, field.name)!r}; a whole number is wanted")
         for name, least in (
             ("steps", 1),
             ("batch_size", 1),
@@ -46,34 +50,36 @@ class TrainConfig:
             ("style_size_px", 32),
             ("preview_every", 1),
             ("checkpoint_every", 1),
+            ("max_pixels", 0),
+            ("seed", 0),
         ):
             if getattr(self, name) < least:
-                raise TrainingError(f"{_flag(name)} is {getattr(self, name)}; at least {least} is needed")
+                raise TrainingError(f"{flag(name)} is {getattr(self, name)}; at least {least} is needed")
         for name in ("content_weight", "style_weight", "tv_weight", "lr"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
-                raise TrainingError(f"{_flag(name)} is {value}; a finite number of at least 0 is needed")
+                raise TrainingError(f"{flag(name)} is {value}; a finite number of at least 0 is needed")
         if self.size_px % 16:
             raise TrainingError(f"--size is {self.size_px}; a multiple of 16 is needed (VGG-19 halves it four times)")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise TrainingError(f'{_flag(name)} is "{getattr(self, name)}"; one of {", ".join(choices)} is wanted')
+                raise TrainingError(f'{flag(name)} is "{getattr(self, name)}"; one of {", ".join(choices)} is wanted')
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
-    def from_json(cls, text: str, path: Path) -> "TrainConfig":
-        """The options that `to_json` wrote.
+    def read(cls, path: Path) -> "TrainConfig":
+        """The options that `to_json` gave, from a file.
 
         Raises:
             TrainingError: not an options file, or one of another version; the message names what is wrong.
         """
         try:
-            options: dict[str, Any] = json.loads(text)
+            options: dict[str, Any] = json.loads(path.read_bytes())
             options["preview"] = tuple(options.get("preview", ()))
             return cls(**options)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(f"{path} is not an options file of this version: {error}") from error
 
     @property
@@ -89,5 +95,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _flag(field: str) -> str:
+def flag(field: str) -> str:
+    """The command-line option of a field."""
     return "--" + field.removesuffix("_px").replace("_", "-")

@@ -11,22 +11,22 @@ import torch
 from inference.demo import paint_landscape
 from inference.pictures import write_atomically
 from inference.session import StyleSession, pad_image
+from models import __version__
 from models.contract import DIMS, INPUT, OPSET, OUTPUT, Contract
 from models.errors import StyleError
 from models.image_transform_net import ImageTransformNet
-from training.checkpoint import latest_checkpoint, load_net
+from training.checkpoint import find_weights, load_net
 
 SIZES = ((1, 1), (17, 33), (64, 64), (123, 250), (301, 199))  # height, width of the comparison
 TOLERANCE = 1e-3  # largest difference on [0, 1]: a quarter of an 8-bit level
 
 
-def export(run_or_checkpoint: Path, output: Path, version: str) -> float:
+def export(run_or_checkpoint: Path, output: Path) -> float:
     """Write a network as .onnx, if ONNX Runtime paints the same with it as torch.
 
     Args:
         run_or_checkpoint: a run folder (its weights.safetensors, else its newest checkpoint) or a .safetensors file.
         output: the .onnx file.
-        version: of this program, for the metadata.
     Returns:
         the largest difference between torch and ONNX Runtime, on [0, 1].
     Raises:
@@ -38,8 +38,8 @@ def export(run_or_checkpoint: Path, output: Path, version: str) -> float:
     net, card = load_net(find_weights(run_or_checkpoint))
     model = to_onnx(net)
     contract = Contract(net.stride_px, net.least_px, card)
-    onnx.helper.set_model_props(model, contract.to_metadata(version))
-    model.producer_name, model.producer_version = "allaprima", version
+    onnx.helper.set_model_props(model, contract.to_metadata(__version__))
+    model.producer_name, model.producer_version = "allaprima", __version__
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString()
     with tempfile.TemporaryDirectory() as folder:
@@ -55,13 +55,6 @@ def export(run_or_checkpoint: Path, output: Path, version: str) -> float:
     except OSError as error:
         raise StyleError(f"{output} cannot be written: {error.strerror or error}") from error
     return difference
-
-
-def find_weights(run_or_checkpoint: Path) -> Path:
-    if not run_or_checkpoint.is_dir():
-        return run_or_checkpoint
-    final = run_or_checkpoint / "weights.safetensors"
-    return final if final.is_file() else latest_checkpoint(run_or_checkpoint)
 
 
 def to_onnx(net: torch.nn.Module) -> onnx.ModelProto:

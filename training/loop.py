@@ -4,6 +4,9 @@ import copy
 import dataclasses
 import json
 import math
+import os
+import platform
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -20,13 +23,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from inference.pictures import Picture, contact_sheet, read_picture, resize_short_side, write_atomically, write_picture
+from inference.pictures import (
+    MAX_PIXELS,
+    Picture,
+    contact_sheet,
+    read_picture,
+    resize_short_side,
+    write_atomically,
+    write_picture,
+)
 from models.errors import TrainingError
 from models.image_transform_net import TIERS, ImageTransformNet
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
 from training.checkpoint import (
     TrainingState,
+    find_weights,
     latest_checkpoint,
     load_net,
     load_state,
@@ -40,7 +52,7 @@ from training.photos import MOST_BAD, Batch, HubPhotos, PhotoFolder, list_photos
 
 LOG_EVERY = 25  # steps between two lines of metrics.jsonl
 EMA_DECAY = 0.999  # of the averaged weights that are exported
-MOST_SKIPPED = 3  # steps with a non-finite loss, in a row, that stop a training
+MOST_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that stop a training
 PREVIEW_PX = 256  # short side of the photos in the preview sheet
 LEAST_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
 
@@ -68,7 +80,7 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
     Returns:
         the path of weights.safetensors.
     Raises:
-        TrainingError, PictureError, WeightsError: something in `config` cannot be used.
+        TrainingError, PictureError, StyleError, WeightsError: something in `config` cannot be used.
         Interrupted: by Ctrl-C or SIGTERM, after saving.
     """
     # Load the checkpoint, the painting, the photos and VGG-19.
@@ -92,7 +104,7 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
     # Build the network, its average and the optimizer.
     torch.manual_seed(config.seed)
     net = TIERS[config.tier]()
-    if config.init:
+    if config.init and state is None:
         net = load_init(config)
     net = net.to(device).to(memory_format=torch.channels_last)
     averaged_net = copy.deepcopy(net).requires_grad_(False)
@@ -100,15 +112,15 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
     if state:
         unpack_state_(state, net, averaged_net, optimizer)
 
-    batches = iter(make_loader(config, start))
+    batches = make_loader(config, start)
     log = MetricsLog(run_folder, start, config.batch_size)
-    bad_photos: list[str] = []
-    skipped = 0
+    bad_photos = BadPhotos(config, run_folder, resumed=state is not None)
+    not_finite = 0
     began = time.monotonic()
 
     def save(step: int) -> None:
         seconds = seconds_before + time.monotonic() - began
-        card = make_card(config, step, newest, seconds, len(bad_photos))
+        card = make_card(config, step, newest, seconds, len(bad_photos.names))
         save_checkpoint(run_folder, pack_state(step, net, averaged_net, optimizer), card)
 
     with catch_interrupt() as interrupted, progress_bar(console) as progress:
@@ -116,7 +128,7 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
         for step in range(start, config.steps):
             # Load photos.
             batch = next_batch(batches)
-            note_bad_photos_(bad_photos, batch, config, console)
+            bad_photos.note(batch, console)
             content_image = to_image(batch.content_image, device)
 
             # Paint them and compare.
@@ -124,25 +136,25 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
             parts = step_losses(net, target, content_image, config)
 
             # Update weights.
-            optimizer.zero_grad(set_to_none=True)
-            if not math.isfinite(parts["total"].detach().item()):
-                skipped += 1
-                console.print(f"step {step}: the loss is not finite; skipped")
-                if skipped == MOST_SKIPPED:
-                    raise TrainingError(
-                        f"the loss was not finite {MOST_SKIPPED} times in a row at step {step}; the last good checkpoint "
-                        f"is in {run_folder}. Train again with a smaller --lr (was {config.lr}) or --precision fp32"
-                    )
-                continue
-            skipped = 0
-            parts["total"].backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            update_average_(averaged_net, net, step)
-
-            # Log, save, show.
             done = step + 1
-            newest = {name: loss.detach().item() for name, loss in parts.items()}
-            log.add(done, newest)
+            optimizer.zero_grad(set_to_none=True)
+            parts["total"].backward()  # type: ignore[no-untyped-call]
+            if is_finite(parts["total"], net):
+                not_finite = 0
+                optimizer.step()
+                update_average_(averaged_net, net, step)
+                newest = {name: loss.detach().item() for name, loss in parts.items()}
+                log.add(done, newest)
+            else:
+                not_finite += 1
+                console.print(f"step {done}: the loss or its gradient is not finite; skipped")
+                if not_finite == MOST_NOT_FINITE:
+                    raise TrainingError(
+                        f"the loss was not finite {MOST_NOT_FINITE} times in a row at step {done}; checkpoints up to there "
+                        f"are in {run_folder}. Train again with a smaller --lr (was {config.lr}) or --precision fp32"
+                    )
+
+            # Show, save.
             text = " ".join(f"{name} {value:.3f}" for name, value in newest.items())
             speed = log.photos_per_s
             progress.update(task, completed=done, losses=f"{text} {speed:.1f} photos/s")
@@ -154,12 +166,15 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
                 write_preview(run_folder, done, averaged_net, preview_frames, style_frame, newest, log)
             if interrupted and done < config.steps:
                 save(done)
-                raise Interrupted(f"stopped at step {done}; go on with: allaprima train --resume {run_folder}")
+                folder = shlex.quote(str(run_folder))
+                raise Interrupted(f"stopped at step {done}; go on with: allaprima train --resume {folder}")
+    if bad_photos.names:
+        console.print(f"{len(bad_photos.names)} damaged photos were skipped, listed in {bad_photos.path}", soft_wrap=True)
 
     # Keep the averaged weights as the result.
     path = run_folder / "weights.safetensors"
     seconds = seconds_before + time.monotonic() - began
-    save_weights(path, averaged_net.state_dict(), make_card(config, config.steps, newest, seconds, len(bad_photos)))
+    save_weights(path, averaged_net.state_dict(), make_card(config, config.steps, newest, seconds, len(bad_photos.names)))
     return path
 
 
@@ -169,7 +184,7 @@ def read_painting(config: TrainConfig) -> np.ndarray:
     Raises:
         PictureError: unreadable. TrainingError: one flat colour, or hopelessly narrow.
     """
-    frame = read_picture(config.painting).frame
+    frame = read_picture(config.painting, config.max_pixels or MAX_PIXELS).frame
     if frame.std(axis=(0, 1)).max() < LEAST_CONTRAST:
         raise TrainingError(f"{config.painting} is one flat color; a painting with something on it is wanted")
     height, width = frame.shape[:2]
@@ -229,7 +244,7 @@ def load_init(config: TrainConfig) -> ImageTransformNet:
     Raises:
         StyleError: not ours. TrainingError: of the other tier.
     """
-    net, card = load_net(Path(config.init or ""))
+    net, card = load_net(find_weights(Path(config.init or "")))
     if card["tier"] != config.tier:
         raise TrainingError(f"--init {config.init} is of tier {card['tier']}; --tier is {config.tier}")
     return net.train()
@@ -240,17 +255,19 @@ def make_loader(config: TrainConfig, start: int) -> Iterator[Batch]:
     source: PhotoFolder | HubPhotos
     sampler: range | None = None
     if is_folder(config.photos):
-        source = PhotoFolder(config.photos, config.batch_size, config.size_px, config.seed)
+        source = PhotoFolder(config.photos, config.batch_size, config.size_px, config.seed, config.max_pixels or MAX_PIXELS)
         sampler = range(start, config.steps)
+        workers = 4 if torch.cuda.is_available() else 1  # one keeps far ahead of a CPU's training
     else:
         source = HubPhotos(config.photos, config.batch_size, config.size_px, config.seed, start)
+        workers = 1  # further ones would get no shard of a small dataset
     loader = DataLoader(
         source,
         batch_size=None,  # an item is a batch already
         sampler=sampler,
-        num_workers=1 if not torch.cuda.is_available() else 4,  # one keeps far ahead of a CPU's training
+        num_workers=workers,
         prefetch_factor=4,
-        worker_init_fn=_leave_ctrl_c_to_the_loop,
+        worker_init_fn=_leave_signals_to_the_loop,
     )
     return iter(loader)
 
@@ -260,8 +277,10 @@ def is_folder(photos: str) -> bool:
     return Path(photos).exists() or photos.count("/") > 1 or photos.startswith((".", "/", "~"))
 
 
-def _leave_ctrl_c_to_the_loop(_worker: int) -> None:
+def _leave_signals_to_the_loop(_worker: int) -> None:
+    # Ctrl-C, SLURM and systemd signal the whole process group; the loop still needs its photos to finish the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def to_image(frames: Tensor, device: torch.device) -> Tensor:
@@ -297,6 +316,12 @@ def set_learning_rate_(optimizer: torch.optim.Optimizer, config: TrainConfig, st
         group["lr"] = config.lr * rise * fall
 
 
+def is_finite(loss: Tensor, net: torch.nn.Module) -> bool:
+    """Whether loss and gradient are finite; a finite loss can have a gradient that is not."""
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    return bool(torch.isfinite(loss.detach() + torch.nn.utils.get_total_norm(gradients)))
+
+
 @torch.no_grad()
 def update_average_(averaged_net: torch.nn.Module, net: torch.nn.Module, step: int) -> None:
     """Exponential moving average of the weights, shorter at the start so that the initial weights fade."""
@@ -313,27 +338,10 @@ def next_batch(batches: Iterator[Batch]) -> Batch:
         raise TrainingError(str(error).rsplit("TrainingError: ", 1)[-1].strip()) from error
 
 
-def note_bad_photos_(bad_photos: list[str], batch: Batch, config: TrainConfig, console: Console) -> None:
-    """Count and name each photo that could not be used.
-
-    Raises:
-        TrainingError: they are more than `MOST_BAD` of the folder.
-    """
-    for photo in batch.bad:
-        if photo not in bad_photos:
-            bad_photos.append(photo)
-            console.print(f"skipped: {photo}", soft_wrap=True, markup=False)
-    if batch.bad and is_folder(config.photos) and len(bad_photos) > MOST_BAD * len(list_photos(Path(config.photos))):
-        raise TrainingError(
-            f"{len(bad_photos)} photos in {config.photos} are damaged, more than {MOST_BAD:.0%} of them; "
-            "mend or remove them, or give another folder"
-        )
-
-
 def load_preview_frames(config: TrainConfig) -> list[np.ndarray]:
     """The photos of the preview sheet, (H, W, 3) uint8, short side `PREVIEW_PX`."""
     if config.preview:
-        frames = [read_picture(path).frame for path in config.preview]
+        frames = [read_picture(path, config.max_pixels or MAX_PIXELS).frame for path in config.preview]
     elif is_folder(config.photos):
         folder = PhotoFolder(config.photos, 4, PREVIEW_PX, config.seed)
         return list(folder[0].content_image.numpy())
@@ -386,16 +394,61 @@ def make_card(config: TrainConfig, step: int, newest: dict[str, float], seconds:
         "step": step,
         "photos_seen": step * config.batch_size,
         "seconds": round(seconds, 1),
-        "device": f"{pick_device(config.device)}, torch {torch.__version__}, {torch.get_num_threads()} threads",
+        "device": f"{device_name(pick_device(config.device))}, torch {torch.__version__}",
         "losses": {name: round(value, 5) for name, value in newest.items()},
         "bad_photos": bad_photos,
         # File names without folders: a card travels, the trainer's paths are nobody's business.
         "options": {
-            name: Path(value).name if name in ("painting", "photos", "init", "vgg19") and value else value
+            name: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
             for name, value in dataclasses.asdict(config).items()
             if name != "preview"
         },
     }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):  # Linux knows the model's name only here
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+
+
+class BadPhotos:
+    """The photos that could not be used, each listed once in skipped.txt.
+
+    Attributes:
+        names: "file: why", in the order they were met, those before a resume included.
+    """
+
+    def __init__(self, config: TrainConfig, run_folder: Path, resumed: bool) -> None:
+        self.folder, self.path = config.photos, run_folder / "skipped.txt"
+        photos = len(list_photos(Path(config.photos))) if is_folder(config.photos) else math.inf
+        self.most = MOST_BAD * photos
+        self.names: dict[str, None] = {}
+        if resumed and self.path.exists():
+            self.names = dict.fromkeys(self.path.read_text().splitlines())
+
+    def note(self, batch: Batch, console: Console) -> None:
+        """Count and name each new one.
+
+        Raises:
+            TrainingError: they are more than `MOST_BAD` of the folder.
+        """
+        new = [photo.replace("\n", " ") for photo in batch.bad]
+        for photo in new:
+            if photo not in self.names:
+                self.names[photo] = None
+                console.print(f"skipped: {photo}", soft_wrap=True, markup=False)
+                with self.path.open("a") as file:
+                    file.write(photo + "\n")
+        if len(self.names) > self.most:
+            raise TrainingError(
+                f"{len(self.names)} photos in {self.folder} are damaged, more than {MOST_BAD:.0%} of them "
+                f"({self.path} lists them); mend or remove them, or give another folder"
+            )
 
 
 class MetricsLog:

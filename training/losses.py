@@ -16,7 +16,6 @@ from torch import Tensor
 
 CONTENT_LAYERS = ("relu4_2",)
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-NORMALIZATIONS = ("unitless", "gatys", "johnson")
 _TINY = 1e-12  # keeps a flat picture's loss finite
 
 
@@ -47,7 +46,7 @@ def content_loss(
     Args:
         features: layer -> (N, C, H, W) of the stylized image; further layers are ignored.
         content_features: layer -> (N, C, H, W) of the content image; its keys are the layers compared.
-        normalization: one of `NORMALIZATIONS`.
+        normalization: unitless, gatys or johnson.
     Returns:
         scalar float32, the mean over the batch.
     """
@@ -70,7 +69,7 @@ def style_loss(features: Mapping[str, Tensor], style_grams: Mapping[str, Tensor]
     Args:
         features: layer -> (N, C, H, W) of the stylized image; further layers are ignored.
         style_grams: layer -> (1, C, C) `gram_matrix` of the style image; its keys are the layers compared.
-        normalization: one of `NORMALIZATIONS`.
+        normalization: unitless, gatys or johnson.
     Returns:
         scalar float32, the mean over the batch.
     """

@@ -1,6 +1,5 @@
 """Content images for training: a folder of photos, or a streamed Hugging Face dataset."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from inference.pictures import FORMATS, decode_picture, read_picture
+from inference.pictures import FORMATS, MAX_PIXELS, decode_picture, list_pictures, read_picture
 from models.errors import PictureError, TrainingError
 
 MOST_BAD = 0.2  # more damaged photos than this share of a folder stops a training: it is the wrong folder
@@ -43,12 +42,10 @@ class PhotoFolder(Dataset[Batch]):
         TrainingError: no folder, or no picture in it.
     """
 
-    def __init__(self, folder: str | Path, batch_size: int, size_px: int, seed: int) -> None:
+    def __init__(self, folder: str | Path, batch_size: int, size_px: int, seed: int, max_pixels: int = MAX_PIXELS) -> None:
         self.folder, self.batch_size, self.size_px, self.seed = Path(folder), batch_size, size_px, seed
+        self.max_pixels = max_pixels
         self.paths = list_photos(self.folder)
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def __getitem__(self, step: int) -> Batch:
         crops: list[np.ndarray] = []
@@ -65,29 +62,24 @@ class PhotoFolder(Dataset[Batch]):
         for k in range(len(self.paths)):  # a damaged photo is replaced by the one after it
             path = self.paths[order[(i + k) % len(order)]]
             try:
-                return read_picture(path, draft_px=int(1.5 * self.size_px)).frame
+                return read_picture(path, self.max_pixels, draft_px=int(1.5 * self.size_px)).frame
             except PictureError as error:
                 bad.append(str(error))
         raise TrainingError(f"{self.folder} holds no healthy photo ({bad[0]}, for one); give a folder of photos")
 
 
 def list_photos(folder: Path) -> list[Path]:
-    """All files with a picture's suffix below a folder, in an order that does not depend on the file system.
+    """The pictures below a folder.
 
     Raises:
         TrainingError: no folder, or no picture in it.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder; a folder of photos is wanted")
-    paths = [
-        Path(root, name)
-        for root, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in FORMATS and not name.startswith(".")
-    ]
+    paths = list_pictures(folder)
     if not paths:
         raise TrainingError(f"{folder} holds no pictures ({', '.join(FORMATS)}); a folder of photos is wanted")
-    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+    return paths
 
 
 def random_crop(frame: np.ndarray, size_px: int, rng: np.random.Generator) -> np.ndarray:
@@ -123,12 +115,13 @@ class HubPhotos(IterableDataset[Batch]):
         crops: list[np.ndarray] = []
         bad: list[str] = []
         place = self.start_step * self.batch_size
-        epoch = 0
+        row_number, epoch = 0, 0
         while True:
             good = 0
             for row in self._shuffled(epoch):
+                row_number += 1
                 try:
-                    frame = decode_hub_image(row[self.column], f"{self.name}, photo {place}")
+                    frame = decode_hub_image(row[self.column], f"{self.name}, row {row_number} of this run")
                 except PictureError as error:
                     bad.append(str(error))
                     continue
@@ -180,7 +173,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def decode_hub_image(cell: dict[str, Any], name: str) -> np.ndarray:
-    if cell.get("bytes"):
+def decode_hub_image(cell: dict[str, Any] | None, name: str) -> np.ndarray:
+    if cell and cell.get("bytes"):
         return decode_picture(cell["bytes"], name).frame
-    return read_picture(cell["path"]).frame
+    if cell and cell.get("path"):
+        return read_picture(cell["path"]).frame
+    raise PictureError(f"{name} holds no picture")

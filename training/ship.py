@@ -5,16 +5,18 @@ python -m training.ship runs/great_wave-realtime --photos HELDOUT_FOLDER --name 
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
-from allaprima import __version__
+from inference.pictures import write_atomically
 from inference.styles import FOLDER
 from models.vgg import load_vgg19
-from training.checkpoint import load_net, save_weights
+from training.checkpoint import find_weights, load_net, save_weights
 from training.config import TrainConfig
 from training.evaluate import heldout_losses
-from training.export import export, find_weights
+from training.export import export
 from training.loop import read_painting
+from training.photos import list_photos
 
 SIZES_PX = (256, 512)
 
@@ -25,21 +27,22 @@ def ship(run_folder: Path, photos: Path, name: str, folder: Path = FOLDER) -> Pa
     Returns:
         the .onnx file.
     """
-    options = run_folder / "options.json"
-    config = TrainConfig.from_json(options.read_text(), options)
+    config = TrainConfig.read(run_folder / "options.json")
     net, card = load_net(find_weights(run_folder))
     vgg = load_vgg19(config.vgg19)
     style_frame = read_painting(config)
     card["heldout"] = {str(size): heldout_losses(net, vgg, style_frame, photos, size) for size in SIZES_PX}
-    card["heldout_photos"] = f"{photos.name}, unitless losses"
+    card["heldout_photos"] = len(list_photos(photos))
     style_folder = folder / name
     style_folder.mkdir(parents=True, exist_ok=True)
-    weights = style_folder / f"{config.tier}.safetensors"
-    save_weights(weights, net.state_dict(), card)
-    output = weights.with_suffix(".onnx")
-    difference = export(weights, output, __version__)
+    with tempfile.TemporaryDirectory() as trial:  # nothing shipped is touched before the export has proved itself
+        weights = Path(trial, f"{config.tier}.safetensors")
+        save_weights(weights, net.state_dict(), card)
+        difference = export(weights, weights.with_suffix(".onnx"))
+        for path in Path(trial).iterdir():
+            write_atomically(style_folder / path.name, path.read_bytes())
     print(json.dumps(card["heldout"]), f"torch and ONNX Runtime differ by {difference:.1e}")
-    return output
+    return style_folder / f"{config.tier}.onnx"
 
 
 if __name__ == "__main__":

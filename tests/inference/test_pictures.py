@@ -44,9 +44,12 @@ def test_every_mode_becomes_rgb(tmp_path, landscape, mode):
     path = tmp_path / ("x.tif" if mode in ("CMYK", "YCbCr") else "x.png")
     image.convert(mode).save(path)
     picture = read_picture(path)
-    assert picture.frame.shape == landscape.shape
     assert picture.frame.dtype == np.uint8
     assert picture.alpha is None  # all of it opaque
+    difference = np.abs(picture.frame.astype(int) - image.convert(mode).convert("RGB")).mean()
+    assert difference < 2
+    grey = mode in ("1", "L", "LA")
+    assert (np.ptp(picture.frame, axis=2).max() == 0) == grey
 
 
 def test_alpha_survives_png_webp_and_tiff(tmp_path, landscape):
@@ -156,3 +159,34 @@ def test_contact_sheet_holds_every_frame(landscape):
     sheet = contact_sheet([[red, blue], [landscape]], [["a", "b"], ["c"]], cell_px=100)
     assert ((sheet == (255, 0, 0)).all(axis=2)).sum() == 100 * 100
     assert ((sheet == (0, 0, 255)).all(axis=2)).sum() == 100 * 22
+
+
+def test_16_bit_grey_with_a_transparent_color_keeps_its_tones(tmp_path):
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, axis=0)
+    Image.fromarray(ramp).save(tmp_path / "x.png", transparency=0)
+    np.testing.assert_array_equal(read_picture(tmp_path / "x.png").frame[0, :, 0], np.arange(256))
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+def test_float_tiffs_are_scaled_by_their_range(tmp_path, white):
+    ramp = np.linspace(0, white, 256).astype(np.float32)[None].repeat(4, axis=0)
+    Image.fromarray(ramp).save(tmp_path / "x.tif")
+    assert np.abs(read_picture(tmp_path / "x.tif").frame[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+
+
+def test_a_grey_profile_is_applied_and_not_written_into_an_rgb_file(tmp_path, landscape):
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    grey = Image.fromarray(landscape).convert("LA")
+    grey.putalpha(Image.fromarray(landscape[:, :, 0]))
+    grey.save(tmp_path / "x.png", icc_profile=lab)
+    picture = read_picture(tmp_path / "x.png")
+    assert picture.icc_profile is None
+    assert picture.alpha is not None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_damaged_profile_does_not_stop_a_healthy_picture(tmp_path, landscape, mode):
+    Image.fromarray(landscape).convert(mode).save(tmp_path / "x.jpg", icc_profile=b"garbage" * 30)
+    picture = read_picture(tmp_path / "x.jpg")
+    assert picture.frame.shape == landscape.shape
+    assert picture.icc_profile is None

@@ -31,7 +31,7 @@ def test_the_graph_has_our_names_free_sizes_and_no_shape_nodes(tier):
 
 
 def test_the_file_tells_nothing_of_the_machine_it_was_made_on(weights, tmp_path):
-    export(weights, tmp_path / "x.onnx", "1.0")
+    export(weights, tmp_path / "x.onnx")
     data = (tmp_path / "x.onnx").read_bytes()
     for trace in (b".py", b"/home", b"/root", b"/work", b"site-packages", str(tmp_path).encode()):
         assert trace not in data
@@ -44,7 +44,7 @@ def test_torch_and_onnx_runtime_agree_at_odd_sizes(tier, tmp_path):
     for p in net.parameters():
         torch.nn.init.normal_(p, 0.0, 0.1)
     save_weights(tmp_path / "w.safetensors", net.state_dict(), {"tier": tier})
-    assert export(tmp_path / "w.safetensors", tmp_path / "x.onnx", "1.0") < 1e-3
+    assert export(tmp_path / "w.safetensors", tmp_path / "x.onnx") < 1e-3
     image = np.random.default_rng(0).random((2, 3, 37, 51), dtype=np.float32)
     assert StyleSession(tmp_path / "x.onnx").stylize_image(image).shape == image.shape
 
@@ -60,12 +60,12 @@ def test_a_file_that_differs_is_not_kept(weights, tmp_path, monkeypatch):
 
     monkeypatch.setattr(export_module, "to_onnx", half_as_bright)
     with pytest.raises(StyleError, match=r"differs from torch by 0\.\d+ .*is not written"):
-        export(weights, tmp_path / "x.onnx", "1.0")
+        export(weights, tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()
 
 
 def test_metadata_is_readable_without_us(weights, tmp_path):
-    export(weights, tmp_path / "x.onnx", "1.0")
+    export(weights, tmp_path / "x.onnx")
     metadata = {prop.key: prop.value for prop in onnx.load(tmp_path / "x.onnx").metadata_props}
     assert metadata["allaprima.title"] == "T"
     assert metadata["allaprima.range"] == "0..1"
@@ -84,7 +84,7 @@ def test_export_command_keeps_an_existing_file(run, weights):
 
 def test_what_cannot_be_exported_is_named(run, tmp_path):
     with pytest.raises(TrainingError, match="holds no checkpoint"):
-        export(tmp_path, tmp_path / "x.onnx", "1.0")
+        export(tmp_path, tmp_path / "x.onnx")
     code, _, err = run("export", tmp_path / "nothing.safetensors")
     assert code == 1
     assert "no weights at" in err

@@ -15,10 +15,11 @@ from PIL import Image
 from rich.console import Console
 
 from models.errors import StyleError, TrainingError
+from models.image_transform_net import TIERS
 from models.vgg import load_vgg19
-from training import loop
+from training import loop, losses
 from training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
-from training.config import TrainConfig
+from training.config import CHOICES, TrainConfig
 from training.loop import Interrupted, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +109,7 @@ def test_three_losses_in_a_row_that_are_not_finite_stop_the_training(config, tmp
     with pytest.raises(TrainingError, match=r"not finite 3 times .*--lr"):
         train(dataclasses.replace(config, steps=9), tmp_path, console)
     state, _ = load_state(latest_checkpoint(tmp_path))
-    assert state.step == 2
+    assert state.step == 4  # due after two bad steps, and holding the weights of the last good one
     assert all(tensor.isfinite().all() for tensor in state.tensors.values())
 
 
@@ -160,6 +161,7 @@ def test_a_fifth_of_the_photos_may_be_damaged_but_not_more(config, tmp_path, con
     else:
         train(changed, tmp_path, console)
         assert json.loads((tmp_path / "weights.json").read_text())["bad_photos"] == bad
+        assert len((tmp_path / "skipped.txt").read_text().splitlines()) == bad
 
 
 def test_only_the_newest_checkpoints_are_kept(config, tmp_path, console):
@@ -197,6 +199,8 @@ def test_foreign_weights_files_are_refused_in_one_line(tmp_path):
         ({"size_px": 100}, "--size is 100; a multiple of 16"),
         ({"steps": 0}, "--steps is 0; at least 1"),
         ({"style_weight": float("nan")}, "--style-weight is nan"),
+        ({"seed": -1}, "--seed is -1; at least 0"),
+        ({"steps": 3.5}, "--steps is 3.5; a whole number"),
         ({"tier": "tiny"}, '--tier is "tiny"; one of quality, realtime'),
     ],
 )
@@ -206,9 +210,106 @@ def test_options_that_cannot_be_are_named(config, change, message):
 
 
 def test_options_survive_their_file(config, tmp_path):
-    assert TrainConfig.from_json(config.to_json(), tmp_path) == config
-    with pytest.raises(TrainingError, match="not an options file"):
-        TrainConfig.from_json('{"brush": 3}', tmp_path)
+    path = tmp_path / "options.json"
+    path.write_text(config.to_json())
+    assert TrainConfig.read(path) == config
+    for junk in (b'{"brush": 3}', b"\xff\xfe", b"[]"):
+        path.write_bytes(junk)
+        with pytest.raises(TrainingError, match="not an options file"):
+            TrainConfig.read(path)
+
+
+def test_choices_of_the_command_line_are_those_of_the_code():
+    assert set(CHOICES["tier"]) == set(TIERS)
+    image, features = torch.rand(1, 3, 8, 8), {"a": torch.rand(1, 2, 4, 4)}
+    grams = {"a": losses.gram_matrix(torch.rand(1, 2, 4, 4))}
+    values = [
+        losses.perceptual_losses(image, features, {"a": torch.rand(1, 2, 4, 4)}, grams, 1, 1, 1, name)["total"].item()
+        for name in CHOICES["normalization"]
+    ]
+    assert len(set(values)) == len(values)
+
+
+def test_the_result_is_the_average_of_the_weights_not_the_last_ones(config, tmp_path, console):
+    weights = safetensors.torch.load_file(train(config, tmp_path, console))
+    state, _ = load_state(latest_checkpoint(tmp_path))
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, state.tensors[f"ema.{name}"])
+    assert any(not torch.equal(tensor, state.tensors[f"net.{name}"]) for name, tensor in weights.items())
+    first, _ = load_state(checkpoint_path(tmp_path, 2))
+    assert any(not torch.equal(tensor, first.tensors[f"ema.{name}"]) for name, tensor in weights.items())
+
+
+def test_the_learning_rate_rises_and_falls(config):
+    net = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(net.parameters())
+    rates = []
+    for step in range(200):
+        loop.set_learning_rate_(optimizer, dataclasses.replace(config, steps=200, lr=1.0), step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates.index(max(rates)) <= 10
+    assert rates[105] == pytest.approx(0.5, abs=0.02)
+    assert rates[-1] == pytest.approx(0.01, abs=0.001)
+
+
+def test_bf16_trains_to_nearly_the_same_losses(config, tmp_path, console):
+    parts = []
+    for precision in ("fp32", "bf16"):
+        run_folder = tmp_path / precision
+        run_folder.mkdir()
+        train(dataclasses.replace(config, precision=precision, steps=2), run_folder, console)
+        card = json.loads((run_folder / "weights.json").read_text())
+        assert card["options"]["precision"] == precision
+        parts.append(card["losses"])
+    for name in ("content", "style"):
+        assert parts[1][name] == pytest.approx(parts[0][name], rel=0.1)
+
+
+def test_auto_precision_is_decided_once_and_kept(config, tmp_path, console, monkeypatch):
+    picked = []
+    pick = loop.pick_precision
+    monkeypatch.setattr(loop, "pick_precision", lambda c, *rest: (picked.append(c.precision), pick(c, *rest))[1])
+    auto = dataclasses.replace(config, precision="auto")
+    train(auto, tmp_path, console)
+    train(auto, tmp_path, console, resume=True)
+    assert picked[0] == "auto"
+    assert picked[1] in ("fp32", "bf16")
+
+
+def test_resuming_a_finished_training_changes_nothing(config, tmp_path, console):
+    expected = safetensors.torch.load_file(train(config, tmp_path, console))
+    weights = safetensors.torch.load_file(train(config, tmp_path, console, resume=True))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_weights_or_checkpoints(config, tmp_path, console, monkeypatch):
+    good = loop.step_losses
+    calls = []
+
+    def bad_gradient_from_third(*arguments):
+        calls.append(0)
+        parts = good(*arguments)
+        if len(calls) >= 3:
+            parts["total"].register_hook(lambda gradient: gradient * torch.nan)
+        return parts
+
+    monkeypatch.setattr(loop, "step_losses", bad_gradient_from_third)
+    with pytest.raises(TrainingError, match="not finite 3 times"):
+        train(dataclasses.replace(config, steps=9, checkpoint_every=1), tmp_path, console)
+    for path in tmp_path.glob("step_*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_state(path)[0].tensors.values()), path
+
+
+def test_a_resumed_training_does_not_need_the_init_file(config, tmp_path, console):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir(), second.mkdir()
+    init = train(config, first, console)
+    changed = dataclasses.replace(config, init=str(init))
+    train(changed, second, console)
+    init.unlink()
+    train(changed, second, console, resume=True)
 
 
 def test_device_that_is_not_there_is_named():
@@ -225,6 +326,7 @@ def command(*arguments: object, cwd: Path) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -236,7 +338,7 @@ def test_train_interrupt_resume_export_and_stylize_by_command_line(painting, pho
     while not list((tmp_path / "run").glob("step_*.json")) and time.monotonic() < deadline:
         assert training.poll() is None, training.communicate()[0]
         time.sleep(0.01)
-    training.send_signal(signal.SIGINT)
+    os.killpg(training.pid, signal.SIGINT)  # as a terminal does: the data-loading processes get it, too
     out, _ = training.communicate(timeout=120)
     assert training.returncode == 130, out
     assert "allaprima train --resume run" in out

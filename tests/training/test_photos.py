@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.errors import TrainingError
+from models.errors import PictureError, TrainingError
 from training.photos import HubPhotos, PhotoFolder, list_photos, random_crop
 
 
@@ -20,7 +20,7 @@ def test_an_epoch_shows_every_photo_once(photo_folder, monkeypatch):
 
     seen = []
     read = training.photos.read_picture
-    monkeypatch.setattr(training.photos, "read_picture", lambda path, **k: (seen.append(path), read(path, **k))[1])
+    monkeypatch.setattr(training.photos, "read_picture", lambda path, *a, **k: (seen.append(path), read(path, *a, **k))[1])
     photos = PhotoFolder(photo_folder, 2, 64, seed=0)
     for step in range(3):
         photos[step]
@@ -125,3 +125,25 @@ def test_phone_photos_are_cropped_upright(tmp_path):
     Image.fromarray(frame).save(tmp_path / "phone.jpg", exif=exif, quality=95)
     crop = PhotoFolder(tmp_path, 1, 64, seed=0)[0].content_image[0].float().mean(dim=2)
     assert crop.std(dim=0).mean() > crop.std(dim=1).mean()
+
+
+def test_epochs_differ_in_order_and_photos_are_flipped_both_ways(tmp_path):
+    for i in range(12):
+        frame = np.full((64, 64, 3), 20 * i, np.uint8)
+        frame[:, :8] = 255  # a white left edge
+        Image.fromarray(frame).save(tmp_path / f"{i:02}.png")
+    photos = PhotoFolder(tmp_path, 12, 64, seed=0)
+    first, second = (photos[epoch].content_image[:, 32, 32, 0].tolist() for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == [20 * i for i in range(12)]
+    assert first != second
+    assert first != sorted(first)
+    left_is_white = (photos[0].content_image[:, 32, 0, 0] == 255).tolist()
+    assert set(left_is_white) == {True, False}
+
+
+@pytest.mark.parametrize("cell", [None, {"bytes": None, "path": None}])
+def test_an_empty_cell_of_a_dataset_is_a_bad_photo(cell):
+    from training.photos import decode_hub_image
+
+    with pytest.raises(PictureError, match="row 3 holds no picture"):
+        decode_hub_image(cell, "row 3")
