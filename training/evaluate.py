@@ -9,8 +9,8 @@ from inference.pictures import read_picture, resize_short_side
 from models.image_transform_net import ImageTransformNet
 from models.vgg import VGG19Features
 from training import losses
-from training.loop import make_target, to_image
-from training.photos import list_photos
+from training.loop import make_target
+from training.photos import list_photos, to_image
 
 
 @torch.no_grad()

@@ -2,15 +2,12 @@
 
 import copy
 import dataclasses
-import json
 import math
-import os
-import platform
 import shlex
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,15 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from inference.pictures import (
-    MAX_PIXELS,
-    Picture,
-    contact_sheet,
-    read_picture,
-    resize_short_side,
-    write_atomically,
-    write_picture,
-)
+from inference.pictures import MAX_PIXELS, read_picture, resize_short_side
 from models.errors import TrainingError
 from models.image_transform_net import TIERS, ImageTransformNet
 from models.vgg import VGG19Features, load_vgg19
@@ -48,9 +37,10 @@ from training.checkpoint import (
     unpack_state_,
 )
 from training.config import TrainConfig
-from training.photos import MOST_BAD, Batch, HubPhotos, PhotoFolder, list_photos
+from training.device import pick_device, pick_precision
+from training.photos import Batch, HubPhotos, PhotoFolder, is_folder, to_image
+from training.record import LOG_EVERY, BadPhotos, MetricsLog, make_card, write_preview
 
-LOG_EVERY = 25  # steps between two lines of metrics.jsonl
 EMA_DECAY = 0.999  # of the averaged weights that are exported
 MOST_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that stop a training
 PREVIEW_PX = 256  # short side of the photos in the preview sheet
@@ -193,21 +183,6 @@ def read_painting(config: TrainConfig) -> np.ndarray:
     return resize_short_side(frame, config.style_size_px)
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of a name out of auto, cpu, cuda and mps.
-
-    Raises:
-        TrainingError: it is not there.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, there in available.items() if there)
-    if not available[name]:
-        there = ", ".join(device for device, yes in available.items() if yes)
-        raise TrainingError(f"--device {name} is not available to torch {torch.__version__} here; there is {there}")
-    return torch.device(name)
-
-
 def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> Target:
     """VGG-19 in the precision to train with, and the painting's Gram matrices, from the float32 one."""
     style_image = to_image(torch.tensor(style_frame)[None], vgg.mean.device)
@@ -215,27 +190,6 @@ def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> 
         style_features = vgg(style_image, losses.STYLE_LAYERS)
     style_grams = {layer: losses.gram_matrix(features) for layer, features in style_features.items()}
     return Target(copy.deepcopy(vgg).to(torch.bfloat16) if precision == "bf16" else vgg, style_grams)
-
-
-def pick_precision(config: TrainConfig, vgg: VGG19Features, device: torch.device) -> str:
-    """ "fp32" or "bf16"; auto measures which is faster here, as bf16 without hardware for it is many times slower."""
-    if config.precision != "auto":
-        return config.precision
-    image = torch.rand(1, 3, 128, 128, device=device).contiguous(memory_format=torch.channels_last)
-    seconds = {}
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        try:
-            trial = copy.deepcopy(vgg).to(dtype)
-            times = []
-            for _ in range(4):
-                began = time.perf_counter()
-                with torch.no_grad():
-                    trial(image, ["relu4_2"])["relu4_2"].float().mean().item()  # .item() waits for a GPU
-                times.append(time.perf_counter() - began)
-            seconds[precision] = min(times[1:])
-        except RuntimeError:  # a device without bf16
-            seconds[precision] = math.inf
-    return min(seconds, key=lambda precision: seconds[precision])
 
 
 def load_init(config: TrainConfig) -> ImageTransformNet:
@@ -272,20 +226,10 @@ def make_loader(config: TrainConfig, start: int) -> Iterator[Batch]:
     return iter(loader)
 
 
-def is_folder(photos: str) -> bool:
-    """Whether --photos means a folder here rather than a Hugging Face dataset ("name" or "owner/name")."""
-    return Path(photos).exists() or photos.count("/") > 1 or photos.startswith((".", "/", "~"))
-
-
 def _leave_signals_to_the_loop(_worker: int) -> None:
     # Ctrl-C, SLURM and systemd signal the whole process group; the loop still needs its photos to finish the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def to_image(frames: Tensor, device: torch.device) -> Tensor:
-    """(N, H, W, 3) uint8 frames as (N, 3, H, W) float32 images in [0, 1], channels-last in memory."""
-    return frames.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255.0
 
 
 def step_losses(net: ImageTransformNet, target: Target, content_image: Tensor, config: TrainConfig) -> dict[str, Tensor]:
@@ -350,149 +294,6 @@ def load_preview_frames(config: TrainConfig) -> list[np.ndarray]:
 
         frames = [paint_landscape(384, 512, seed) for seed in range(4)]
     return [resize_short_side(frame, PREVIEW_PX) for frame in frames]
-
-
-def write_preview(
-    run_folder: Path,
-    step: int,
-    net: torch.nn.Module,
-    frames: list[np.ndarray],
-    style_frame: np.ndarray,
-    newest: dict[str, float],
-    log: "MetricsLog",
-) -> None:
-    """The fixed photos above what the averaged network makes of them now, as preview_000500.png."""
-    painted = [stylize_frame(net, frame) for frame in frames]
-    text = " ".join(f"{name} {newest[name]:.3f}" for name in ("content", "style") if name in newest)
-    sheet = contact_sheet(
-        [[style_frame, *frames], [style_frame, *painted]],
-        [["painting", *("photo" for _ in frames)], [f"step {step}", *(text for _ in frames)]],
-    )
-    write_picture(run_folder / f"preview_{step:06d}.png", Picture(sheet))
-    log.add_image(step, sheet)
-
-
-@torch.no_grad()
-def stylize_frame(net: torch.nn.Module, frame: np.ndarray) -> np.ndarray:
-    """A (H, W, 3) uint8 frame through a torch network, float32, cropped to the network's stride."""
-    stride = int(net.stride_px)  # type: ignore[arg-type]
-    height, width = (side - side % stride for side in frame.shape[:2])
-    device = next(net.parameters()).device
-    stylized_image = net(to_image(torch.tensor(frame[:height, :width])[None], device))
-    pixels = (stylized_image[0].permute(1, 2, 0) * 255.0).round().clamp(0, 255)
-    return np.asarray(pixels.to(torch.uint8).cpu())
-
-
-def make_card(config: TrainConfig, step: int, newest: dict[str, float], seconds: float, bad_photos: int) -> dict[str, Any]:
-    """What a network is and where it came from; goes beside the weights and into the .onnx."""
-    return {
-        "title": config.style_title,
-        "painter": config.painter,
-        "year": config.year,
-        "license": config.license,
-        "tier": config.tier,
-        "step": step,
-        "photos_seen": step * config.batch_size,
-        "seconds": round(seconds, 1),
-        "device": f"{device_name(pick_device(config.device))}, torch {torch.__version__}",
-        "losses": {name: round(value, 5) for name, value in newest.items()},
-        "bad_photos": bad_photos,
-        # File names without folders: a card travels, the trainer's paths are nobody's business.
-        "options": {
-            name: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-            for name, value in dataclasses.asdict(config).items()
-            if name != "preview"
-        },
-    }
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):  # Linux knows the model's name only here
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
-
-
-class BadPhotos:
-    """The photos that could not be used, each listed once in skipped.txt.
-
-    Attributes:
-        names: "file: why", in the order they were met, those before a resume included.
-    """
-
-    def __init__(self, config: TrainConfig, run_folder: Path, resumed: bool) -> None:
-        self.folder, self.path = config.photos, run_folder / "skipped.txt"
-        photos = len(list_photos(Path(config.photos))) if is_folder(config.photos) else math.inf
-        self.most = MOST_BAD * photos
-        self.names: dict[str, None] = {}
-        if resumed and self.path.exists():
-            self.names = dict.fromkeys(self.path.read_text().splitlines())
-
-    def note(self, batch: Batch, console: Console) -> None:
-        """Count and name each new one.
-
-        Raises:
-            TrainingError: they are more than `MOST_BAD` of the folder.
-        """
-        new = [photo.replace("\n", " ") for photo in batch.bad]
-        for photo in new:
-            if photo not in self.names:
-                self.names[photo] = None
-                console.print(f"skipped: {photo}", soft_wrap=True, markup=False)
-                with self.path.open("a") as file:
-                    file.write(photo + "\n")
-        if len(self.names) > self.most:
-            raise TrainingError(
-                f"{len(self.names)} photos in {self.folder} are damaged, more than {MOST_BAD:.0%} of them "
-                f"({self.path} lists them); mend or remove them, or give another folder"
-            )
-
-
-class MetricsLog:
-    """metrics.jsonl, and TensorBoard's files where tensorboard is installed."""
-
-    def __init__(self, run_folder: Path, start: int, batch_size: int) -> None:
-        self.path, self.batch_size = run_folder / "metrics.jsonl", batch_size
-        self.photos_per_s = 0.0
-        self._began, self._photos = time.monotonic(), 0
-        if self.path.exists():  # a resumed run repeats the steps after its checkpoint
-            lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= start]
-            write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
-        self._board: Any = None
-        with suppress(ImportError):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(run_folder / "tensorboard"), purge_step=start or None)
-
-    def add(self, step: int, parts: dict[str, float]) -> None:
-        self._photos += self.batch_size
-        seconds = time.monotonic() - self._began
-        self.photos_per_s = self._photos / seconds
-        if step % LOG_EVERY and step != 1:
-            return
-        row = {"step": step, **{k: round(v, 6) for k, v in parts.items()}, "photos_per_s": round(self.photos_per_s, 3)}
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        if self._board:
-            for name, value in row.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, step)
-        self._began, self._photos = time.monotonic(), 0
-
-    def add_image(self, step: int, frame: np.ndarray) -> None:
-        if self._board:
-            self._board.add_image("preview", frame, step, dataformats="HWC")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # the line a kill cut short
-        return math.inf
 
 
 @contextmanager

@@ -68,6 +68,11 @@ class PhotoFolder(Dataset[Batch]):
         raise TrainingError(f"{self.folder} holds no healthy photo ({bad[0]}, for one); give a folder of photos")
 
 
+def is_folder(photos: str) -> bool:
+    """Whether --photos means a folder here rather than a Hugging Face dataset ("name" or "owner/name")."""
+    return Path(photos).exists() or photos.count("/") > 1 or photos.startswith((".", "/", "~"))
+
+
 def list_photos(folder: Path) -> list[Path]:
     """The pictures below a folder.
 
@@ -179,3 +184,8 @@ def decode_hub_image(cell: dict[str, Any] | None, name: str) -> np.ndarray:
     if cell and cell.get("path"):
         return read_picture(cell["path"]).frame
     raise PictureError(f"{name} holds no picture")
+
+
+def to_image(frames: Tensor, device: torch.device) -> Tensor:
+    """(N, H, W, 3) uint8 frames as (N, 3, H, W) float32 images in [0, 1], channels-last in memory."""
+    return frames.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255.0
