@@ -211,7 +211,8 @@ def build_parser() -> argparse.ArgumentParser:
         "styles",
         styles,
         "list the shipped styles",
-        "Title, painter, licence, size and training of each.",
+        "Title, painter, year and license of the painting, size of the file, how the network was trained, and its losses\n"
+        "on held-out photos. Each name works as --style; a bare name means the best tier.",
         "allaprima styles",
     )
     _add(
@@ -219,7 +220,7 @@ def build_parser() -> argparse.ArgumentParser:
         "doctor",
         doctor,
         "say what this machine can run",
-        "Tries everything rather than trusting what is installed.",
+        "Opens providers and encoders rather than trusting what is installed, and looks for the display and for VGG-19.",
         "allaprima doctor",
     )
     return parser
