@@ -172,6 +172,8 @@ def styles(options: argparse.Namespace) -> int:
         if "photos_seen" in card:
             minutes = card["seconds"] / 60
             print(f"{'':24} trained on {card['photos_seen']:,} photos in {minutes:.0f} minutes, {card['device']}")
+        if "started_from" in card:
+            print(f"{'':24} started from {card['started_from']}")
         for size, parts in card.get("heldout", {}).items():
             print(f"{'':24} held-out photos at {size} px: content {parts['content']:.3f}, style {parts['style']:.3f}")
     return 0
