@@ -12,7 +12,7 @@ from models import __version__
 from models.errors import AllaPrimaError, StyleError, TrainingError
 from training.config import CHOICES, TrainConfig, flag
 
-COLOR_MODES = ("none", "luminance", "histogram", "linear")  # inference.color.MODES; importing it takes OpenCV's 0.1 s
+COLOR_MODES = ("none", "luminance", "histogram", "linear")  # inference.color.MODES; importing it would import OpenCV
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,14 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def demo(options: argparse.Namespace) -> int:
     from inference.demo import demo_sheet, paint_landscape
-    from inference.pictures import MAX_PIXELS, Picture, read_picture, resize_short_side, write_picture
+    from inference.pictures import Picture, read_picture, resize_short_side, write_picture
     from inference.styles import shipped_styles
 
     styles = shipped_styles()
     if not styles:
         raise StyleError("no shipped styles in checkpoints/; train one with: allaprima train PAINTING --photos FOLDER")
     output = Path(options.output or "allaprima_demo.png")
-    frames = [read_picture(photo, options.max_pixels or MAX_PIXELS).frame for photo in options.photos]
+    frames = [read_picture(photo, options.max_pixels).frame for photo in options.photos]
     frames = [resize_short_side(frame, 480) if min(frame.shape[:2]) > 480 else frame for frame in frames]
     sheet, times_ms = demo_sheet(frames or [paint_landscape(480, 640, seed=2)], styles)
     # The default name is the demo's own; a name that the user chose may be somebody's picture.
@@ -56,7 +56,6 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def stylize(options: argparse.Namespace) -> int:
-    from inference.pictures import MAX_PIXELS
     from inference.session import StyleSession
     from inference.styles import find_style
     from inference.stylize import StylizeOptions, plan_jobs, run_jobs
@@ -65,10 +64,10 @@ def stylize(options: argparse.Namespace) -> int:
     name = path.stem if options.style.lower().endswith(".onnx") else options.style.replace("/", "_").replace(" ", "_")
     jobs = plan_jobs(options.photos, options.output, name)
     how = StylizeOptions(options.keep_color, options.match_luminance, options.strength, options.max_side)
-    results = run_jobs(jobs, StyleSession(path, options.device), how, options.overwrite, options.max_pixels or MAX_PIXELS)
+    results = run_jobs(jobs, StyleSession(path, options.device), how, options.overwrite, options.max_pixels)
     if len(jobs) > 1 and sys.stderr.isatty():
         from rich.console import Console
-        from rich.progress import track  # 0.1 s that a single photo need not wait
+        from rich.progress import track  # a single photo need not wait for it
 
         results = iter(track(results, "painting", total=len(jobs), console=Console(stderr=True)))
     failed = 0
@@ -356,7 +355,7 @@ def _add_export(commands: Commands) -> None:
 
 def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
     text = "refuse larger pictures, which may be decompression bombs (default: 179 million)"
-    parser.add_argument("--max-pixels", type=_whole(1), metavar="N", help=text)
+    parser.add_argument("--max-pixels", type=_whole(1), default=0, metavar="N", help=text)
 
 
 def _number(least: float, most: float) -> Callable[[str], float]:

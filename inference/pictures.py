@@ -47,12 +47,12 @@ class Picture:
     icc_profile: bytes | None = None
 
 
-def read_picture(path: str | Path, max_pixels: int = MAX_PIXELS, draft_px: int = 0) -> Picture:
+def read_picture(path: str | Path, max_pixels: int = 0, draft_px: int = 0) -> Picture:
     """Read a JPEG, PNG, WebP, TIFF or BMP file of any depth and colour mode.
 
     Args:
         path: the file.
-        max_pixels: refuse larger pictures before decoding them.
+        max_pixels: refuse larger pictures before decoding them; 0 for `MAX_PIXELS`.
         draft_px: where not 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 size as long as both sides stay above this.
     Raises:
         PictureError: missing, unreadable, empty, truncated, not a picture or too large; the message says which.
@@ -65,10 +65,11 @@ def read_picture(path: str | Path, max_pixels: int = MAX_PIXELS, draft_px: int =
     return decode_picture(data, str(path), max_pixels, draft_px)
 
 
-def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS, draft_px: int = 0) -> Picture:
+def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 0) -> Picture:
     """`read_picture` of a file's bytes; `name` is for messages."""
     if not data:
         raise PictureError(f"{name} is empty; a picture is wanted")
+    max_pixels = max_pixels or MAX_PIXELS
     try:
         with warnings.catch_warnings(), _pillow_limit(None):  # our own limit, checked before decoding
             warnings.simplefilter("ignore")  # broken EXIF blocks and the like: the pixels decide
@@ -173,7 +174,7 @@ def write_picture(path: str | Path, picture: Picture, overwrite: bool = True) ->
     if picture_format == "WEBP":
         options = {"quality": 95, "method": 4, "exact": True}
     if picture_format == "PNG":
-        options = {"compress_level": 4}  # twice as fast as Pillow's 6 and 3 % larger on stylized photos
+        options = {"compress_level": 4}  # on one stylized 640x480 photo 8 to 17 % faster than Pillow's 6, 0.1 % larger
     if picture_format == "TIFF":
         options = {"compression": "tiff_lzw"}
     if picture.icc_profile and picture_format != "BMP":

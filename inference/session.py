@@ -33,7 +33,7 @@ class StyleSession:
         data = _read_onnx(self.path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # Denormals after instance norm on flat pictures cost up to ten times the run otherwise.
+        # Denormals are slow on CPUs and too small to be seen.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         cuda = device == "cuda" or (device == "auto" and cuda_devices() > 0)
         providers = [*(["CUDAExecutionProvider"] if cuda else []), "CPUExecutionProvider"]
@@ -92,8 +92,7 @@ class StyleSession:
 
 def pad_image(image: np.ndarray, stride_px: int, least_px: int) -> np.ndarray:
     """Mirror an (N, 3, H, W) image at its right and lower border up to the next size a network takes."""
-    sides = [max(least_px, -(-side // stride_px) * stride_px) for side in image.shape[2:]]
-    wanted = [-(-side // stride_px) * stride_px for side in sides]
+    wanted = [-(-max(side, least_px) // stride_px) * stride_px for side in image.shape[2:]]
     pads = [side - have for side, have in zip(wanted, image.shape[2:], strict=True)]
     if not any(pads):
         return image

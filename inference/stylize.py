@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 
 from inference.color import keep_color
-from inference.pictures import FORMATS, MAX_PIXELS, Picture, list_pictures, read_picture, write_picture
+from inference.pictures import FORMATS, Picture, list_pictures, read_picture, write_picture
 from inference.session import StyleSession
 from models.errors import AllaPrimaError, PictureError, StyleError
 
 
 @dataclass(frozen=True)
 class StylizeOptions:
-    """How to paint; the one home of these defaults.
+    """How to paint.
 
     Attributes:
         keep_color: one of `inference.color.MODES`.
@@ -124,7 +124,7 @@ def run_jobs(
     session: StyleSession,
     options: StylizeOptions,
     overwrite: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = 0,
 ) -> Iterator[tuple[Job, AllaPrimaError | None]]:
     """Paint the photos one by one; yields each job with the error that stopped it, or None."""
     for job in jobs:

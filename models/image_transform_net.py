@@ -107,7 +107,7 @@ class RealtimeNet(nn.Module):
     Head and skip are 5x5 convolutions at full resolution, the head's on the nearest-resized features. They are computed
     at 1/2 resolution, each of the four pixels (phases) of a 2x2 cell as channels of its own, then shuffled into place:
     the same sums at a quarter of the cost. Free phase weights, a plain pixel-shuffle head, were tried: after 750 steps
-    they drew scan lines and a 4-pixel grid into every flat area. Tied like this, a flat area cannot get a grid.
+    scan lines ran through flat areas. Tied like this, a flat area cannot get a grid.
     """
 
     stride_px = 4

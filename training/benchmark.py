@@ -58,8 +58,8 @@ def measure(height: int, width: int, rounds: int) -> dict[str, list[float]]:
     times_ms: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(rounds):
         for name, session in sessions.items():
-            # In use one network runs frame after frame. Right after another one it finds that one's data in the caches
-            # and its threads spinning on the cores, which doubled the time of a single realtime run.
+            # In use one network runs frame after frame. A single realtime run right after another network's took 44 ms
+            # where a burst took about 20 (why was not looked into), so each runs in bursts.
             for i in range(UNTIMED + TIMED):
                 began = time.perf_counter()
                 session.run(None, {INPUT: image})

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from inference.pictures import MAX_PIXELS, read_picture, resize_short_side
+from inference.pictures import read_picture, resize_short_side
 from models.errors import TrainingError
 from models.image_transform_net import TIERS, ImageTransformNet
 from models.vgg import VGG19Features, load_vgg19
@@ -174,7 +174,7 @@ def read_painting(config: TrainConfig) -> np.ndarray:
     Raises:
         PictureError: unreadable. TrainingError: one flat colour, or hopelessly narrow.
     """
-    frame = read_picture(config.painting, config.max_pixels or MAX_PIXELS).frame
+    frame = read_picture(config.painting, config.max_pixels).frame
     if frame.std(axis=(0, 1)).max() < LEAST_CONTRAST:
         raise TrainingError(f"{config.painting} is one flat color; a painting with something on it is wanted")
     height, width = frame.shape[:2]
@@ -209,11 +209,11 @@ def make_loader(config: TrainConfig, start: int) -> Iterator[Batch]:
     source: PhotoFolder | HubPhotos
     sampler: range | None = None
     if is_folder(config.photos):
-        source = PhotoFolder(config.photos, config.batch_size, config.size_px, config.seed, config.max_pixels or MAX_PIXELS)
+        source = PhotoFolder(config.photos, config.batch_size, config.size_px, config.seed, config.max_pixels)
         sampler = range(start, config.steps)
-        workers = 4 if torch.cuda.is_available() else 1  # one keeps far ahead of a CPU's training
+        workers = 4 if torch.cuda.is_available() else 1
     else:
-        source = HubPhotos(config.photos, config.batch_size, config.size_px, config.seed, start)
+        source = HubPhotos(config.photos, config.batch_size, config.size_px, config.seed, start, config.max_pixels)
         workers = 1  # further ones would get no shard of a small dataset
     loader = DataLoader(
         source,
@@ -285,9 +285,9 @@ def next_batch(batches: Iterator[Batch]) -> Batch:
 def load_preview_frames(config: TrainConfig) -> list[np.ndarray]:
     """The photos of the preview sheet, (H, W, 3) uint8, short side `PREVIEW_PX`."""
     if config.preview:
-        frames = [read_picture(path, config.max_pixels or MAX_PIXELS).frame for path in config.preview]
+        frames = [read_picture(path, config.max_pixels).frame for path in config.preview]
     elif is_folder(config.photos):
-        folder = PhotoFolder(config.photos, 4, PREVIEW_PX, config.seed)
+        folder = PhotoFolder(config.photos, 4, PREVIEW_PX, config.seed, config.max_pixels)
         return list(folder[0].content_image.numpy())
     else:
         from inference.demo import paint_landscape

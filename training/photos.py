@@ -1,5 +1,6 @@
 """Content images for training: a folder of photos, or a streamed Hugging Face dataset."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from inference.pictures import FORMATS, MAX_PIXELS, decode_picture, list_pictures, read_picture
+from inference.pictures import FORMATS, decode_picture, list_pictures, read_picture
 from models.errors import PictureError, TrainingError
 
 MOST_BAD = 0.2  # more damaged photos than this share of a folder stops a training: it is the wrong folder
@@ -42,7 +43,7 @@ class PhotoFolder(Dataset[Batch]):
         TrainingError: no folder, or no picture in it.
     """
 
-    def __init__(self, folder: str | Path, batch_size: int, size_px: int, seed: int, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, folder: str | Path, batch_size: int, size_px: int, seed: int, max_pixels: int = 0) -> None:
         self.folder, self.batch_size, self.size_px, self.seed = Path(folder), batch_size, size_px, seed
         self.max_pixels = max_pixels
         self.paths = list_photos(self.folder)
@@ -58,7 +59,7 @@ class PhotoFolder(Dataset[Batch]):
 
     def _photo(self, place: int, bad: list[str]) -> np.ndarray:
         epoch, i = divmod(place, len(self.paths))
-        order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.paths))
+        order = epoch_order(self.seed, epoch, len(self.paths))
         for k in range(len(self.paths)):  # a damaged photo is replaced by the one after it
             path = self.paths[order[(i + k) % len(order)]]
             try:
@@ -66,6 +67,12 @@ class PhotoFolder(Dataset[Batch]):
             except PictureError as error:
                 bad.append(str(error))
         raise TrainingError(f"{self.folder} holds no healthy photo ({bad[0]}, for one); give a folder of photos")
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, photos: int) -> np.ndarray:
+    """Which photo comes when in an epoch; kept, because every photo of the epoch asks for it."""
+    return np.random.default_rng((seed, 0, epoch)).permutation(photos)
 
 
 def is_folder(photos: str) -> bool:
@@ -111,9 +118,9 @@ class HubPhotos(IterableDataset[Batch]):
         TrainingError: `datasets` is not installed, or the dataset cannot be opened or has no image column.
     """
 
-    def __init__(self, name: str, batch_size: int, size_px: int, seed: int, start_step: int = 0) -> None:
+    def __init__(self, name: str, batch_size: int, size_px: int, seed: int, start_step: int = 0, max_pixels: int = 0) -> None:
         self.name, self.batch_size, self.size_px, self.seed = name, batch_size, size_px, seed
-        self.start_step = start_step
+        self.start_step, self.max_pixels = start_step, max_pixels
         self.rows, self.column = open_hub_dataset(name)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -126,7 +133,7 @@ class HubPhotos(IterableDataset[Batch]):
             for row in self._shuffled(epoch):
                 row_number += 1
                 try:
-                    frame = decode_hub_image(row[self.column], f"{self.name}, row {row_number} of this run")
+                    frame = decode_hub_image(row[self.column], f"{self.name}, row {row_number} of this run", self.max_pixels)
                 except PictureError as error:
                     bad.append(str(error))
                     continue
@@ -178,11 +185,11 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def decode_hub_image(cell: dict[str, Any] | None, name: str) -> np.ndarray:
+def decode_hub_image(cell: dict[str, Any] | None, name: str, max_pixels: int = 0) -> np.ndarray:
     if cell and cell.get("bytes"):
-        return decode_picture(cell["bytes"], name).frame
+        return decode_picture(cell["bytes"], name, max_pixels).frame
     if cell and cell.get("path"):
-        return read_picture(cell["path"]).frame
+        return read_picture(cell["path"], max_pixels).frame
     raise PictureError(f"{name} holds no picture")
 
 

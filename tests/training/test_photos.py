@@ -147,3 +147,12 @@ def test_an_empty_cell_of_a_dataset_is_a_bad_photo(cell):
 
     with pytest.raises(PictureError, match="row 3 holds no picture"):
         decode_hub_image(cell, "row 3")
+
+
+def test_the_pixel_limit_holds_for_folders_and_datasets_alike(photo_folder):
+    from training.photos import decode_hub_image
+
+    with pytest.raises(TrainingError, match="--max-pixels"):
+        PhotoFolder(photo_folder, 1, 64, seed=0, max_pixels=100)[0]
+    with pytest.raises(PictureError, match="--max-pixels"):
+        decode_hub_image({"bytes": list_photos(photo_folder)[0].read_bytes()}, "row 1", max_pixels=100)
