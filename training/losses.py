@@ -10,6 +10,7 @@ Three normalisations of the same two sums:
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,9 +34,26 @@ def gram_matrix(features: Tensor) -> Tensor:
     if features.ndim != 4:
         raise ValueError(f"features are {tuple(features.shape)}; (N, C, H, W) is wanted")
     c, h, w = features.shape[1:]
-    # Divided before the product, in float32: a half-precision Gram overflows on ordinary photographs.
-    psi = features.float().flatten(2) / (c * h * w) ** 0.5  # (N, C, H*W)
-    return psi @ psi.transpose(1, 2)
+    # A half-precision Gram overflows on ordinary photographs; bfloat16 has float32's range.
+    psi = features.float() if features.dtype == torch.float16 else features
+    return _Gram.apply(psi.permute(0, 2, 3, 1).flatten(1, 2)).float() / (c * h * w)  # type: ignore[no-any-return]
+
+
+class _Gram(torch.autograd.Function):
+    """X^T X of (N, H*W, C), the order that channels-last features lie in, so that nothing is copied.
+
+    Its own backward is one product, X (G + G^T); autograd, blind to the symmetry, takes two and a sum.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.transpose(1, 2) @ x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return x @ (grad + grad.transpose(1, 2))
 
 
 def content_loss(
