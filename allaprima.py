@@ -64,7 +64,9 @@ def stylize(options: argparse.Namespace) -> int:
     name = path.stem if options.style.lower().endswith(".onnx") else options.style.replace("/", "_").replace(" ", "_")
     jobs = plan_jobs(options.photos, options.output, name)
     how = StylizeOptions(options.keep_color, options.match_luminance, options.strength, options.max_side)
-    results = run_jobs(jobs, StyleSession(path, options.device), how, options.overwrite, options.max_pixels)
+    at_once = min(len(jobs), options.jobs or os.cpu_count() or 1)
+    session = StyleSession(path, options.device, shared=at_once > 1)
+    results = run_jobs(jobs, session, how, options.overwrite, options.max_pixels, at_once)
     if len(jobs) > 1 and sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track  # a single photo need not wait for it
@@ -91,23 +93,73 @@ def train(options: argparse.Namespace) -> int:
 
     console = Console(highlight=False)
     run_folder, config = _resumed_run(options.resume) if options.resume else _new_run(options)
-    print(config.to_json())
-    print(f"run folder: {run_folder}")
+    writes = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one talks and writes
+    if writes:
+        print(config.to_json())
+        print(f"run folder: {run_folder}", flush=True)
     if options.dry_run:
         return 0
-    if not options.resume:
+    if writes and not options.resume:
         _save_options(run_folder, config)
     try:
         run_training(config, run_folder, console, resume=bool(options.resume))
     except Interrupted as stopped:
         print(f"allaprima: {stopped}", file=sys.stderr)
         return 130
+    if not writes:
+        return 0
     from training.export import export as export_onnx
 
     style = run_folder / "style.onnx"
     difference = export_onnx(run_folder, style)
     print(f"wrote {style}; torch and ONNX Runtime differ by at most {difference:.1e}")
+    if options.quick:
+        from training.quick import full_training_text
+
+        print(full_training_text(config, run_folder))
     print(f"try it: allaprima stylize PHOTO --style {shlex.quote(str(style))}")
+    return 0
+
+
+def sweep(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from rich.console import Console
+
+    from training.loop import Interrupted
+    from training.quick import sweep as run_sweep
+
+    config = _chosen_config(options)
+    folder = Path(options.output or Path("runs", f"{Path(config.painting).stem}-sweep"))
+    try:
+        sheet = run_sweep(config, options.style_weights, options.style_sizes, folder, Console(highlight=False))
+    except Interrupted:
+        print("allaprima: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    print(f"look at {sheet.resolve()}")
+    return 0
+
+
+def import_style(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from training.import_torch import import_torch
+
+    output = Path(options.output)
+    if output.exists() and not options.overwrite:
+        raise StyleError(f"{output} exists; give --overwrite to replace it, or another -o")
+    print(f"wrote {import_torch(Path(options.old), output)}; next: allaprima export {shlex.quote(str(output))}")
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    if options.training:
+        from training.benchmark_loop import report
+
+        print(report(_chosen_config(options), options.rounds, options.ladder))
+    else:
+        from training.benchmark import report as report_networks
+
+        print(report_networks(options.height, options.width, options.rounds))
     return 0
 
 
@@ -119,18 +171,13 @@ def _resumed_run(folder: str) -> tuple[Path, TrainConfig]:
 
 
 def _new_run(options: argparse.Namespace) -> tuple[Path, TrainConfig]:
-    if not options.painting or not options.photos:
-        raise TrainingError("a PAINTING and --photos FOLDER are needed to train, or --resume RUN_FOLDER to go on")
-    if not Path(options.painting).is_file():
-        raise TrainingError(f"there is no painting {options.painting}")
-    chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
-    chosen["vgg19"] = chosen["vgg19"] or os.environ.get("ALLAPRIMA_VGG19")  # --resume may lack it, or have another
-    for name in ("painting", "photos", "init", "vgg19"):  # --resume may be called from another folder
-        if chosen[name] and Path(chosen[name]).exists():
-            chosen[name] = str(Path(chosen[name]).resolve())
-    chosen["preview"] = tuple(str(Path(photo).resolve()) for photo in chosen["preview"])
-    config = TrainConfig(**chosen)
-    run_folder = Path(options.output or Path("runs", f"{Path(config.painting).stem}-{config.tier}"))
+    config = _chosen_config(options)
+    if options.quick:
+        from training.quick import quick_config
+
+        config = quick_config(config)
+    quick = "-quick" if options.quick else ""
+    run_folder = Path(options.output or Path("runs", f"{Path(config.painting).stem}-{config.tier}{quick}"))
     if any(run_folder.glob("step_*.safetensors")) or (run_folder / "weights.safetensors").exists():
         raise TrainingError(
             f"{run_folder} holds a training; go on with --resume {shlex.quote(str(run_folder))}, or give another -o"
@@ -138,8 +185,23 @@ def _new_run(options: argparse.Namespace) -> tuple[Path, TrainConfig]:
     return run_folder, config
 
 
+def _chosen_config(options: argparse.Namespace) -> TrainConfig:
+    """The training options of a command line; those that a command does not have stay at their defaults."""
+    if not options.painting or not options.photos:
+        raise TrainingError("a PAINTING and --photos FOLDER are needed to train, or --resume RUN_FOLDER to go on")
+    if not Path(options.painting).is_file():
+        raise TrainingError(f"there is no painting {options.painting}")
+    chosen = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(options, f.name)}
+    chosen["vgg19"] = chosen["vgg19"] or os.environ.get("ALLAPRIMA_VGG19")  # --resume may lack it, or have another
+    for name in ("painting", "photos", "init", "vgg19"):  # --resume may be called from another folder
+        if chosen.get(name) and Path(chosen[name]).exists():
+            chosen[name] = str(Path(chosen[name]).resolve())
+    chosen["preview"] = tuple(str(Path(photo).resolve()) for photo in chosen.get("preview", ()))
+    return TrainConfig(**chosen)
+
+
 def _save_options(run_folder: Path, config: TrainConfig) -> None:
-    from inference.pictures import write_atomically
+    from inference.atomic import write_atomically
 
     try:
         run_folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +268,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_stylize(commands)
     _add_train(commands)
+    _add_sweep(commands)
     _add_export(commands)
+    _add_import(commands)
+    _add_bench(commands)
     _add(
         commands,
         "styles",
@@ -288,6 +353,13 @@ def _add_stylize(commands: Commands) -> None:
         help="paint at this size at most and scale the result back: larger strokes, less time and memory",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument(
+        "--jobs",
+        type=_whole(1),
+        default=0,
+        metavar="N",
+        help="photos in work at the same time (default: as many as there are cores)",
+    )
     _add_max_pixels(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (default: auto)")
 
@@ -305,16 +377,75 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument("-o", "--output", metavar="RUN_FOLDER", help="(default: runs/PAINTING-TIER)")
     parser.add_argument("--resume", metavar="RUN_FOLDER", help="go on with a training; needs nothing else")
     parser.add_argument("--dry-run", action="store_true", help="print the options and stop")
-    numbers: dict[str, tuple[type, str, str]] = {
+    parser.add_argument(
+        "--quick", action="store_true", help="a preview in minutes: small crops, few steps, from a shipped style"
+    )
+    _add_training_options(parser, [field.name for field in dataclasses.fields(TrainConfig)][2:])
+
+
+def _add_sweep(commands: Commands) -> None:
+    text = (
+        "Trains a quick preview for every pair of style weight and style size, and lays them out on one contact\n"
+        "sheet. The same command goes on after an interruption. All other options are those of a quick training."
+    )
+    example = "allaprima sweep painting.jpg --photos ~/Pictures --style-weights 2,5,10 --style-sizes 256,384"
+    parser = _add(commands, "sweep", sweep, "compare style weights and sizes", text, example)
+    parser.add_argument("painting", metavar="PAINTING", help="the style image")
+    parser.add_argument("--photos", required=True, metavar="FOLDER_OR_DATASET", help="as for train")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="(default: runs/PAINTING-sweep)")
+    weights = f"(default: {TrainConfig.style_weight:g})"
+    parser.add_argument(
+        "--style-weights", type=_list_of(float), default=[TrainConfig.style_weight], metavar="X,X", help=weights
+    )
+    sizes = f"(default: {TrainConfig.style_size_px})"
+    parser.add_argument("--style-sizes", type=_list_of(int), default=[TrainConfig.style_size_px], metavar="PX,PX", help=sizes)
+    names = ("tier", "device", "precision", "steps", "batch_size", "size_px", "seed", "init", "vgg19", "preview")
+    _add_training_options(parser, names)
+
+
+def _add_import(commands: Commands) -> None:
+    text = (
+        "Takes a style file of pytorch/examples' fast_neural_style (.pth, .model) once, as weights of ours. Only numbers\n"
+        "are read: nothing that the file's pickle asks to run is run."
+    )
+    example = "allaprima import candy.pth -o candy.safetensors"
+    parser = _add(commands, "import", import_style, "take over an old style file", text, example)
+    parser.add_argument("old", metavar="OLD.pth", help="a state dict of pytorch/examples' TransformerNet")
+    parser.add_argument("-o", "--output", required=True, metavar="NEW.safetensors")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+
+
+def _add_bench(commands: Commands) -> None:
+    text = (
+        "Without --training: how fast the networks paint in ONNX Runtime, beside Johnson's network, in one process.\n"
+        "With --training: photos a second and peak memory of the training loop, beside the plain loop of peers."
+    )
+    example = "allaprima bench --training painting.jpg --photos ~/Pictures"
+    parser = _add(commands, "bench", bench, "measure speed side by side", text, example)
+    parser.add_argument("painting", nargs="?", metavar="PAINTING", help="with --training")
+    parser.add_argument("--photos", metavar="FOLDER", help="with --training")
+    parser.add_argument("--training", action="store_true", help="measure the training loop")
+    parser.add_argument("--ladder", action="store_true", help="with --training: idea by idea from the plain loop to ours")
+    parser.add_argument("--rounds", type=_whole(1), default=5, metavar="N", help="turns of each (default: 5)")
+    parser.add_argument("--height", type=_whole(16), default=480, metavar="PX", help="(default: 480)")
+    parser.add_argument("--width", type=_whole(16), default=640, metavar="PX", help="(default: 640)")
+    names = ("tier", "device", "precision", "compile", "workers", "batch_size", "size_px", "vgg19")
+    _add_training_options(parser, names)
+
+
+def _add_training_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Options of `TrainConfig`, by its fields' names."""
+    kinds: dict[str, tuple[Callable[[str], object], str, str]] = {
         "steps": (int, "N", "weight updates"),
-        "batch_size": (int, "N", "photos a step"),
+        "batch_size": (int, "N", "photos a step, all processes together"),
         "size_px": (int, "PX", "side of the photos' crops"),
         "style_size_px": (int, "PX", "short side of the painting; larger gives larger strokes"),
         "content_weight": (float, "X", "more keeps the photo"),
-        "style_weight": (float, "X", "more gives the painting; 3 to 10 look right"),
+        "style_weight": (_style_weight, "X|auto", "more gives the painting; 3 to 10 look right; auto holds a balance"),
         "tv_weight": (float, "X", "more is smoother"),
         "lr": (float, "X", "Adam's peak learning rate"),
         "max_pixels": (int, "N", "refuse larger pictures as decompression bombs; 0: 179 million"),
+        "workers": (int, "N", "threads that prepare photos; the result is the same for any number"),
         "seed": (int, "N", "of weights, order and crops"),
         "preview_every": (int, "N", "steps between two preview sheets"),
         "checkpoint_every": (int, "N", "steps between two checkpoints"),
@@ -328,14 +459,30 @@ def _add_train(commands: Commands) -> None:
         "license": ("TEXT", "of the painting, for the card"),
     }
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    for name, choices in CHOICES.items():
-        parser.add_argument(flag(name), dest=name, choices=choices, default=defaults[name], help=f"(default: {defaults[name]})")
-    for name, (kind, metavar, what) in numbers.items():
-        what = f"{what} (default: {defaults[name]})"
-        parser.add_argument(flag(name), dest=name, type=kind, metavar=metavar, default=defaults[name], help=what)
-    for name, (metavar, what) in texts.items():
-        parser.add_argument(flag(name), dest=name, metavar=metavar, default=defaults[name], help=what)
-    parser.add_argument("--preview", nargs="+", metavar="PHOTO", default=[], help="photos for the preview sheet")
+    for name in names:
+        default = defaults[name]
+        if name == "preview":
+            parser.add_argument("--preview", nargs="+", metavar="PHOTO", default=[], help="photos for the preview sheet")
+        elif name in CHOICES:
+            parser.add_argument(flag(name), dest=name, choices=CHOICES[name], default=default, help=f"(default: {default})")
+        elif name in kinds:
+            kind, metavar, what = kinds[name]
+            what = f"{what} (default: {default})"
+            parser.add_argument(flag(name), dest=name, type=kind, metavar=metavar, default=default, help=what)
+        else:
+            metavar, what = texts[name]
+            parser.add_argument(flag(name), dest=name, metavar=metavar, default=default, help=what)
+
+
+def _style_weight(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
+def _list_of(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
+    def numbers(text: str) -> list[float]:
+        return [kind(part) for part in text.split(",")]
+
+    return numbers
 
 
 def _add_export(commands: Commands) -> None:

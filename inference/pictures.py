@@ -1,12 +1,10 @@
 """Picture files: read any common kind as a frame, write a frame back with what the file had besides its colours."""
 
-import contextlib
 import io
 import math
 import os
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from PIL.Image import Resampling
 
+from inference.atomic import write_atomically
 from models.errors import PictureError
 
 # Written formats by suffix; also what a folder is searched for. An allow-list: Pillow opens dozens of rare formats
@@ -30,6 +29,10 @@ FORMATS = {
 READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
 MAX_WEBP_SIDE_PX = 16383
+
+# Pillow tells of broken EXIF blocks and the like; the pixels decide. Set once, as filters cannot be changed for the time
+# of a decoding without changing them under other threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -70,37 +73,30 @@ def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 
     if not data:
         raise PictureError(f"{name} is empty; a picture is wanted")
     max_pixels = max_pixels or MAX_PIXELS
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > max(MAX_PIXELS, Image.MAX_IMAGE_PIXELS):
+        Image.MAX_IMAGE_PIXELS = max_pixels  # never put back: another thread may be decoding
     try:
-        with warnings.catch_warnings(), _pillow_limit(None):  # our own limit, checked before decoding
-            warnings.simplefilter("ignore")  # broken EXIF blocks and the like: the pixels decide
-            with Image.open(io.BytesIO(data), formats=READABLE) as image:
-                if math.prod(image.size) > max_pixels:
-                    raise PictureError(
-                        f"{name} is {image.width}x{image.height} px, over the limit of {max_pixels} pixels; "
-                        "if you trust it, raise --max-pixels"
-                    )
-                if draft_px:
-                    image.draft(None, (draft_px, draft_px))
-                icc_profile = image.info.get("icc_profile")
-                white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of a TIFF
-                return _to_picture(ImageOps.exif_transpose(image), icc_profile, white_is_zero)
+        with Image.open(io.BytesIO(data), formats=READABLE) as image:
+            if math.prod(image.size) > max_pixels:
+                raise PictureError(
+                    f"{name} is {image.width}x{image.height} px, over the limit of {max_pixels} pixels; "
+                    "if you trust it, raise --max-pixels"
+                )
+            if draft_px:
+                image.draft(None, (draft_px, draft_px))
+            icc_profile = image.info.get("icc_profile")
+            white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of a TIFF
+            return _to_picture(ImageOps.exif_transpose(image), icc_profile, white_is_zero)
     except PictureError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's limit is passed before ours
+        raise PictureError(f"{name} is over the limit of {max_pixels} pixels; if you trust it, raise --max-pixels") from error
     except MemoryError as error:
         raise PictureError(f"{name} needs more memory to decode than there is; make it smaller first") from error
     except UnidentifiedImageError as error:
         raise PictureError(f"{name} is not a picture (JPEG, PNG, WebP, TIFF or BMP is wanted)") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise PictureError(f"{name} is damaged: {error}") from error
-
-
-@contextlib.contextmanager
-def _pillow_limit(pixels: int | None) -> Iterator[None]:
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bool) -> Picture:
@@ -188,38 +184,6 @@ def write_picture(path: str | Path, picture: Picture, overwrite: bool = True) ->
         write_atomically(path, encoded.getvalue())
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: a temporary file in the same folder, flushed to the disk, then renamed.
-
-    Raises:
-        OSError: nothing is left under the final name, and what was there before still is.
-    """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    if os.name == "posix":  # the new name, too, survives a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def list_pictures(folder: Path, without: Path | None = None) -> list[Path]:

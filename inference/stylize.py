@@ -2,7 +2,9 @@
 
 import glob
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,26 +127,55 @@ def run_jobs(
     options: StylizeOptions,
     overwrite: bool = False,
     max_pixels: int = 0,
+    at_once: int = 1,
 ) -> Iterator[tuple[Job, AllaPrimaError | None]]:
-    """Paint the photos one by one; yields each job with the error that stopped it, or None."""
-    for job in jobs:
-        try:
-            if not overwrite and job.destination.exists():  # before the work, not after it
-                raise PictureError(f"{job.destination} exists; give --overwrite to replace it, or another -o")
-            picture = read_picture(job.source, max_pixels)
-            stylized_frame = stylize_frame(session, picture.frame, options)
-            make_folder(job.destination.parent)
-            write_picture(job.destination, Picture(stylized_frame, picture.alpha, picture.icc_profile), overwrite)
-        except StyleError as error:
-            yield job, StyleError(f"{job.source}: {error}")
-        except AllaPrimaError as error:
-            yield job, error
-        except OSError as error:  # a name too long, a folder that may not be looked into
-            yield job, PictureError(f"{error.filename or job.source}: {error.strerror or error}")
-        except MemoryError:
-            yield job, PictureError(f"{job.source} needs more memory than there is; try --max-side 2000")
-        else:
-            yield job, None
+    """Paint the photos; yields each job, in order, with the error that stopped it, or None.
+
+    Args:
+        at_once: photos in work at the same time, each in a thread; the files are the same for any number. Above 1 the
+            session should be a shared one.
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the photos in work are given up and nothing is written of them, unless they are being
+            written already.
+    """
+    pool = ThreadPoolExecutor(at_once)
+    ahead = deque[tuple[Job, Future[AllaPrimaError | None]]]()  # only the threads hold pictures
+    try:
+        for job in jobs:
+            ahead.append((job, pool.submit(_run_job, job, session, options, overwrite, max_pixels)))
+            if len(ahead) > 8 * at_once:  # while a large photo is painted, the small ones after it go on
+                job, future = ahead.popleft()
+                yield job, future.result()
+        while ahead:
+            job, future = ahead.popleft()
+            yield job, future.result()
+    except BaseException:
+        session.run_options.terminate = True
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        session.run_options.terminate = False
+
+
+def _run_job(
+    job: Job, session: StyleSession, options: StylizeOptions, overwrite: bool, max_pixels: int
+) -> AllaPrimaError | None:
+    try:
+        if not overwrite and job.destination.exists():  # before the work, not after it
+            raise PictureError(f"{job.destination} exists; give --overwrite to replace it, or another -o")
+        picture = read_picture(job.source, max_pixels)
+        stylized_frame = stylize_frame(session, picture.frame, options)
+        make_folder(job.destination.parent)
+        write_picture(job.destination, Picture(stylized_frame, picture.alpha, picture.icc_profile), overwrite)
+    except StyleError as error:
+        return StyleError(f"{job.source}: {error}")
+    except AllaPrimaError as error:
+        return error
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        return PictureError(f"{error.filename or job.source}: {error.strerror or error}")
+    except MemoryError:
+        return PictureError(f"{job.source} needs more memory than there is; try --max-side 2000")
+    return None
 
 
 def make_folder(folder: Path) -> None:

@@ -1,8 +1,9 @@
-"""The image transformation network f_W (Johnson, Alahi, Fei-Fei 2016), in two tiers.
+"""The image transformation network f_W (Johnson, Alahi, Fei-Fei 2016), in two tiers, and as others train it.
 
 quality    Johnson's own layer list with what the field has learned since: instance norm (Ulyanov 2017), nearest
            resize + convolution instead of transposed convolution, a bounded output.
 realtime   the same story with nothing heavy at full resolution, about 100 k parameters.
+johnson    pytorch/examples' network: what `training.import_torch` imports and the benchmark measures against.
 """
 
 import math
@@ -136,6 +137,36 @@ class RealtimeNet(nn.Module):
         return torch.sigmoid(F.pixel_shuffle(y, 2))  # (N, 3, H, W)
 
 
+class JohnsonNet(nn.Module):
+    """Johnson et al. 2016 as pytorch/examples' fast_neural_style builds it; 1.68 M parameters.
+
+    Every border is a mirror, and the last convolution's output is bounded by clipping it. Arguments of forward as
+    `QualityNet`; returns (N, 3, H, W) in [0, 1], both ends included.
+    """
+
+    stride_px = 4
+    least_px = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = ReflectConv(3, 32, 9), InstanceNorm(32)
+        self.conv2, self.norm2 = ReflectConv(32, 64, 3, stride=2), InstanceNorm(64)
+        self.conv3, self.norm3 = ReflectConv(64, 128, 3, stride=2), InstanceNorm(128)
+        self.blocks = nn.Sequential(*(ResidualBlock(128) for _ in range(5)))
+        self.conv4, self.norm4 = ReflectConv(128, 64, 3), InstanceNorm(64)
+        self.conv5, self.norm5 = ReflectConv(64, 32, 3), InstanceNorm(32)
+        self.conv6 = ReflectConv(32, 3, 9)
+
+    def forward(self, content_image: Tensor) -> Tensor:
+        x = F.relu(self.norm1(self.conv1(content_image)))  # (N, 32, H, W)
+        x = F.relu(self.norm2(self.conv2(x)))  # (N, 64, H/2, W/2)
+        x = F.relu(self.norm3(self.conv3(x)))  # (N, 128, H/4, W/4)
+        x = self.blocks(x)  # (N, 128, H/4, W/4)
+        x = F.relu(self.norm4(self.conv4(upsample(x))))  # (N, 64, H/2, W/2)
+        x = F.relu(self.norm5(self.conv5(upsample(x))))  # (N, 32, H, W)
+        return self.conv6(x).clamp(0.0, 1.0)  # (N, 3, H, W)
+
+
 def phases(kernel: Tensor) -> Tensor:
     """A 5x5 convolution at full resolution as a stride-2 one with four phases of each output channel.
 
@@ -159,5 +190,6 @@ def resized_phases(kernel: Tensor) -> Tensor:
     return F.avg_pool2d(phases(kernel), 2) * 4.0
 
 
-ImageTransformNet = QualityNet | RealtimeNet
-TIERS: dict[str, type[ImageTransformNet]] = {"quality": QualityNet, "realtime": RealtimeNet}
+ImageTransformNet = QualityNet | RealtimeNet | JohnsonNet
+TIERS: dict[str, type[ImageTransformNet]] = {"quality": QualityNet, "realtime": RealtimeNet}  # what one can train
+NETS: dict[str, type[ImageTransformNet]] = {**TIERS, "johnson": JohnsonNet}  # what one can run and export

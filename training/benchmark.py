@@ -1,13 +1,12 @@
 """How fast the shipped networks paint, beside the network that every peer has, all in one process.
 
-    python -m training.benchmark
+    allaprima bench
 
 The yardstick is Johnson's network as pytorch/examples ships it (1.68 M parameters, reflection padding, instance norm,
-nearest resize, no bound on the output), written here from the paper's layer list. Runs alternate, so that a busy
+nearest resize, the output clipped), which is also what `training.import_torch` imports. Runs alternate, so that a busy
 machine slows all of them alike; ratios are what to read.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -19,30 +18,10 @@ import torch
 from torch import nn
 
 from models.contract import INPUT
-from models.image_transform_net import TIERS, InstanceNorm, ReflectConv, ResidualBlock
+from models.image_transform_net import TIERS, JohnsonNet
 from training.export import to_onnx
 
 UNTIMED, TIMED = 3, 5  # runs of one network in a row
-
-
-class JohnsonNet(nn.Sequential):
-    """Johnson et al. 2016, supplementary Table 1, as pytorch/examples' fast_neural_style builds it."""
-
-    def __init__(self) -> None:
-        def block(c_in: int, c_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-            return [ReflectConv(c_in, c_out, kernel, stride), InstanceNorm(c_out), nn.ReLU()]
-
-        super().__init__(
-            *block(3, 32, 9),
-            *block(32, 64, 3, 2),
-            *block(64, 128, 3, 2),
-            *(ResidualBlock(128) for _ in range(5)),
-            nn.Upsample(scale_factor=2, mode="nearest"),
-            *block(128, 64, 3),
-            nn.Upsample(scale_factor=2, mode="nearest"),
-            *block(64, 32, 3),
-            ReflectConv(32, 3, 9),
-        )
 
 
 def measure(height: int, width: int, rounds: int) -> dict[str, list[float]]:
@@ -68,17 +47,16 @@ def measure(height: int, width: int, rounds: int) -> dict[str, list[float]]:
     return times_ms
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--height", type=int, default=480)
-    parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    results = measure(arguments.height, arguments.width, arguments.rounds)
+def report(height: int, width: int, rounds: int) -> str:
+    """The comparison as a table."""
+    results = measure(height, width, rounds)
     versions = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
-    print(f"{arguments.width}x{arguments.height}, {os.cpu_count()} cores, {versions}")
-    print(f"{'':10} median ms   fastest ms   times johnson's speed, by median and by fastest")
+    lines = [
+        f"{width}x{height}, {os.cpu_count()} cores, {versions}",
+        f"{'':10} median ms   fastest ms   times johnson's speed, by median and by fastest",
+    ]
     median_ms, fastest_ms = np.median(results["johnson"]), min(results["johnson"])
     for name, times_ms in results.items():
         median, fastest = np.median(times_ms), min(times_ms)
-        print(f"{name:10} {median:9.1f} {fastest:12.1f} {median_ms / median:10.1f} {fastest_ms / fastest:6.1f}")
+        lines.append(f"{name:10} {median:9.1f} {fastest:12.1f} {median_ms / median:10.1f} {fastest_ms / fastest:6.1f}")
+    return "\n".join(lines)

@@ -1,21 +1,29 @@
 """Weights and training state on disk: safetensors with a readable JSON beside it, never half-written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from inference.pictures import write_atomically
+from inference.atomic import write_atomically
 from models.errors import StyleError, TrainingError
-from models.image_transform_net import TIERS, ImageTransformNet
+from models.image_transform_net import NETS, ImageTransformNet
+from training.config import CHOICES
 
 KEPT = 3  # newest checkpoints left in a run folder; a quality-tier one is 27 MB
+BEST = "best.safetensors"  # averaged weights of the checkpoint that painted the preview photos with the lowest loss
+
+# What a file may claim before anything is made of it.
+MOST_BYTES = 128 * 2**20
+MOST_HEADER_BYTES = 2**20
+MOST_TENSORS = 1000
+
+ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -57,22 +65,42 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, A
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and card of a file that `save_weights` wrote.
+    """Tensors and card of a file that `save_weights` wrote; nothing larger or stranger than ours is read.
 
     Raises:
         StyleError: no such file, or not one of ours.
     """
-    if not path.is_file():
-        raise StyleError(f"no weights at {path}; a run folder or a .safetensors file of ours is wanted")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            card = json.loads((file.metadata() or {})["card"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if not isinstance(card, dict):
-            raise TypeError("its card is not an object")
-        return tensors, card
-    except Exception as error:  # safetensors' own, KeyError, JSON's
-        raise StyleError(f"{path} is not a weights file of ours ({error})") from error
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise ValueError(f"it has {size / 2**20:.0f} MB, at most {MOST_BYTES / 2**20:.0f} are wanted")
+        data = path.read_bytes()
+        card = _read_card(data)
+        return safetensors.torch.load(data), card
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise StyleError(f"no weights at {path}; a run folder or a .safetensors file of ours is wanted") from error
+    except OSError as error:
+        raise StyleError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # safetensors' own, KeyError, JSON's, RecursionError
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StyleError(f"{path} is not a weights file of ours ({why[:200]})") from error
+
+
+def _read_card(data: bytes) -> dict[str, Any]:
+    """The card in a safetensors header, after a look at everything that the header claims."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or not 2 <= length <= min(MOST_HEADER_BYTES, len(data) - 8):
+        raise ValueError("its header is damaged")
+    header = json.loads(data[8 : 8 + length])
+    card = json.loads(header.pop("__metadata__", {})["card"])
+    if not isinstance(card, dict):
+        raise TypeError("its card is not an object")
+    if len(header) > MOST_TENSORS:
+        raise ValueError(f"it holds {len(header)} tensors, at most {MOST_TENSORS} are wanted")
+    odd = [name for name, tensor in header.items() if tensor["dtype"] != "F32"]
+    if odd:
+        raise ValueError(f"{odd[0][:80]!r} is {header[odd[0]]['dtype']}, F32 is wanted")
+    return card
 
 
 def find_weights(run_or_checkpoint: Path) -> Path:
@@ -100,9 +128,47 @@ def latest_checkpoint(run_folder: Path) -> Path:
 
 
 def load_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
-    """What `save_checkpoint` wrote."""
+    """What `save_checkpoint` wrote.
+
+    Raises:
+        StyleError: not one of ours.
+    """
     tensors, card = load_weights(path)
-    return TrainingState(int(card["step"]), tensors), card
+    try:
+        seconds, losses, precision = float(card["seconds"]), dict(card["losses"]), card["options"]["precision"]
+        sane = type(card["step"]) is int and card["step"] >= 0 and seconds >= 0 and precision in CHOICES["precision"]
+        if not (sane and all(isinstance(value, float) for value in losses.values())):
+            raise ValueError("its card is not a checkpoint's")
+    except (KeyError, ValueError, TypeError) as error:
+        raise StyleError(f"{path} is not a checkpoint of ours ({error})") from error
+    return TrainingState(card["step"], tensors), card
+
+
+def load_newest_state(run_folder: Path, warn: Callable[[str], None]) -> tuple[TrainingState, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, or None in a folder without one; `warn` hears of those that cannot.
+
+    Raises:
+        StyleError: there are checkpoints, and none of them can be read.
+    """
+    failed: StyleError | None = None
+    for step in reversed(_complete_steps(run_folder)):
+        try:
+            return load_state(checkpoint_path(run_folder, step))
+        except StyleError as error:
+            warn(str(error))
+            failed = error
+    if failed:
+        raise failed
+    return None
+
+
+def drop_states_after(run_folder: Path, step: int) -> None:
+    """Delete the checkpoints of steps that a training goes back behind, and halves of pairs that a kill left."""
+    for path in [*run_folder.glob("step_*.safetensors"), *run_folder.glob("step_*.json")]:
+        digits = path.stem.removeprefix("step_")
+        twin = path.with_suffix(".json" if path.suffix == ".safetensors" else ".safetensors")
+        if digits.isdecimal() and (int(digits) > step or not twin.is_file()):
+            path.unlink(missing_ok=True)
 
 
 def load_net(path: Path) -> tuple[ImageTransformNet, dict[str, Any]]:
@@ -112,16 +178,27 @@ def load_net(path: Path) -> tuple[ImageTransformNet, dict[str, Any]]:
         StyleError: not one of ours, or its tensors do not fit its tier.
     """
     tensors, card = load_weights(path)
-    if card.get("tier") not in TIERS:
-        raise StyleError(f"{path} is of tier {card.get('tier')!r}; one of {', '.join(TIERS)} is wanted")
-    net = TIERS[card["tier"]]()
+    if not isinstance(card.get("tier"), str) or card["tier"] not in NETS:
+        raise StyleError(f"{path} is of tier {card.get('tier')!r}; one of {', '.join(NETS)} is wanted")
+    net = NETS[card["tier"]]()
     if any(name.startswith("ema.") for name in tensors):
         tensors = unprefixed(tensors, "ema.")
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise StyleError(f"{path} does not fit the {card['tier']} network: {str(error).splitlines()[-1].strip()}") from error
+    odd = misfit(tensors, net.state_dict())
+    if odd:
+        raise StyleError(f"{path} does not fit the {card['tier']} network: {odd}")
+    net.load_state_dict(tensors)
     return net.eval(), card
+
+
+def misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """What keeps tensors from being exactly the wanted ones, by name and shape; None if they are."""
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            return f"no {name}"
+        if tensors[name].shape != tensor.shape:
+            return f"{name} is {tuple(tensors[name].shape)}; {tuple(tensor.shape)} is wanted"
+    extra = sorted(tensors.keys() - wanted.keys())
+    return f"{extra[0][:80]} is not of it" if extra else None
 
 
 def unprefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -129,35 +206,47 @@ def unprefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def pack_state(
-    step: int, net: torch.nn.Module, averaged_net: torch.nn.Module, optimizer: torch.optim.Optimizer
+    step: int, net: torch.nn.Module, averaged_net: torch.nn.Module, optimizer: torch.optim.Optimizer, style_weight: Tensor
 ) -> TrainingState:
-    """Everything a training needs to go on, as tensors with one namespace each: net, ema, adam."""
+    """Everything a training needs to go on, as tensors with one namespace each: net, ema, adam; and the style weight."""
     tensors = {f"net.{name}": p for name, p in net.state_dict().items()}
     tensors |= {f"ema.{name}": p for name, p in averaged_net.state_dict().items()}
     for name, p in net.named_parameters():
-        for key, value in optimizer.state[p].items():
-            tensors[f"adam.{key}.{name}"] = value
-    return TrainingState(step, tensors)
+        moments = optimizer.state.get(p) or {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(p),
+            "exp_avg_sq": torch.zeros_like(p),
+        }
+        for key in ADAM_KEYS:
+            tensors[f"adam.{key}.{name}"] = moments[key]
+    return TrainingState(step, tensors | {"style_weight": style_weight})
 
 
+@torch.no_grad()
 def unpack_state_(
-    state: TrainingState, net: torch.nn.Module, averaged_net: torch.nn.Module, optimizer: torch.optim.Optimizer
+    state: TrainingState,
+    net: torch.nn.Module,
+    averaged_net: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    style_weight: Tensor,
 ) -> None:
-    """Load what `pack_state` packed into the network, its average and its optimizer.
+    """Load what `pack_state` packed into the network, its average, its optimizer and the style weight.
 
     Raises:
         StyleError: the tensors do not fit.
     """
-    try:
-        net.load_state_dict(unprefixed(state.tensors, "net."))
-        averaged_net.load_state_dict(unprefixed(state.tensors, "ema."))
-        for name, p in net.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            moments = {key: state.tensors[f"adam.{key}.{name}"] for key in keys}
-            # Adam counts its steps on the CPU; the moments live, and are laid out, where the parameter does.
-            optimizer.state[p] = {key: m if key == "step" else torch.empty_like(p).copy_(m) for key, m in moments.items()}
-    except (RuntimeError, KeyError) as error:
-        raise StyleError(f"the checkpoint does not fit this network: {error}") from error
+    odd = misfit(state.tensors, pack_state(0, net, averaged_net, optimizer, style_weight).tensors)
+    if odd:
+        raise StyleError(f"the checkpoint of step {state.step} does not fit this network: {odd}")
+    net.load_state_dict(unprefixed(state.tensors, "net."))
+    averaged_net.load_state_dict(unprefixed(state.tensors, "ema."))
+    style_weight.copy_(state.tensors["style_weight"])
+    for name, p in net.named_parameters():
+        moments = {key: state.tensors[f"adam.{key}.{name}"] for key in ADAM_KEYS}
+        # The fused Adam counts its steps on the parameter's device; moments are laid out as the parameter is.
+        optimizer.state[p] = {
+            key: moment.to(p.device) if key == "step" else torch.empty_like(p).copy_(moment) for key, moment in moments.items()
+        }
 
 
 def _complete_steps(run_folder: Path) -> list[int]:

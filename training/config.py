@@ -17,16 +17,18 @@ class TrainConfig:
     photos: str  # a folder of content images, or a Hugging Face dataset's name
     tier: str = "realtime"  # "quality" or "realtime", models/image_transform_net.py
     steps: int = 10_000  # weight updates
-    batch_size: int = 4  # photos a step
+    batch_size: int = 4  # photos a step, all processes together
     size_px: int = 256  # side of the square random crop
     style_size_px: int = 320  # short side of the style image: larger gives larger strokes
     content_weight: float = 1.0  # unitless, relu4_2
-    style_weight: float = 5.0  # unitless, relu1_1 to relu5_1
+    style_weight: float | str = 5.0  # unitless, relu1_1 to relu5_1; "auto" holds the balance, training/balance.py
     tv_weight: float = 0.5  # total variation: higher is smoother
     lr: float = 2e-3  # Adam's peak learning rate, one-cycle over `steps`
     seed: int = 0  # of the initial weights, the photos' order, crops and flips
     device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
     precision: str = "auto"  # "auto", "fp32" or "bf16"; auto times both
+    compile: str = "auto"  # torch.compile: "auto", "on" or "off"; auto times it on CUDA
+    workers: int = 4  # threads that decode photos ahead of time; 0: none
     normalization: str = "unitless"  # of the losses, training/losses.py
     init: str | None = None  # weights to start from: another style's .safetensors
     vgg19: str | None = None  # VGG-19 file, or "random" (tests); None: $ALLAPRIMA_VGG19, else torchvision's download
@@ -51,13 +53,16 @@ class TrainConfig:
             ("preview_every", 1),
             ("checkpoint_every", 1),
             ("max_pixels", 0),
+            ("workers", 0),
             ("seed", 0),
         ):
             if getattr(self, name) < least:
                 raise TrainingError(f"{flag(name)} is {getattr(self, name)}; at least {least} is needed")
         for name in ("content_weight", "style_weight", "tv_weight", "lr"):
             value = getattr(self, name)
-            if not 0 <= value < float("inf"):
+            if name == "style_weight" and value == "auto":
+                continue
+            if isinstance(value, str) or not 0 <= value < float("inf"):
                 raise TrainingError(f"{flag(name)} is {value}; a finite number of at least 0 is needed")
         if self.size_px % 16:
             raise TrainingError(f"--size is {self.size_px}; a multiple of 16 is needed (VGG-19 halves it four times)")
@@ -91,6 +96,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tier": ("quality", "realtime"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("auto", "fp32", "bf16"),
+    "compile": ("auto", "on", "off"),
     "normalization": ("unitless", "gatys", "johnson"),
 }
 

@@ -14,8 +14,8 @@ from models.vgg import VGG19Features
 from training.config import TrainConfig
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of a name out of auto, cpu, cuda and mps.
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of a name out of auto, cpu, cuda and mps; on a machine with several GPUs that of this process.
 
     Raises:
         TrainingError: it is not there.
@@ -26,7 +26,7 @@ def pick_device(name: str) -> torch.device:
     if not available[name]:
         there = ", ".join(device for device, yes in available.items() if yes)
         raise TrainingError(f"--device {name} is not available to torch {torch.__version__} here; there is {there}")
-    return torch.device(name)
+    return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
 
 
 def pick_precision(config: TrainConfig, vgg: VGG19Features, device: torch.device) -> str:

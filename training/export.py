@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import torch
 
+from inference.atomic import write_atomically
 from inference.demo import paint_landscape
-from inference.pictures import write_atomically
 from inference.session import StyleSession, pad_image
 from models import __version__
 from models.contract import DIMS, INPUT, OPSET, OUTPUT, Contract

@@ -6,9 +6,8 @@ import math
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,46 +16,39 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 from torch.utils.data import DataLoader
 
+from inference.atomic import remove_partial_files
 from inference.pictures import read_picture, resize_short_side
 from models.errors import TrainingError
 from models.image_transform_net import TIERS, ImageTransformNet
 from models.vgg import VGG19Features, load_vgg19
-from training import losses
+from training import balance, losses
 from training.checkpoint import (
-    TrainingState,
+    BEST,
+    drop_states_after,
     find_weights,
-    latest_checkpoint,
     load_net,
-    load_state,
-    pack_state,
+    load_newest_state,
     save_checkpoint,
     save_weights,
-    unpack_state_,
 )
 from training.config import TrainConfig
 from training.device import pick_device, pick_precision
-from training.photos import Batch, HubPhotos, PhotoFolder, is_folder, to_image
-from training.record import LOG_EVERY, BadPhotos, MetricsLog, make_card, write_preview
+from training.photos import Batch, HubPhotos, PhotoFolder, is_folder, list_photos, prefetched, to_image
+from training.preview import load_preview_frames, look_at, write_sheet
+from training.ranks import Ranks, from_environment, joined
+from training.record import LOG_EVERY, BadPhotos, MetricsLog, make_card, spared
+from training.update import Target, Update, pick_step_losses
 
-EMA_DECAY = 0.999  # of the averaged weights that are exported
-MOST_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that stop a training
-PREVIEW_PX = 256  # short side of the photos in the preview sheet
+MOST_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that send a training back
+MOST_ROLLBACKS = 3
 LEAST_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
+LAST_SAVES_S = (1, 5, 15, 30, 60)  # waits between the attempts to save the result; a disk may be given room meanwhile
 
 
 class Interrupted(Exception):
     """Ctrl-C: the training was saved and can go on."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the stylized images are compared with."""
-
-    vgg: VGG19Features
-    style_grams: dict[str, Tensor]
 
 
 def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool = False) -> Path:
@@ -64,108 +56,239 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
 
     Args:
         config: what to train.
-        run_folder: gets options.json, metrics.jsonl, checkpoints, previews, and at the end weights.safetensors.
+        run_folder: gets metrics.jsonl, checkpoints, previews, and at the end weights.safetensors. Processes started by
+            torchrun share it, and only the first one writes.
         console: for progress.
         resume: start from the newest checkpoint in `run_folder`, or from the beginning if there is none yet.
     Returns:
         the path of weights.safetensors.
     Raises:
-        TrainingError, PictureError, StyleError, WeightsError: something in `config` cannot be used.
+        TrainingError, PictureError, StyleError, WeightsError: something in `config` cannot be used, or the training
+            cannot go on; checkpoints stay.
         Interrupted: by Ctrl-C or SIGTERM, after saving.
     """
+    ranks = from_environment()
+    device = pick_device(config.device, ranks.local)
+    with joined(ranks, device):
+        return _train(config, run_folder, console if ranks.writes else Console(quiet=True), resume, ranks, device)
+
+
+def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool, ranks: Ranks, device: torch.device) -> Path:
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
     # Load the checkpoint, the painting, the photos and VGG-19.
-    state: TrainingState | None = None
-    start, seconds_before = 0, 0.0
+    share = ranks.share(config.batch_size)
+    found = load_newest_state(run_folder, say) if resume else None
+    start, seconds_before, rollbacks, best = 0, 0.0, 0, math.inf
     newest: dict[str, float] = {}
-    if resume and any(run_folder.glob("step_*.json")):
-        state, card = load_state(latest_checkpoint(run_folder))
+    if found:
+        state, card = found
         start, seconds_before, newest = state.step, float(card["seconds"]), dict(card["losses"])
-        # "auto" was decided by a stopwatch; a resumed run must not decide otherwise.
-        config = dataclasses.replace(config, precision=card["options"]["precision"])
-        console.print(f"going on at step {start} of {config.steps}")
+        rollbacks, best = int(card.get("rollbacks", 0)), float(card.get("best", math.inf))
+        # What "auto" chose by a stopwatch; a resumed run must not choose otherwise.
+        kept = {name: card["options"].get(name, "off") for name in ("precision", "compile")}
+        config = dataclasses.replace(config, **kept)
+        say(f"going on at step {start} of {config.steps}")
     style_frame = read_painting(config)
-    device = pick_device(config.device)
-    preview_frames = load_preview_frames(config)
+    photos = list_photos(Path(config.photos)) if is_folder(config.photos) else []
+    preview_frames = load_preview_frames(config, photos)
     vgg = load_vgg19(config.vgg19).to(device).to(memory_format=torch.channels_last)
-    config = dataclasses.replace(config, precision=pick_precision(config, vgg, device))
+    precision = ranks.gather(pick_precision(config, vgg, device))[0]
+    config = dataclasses.replace(config, precision=precision)
     target = make_target(vgg, style_frame, config.precision)
-    console.print(f"VGG-19 and network in {config.precision} on {device}")
 
     # Build the network, its average and the optimizer.
     torch.manual_seed(config.seed)
-    net = TIERS[config.tier]()
-    if config.init and state is None:
-        net = load_init(config)
+    net = load_init(config) if config.init and not found else TIERS[config.tier]()
     net = net.to(device).to(memory_format=torch.channels_last)
-    averaged_net = copy.deepcopy(net).requires_grad_(False)
-    optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
-    if state:
-        unpack_state_(state, net, averaged_net, optimizer)
+    if ranks.world > 1 and config.compile == "auto":
+        config = dataclasses.replace(config, compile="off")
+    losses_of, compiled = pick_step_losses(config, net, target, config.batch_size // ranks.world)
+    config = dataclasses.replace(config, compile=compiled)
+    update = Update(config, net, target, ranks, losses_of)
+    if found:
+        update.unpack_(state)
+        update.lr_scale = float(card.get("lr_scale", 1.0))
+    first_state = copy.deepcopy(update.pack(start))  # to go back to while there is no checkpoint
+    together = f", {ranks.world} processes" if ranks.world > 1 else ""
+    say(f"VGG-19 and network in {config.precision} on {device}{', compiled' if compiled == 'on' else ''}{together}")
+    if photos:
+        folder = PhotoFolder(photos, config.batch_size, config.size_px, config.seed, config.max_pixels, share, device)
+    elif start:
+        say(f"{config.photos} is streamed: photos go on approximately where they were, not exactly")
 
-    batches = make_loader(config, start)
-    log = MetricsLog(run_folder, start, config.batch_size)
-    bad_photos = BadPhotos(config, run_folder, resumed=state is not None)
-    not_finite = 0
+    if ranks.writes and resume:
+        remove_partial_files(run_folder)
+        drop_states_after(run_folder, start)
+    log = MetricsLog(run_folder, start, config.batch_size, console) if ranks.writes else None
+    bad_photos = BadPhotos(config.photos, len(photos) or math.inf, run_folder, bool(found), console)
+    unsaved = False
     began = time.monotonic()
 
-    def save(step: int) -> None:
+    def card_of(step: int) -> dict[str, Any]:
         seconds = seconds_before + time.monotonic() - began
-        card = make_card(config, step, newest, seconds, len(bad_photos.names))
-        save_checkpoint(run_folder, pack_state(step, net, averaged_net, optimizer), card)
+        card = make_card(config, step, newest, seconds, len(bad_photos.names), ranks.world)
+        card["style_weight"] = round(update.style_weight.item(), 4)
+        return card | {"lr_scale": update.lr_scale, "rollbacks": rollbacks} | ({"best": best} if best < math.inf else {})
 
+    def save(step: int) -> bool:
+        """Whether it succeeded; if not, the user knows and the loop tries again."""
+        try:
+            save_checkpoint(run_folder, update.pack(step), card_of(step))
+            return True
+        except TrainingError as error:
+            say(f"step {step} is NOT saved: {error}. Older checkpoints are intact; trying again every {LOG_EVERY} steps")
+            return False
+
+    def look(step: int) -> str | None:
+        """What is wrong with the picture at this step, if anything; keeps the sheet, and the weights if they are the best."""
+        nonlocal best
+        seen = look_at(update.averaged_net, target, preview_frames, config)
+        if step % config.preview_every == 0 or step == config.steps or seen.fault:
+            with spared(console, "the preview sheet"):
+                sheet = write_sheet(run_folder, step, seen, preview_frames, style_frame)
+                assert log is not None
+                log.add_preview(step, sheet, seen.losses)
+        if seen.fault is None and seen.losses["total"] < best:
+            best = seen.losses["total"]
+            try:
+                save_weights(run_folder / BEST, update.averaged_net.state_dict(), card_of(step) | {"preview": seen.losses})
+            except TrainingError as error:
+                say(str(error))
+        return seen.fault
+
+    step = start
     with catch_interrupt() as interrupted, progress_bar(console) as progress:
         task = progress.add_task("training", total=config.steps, completed=start, losses="")
-        for step in range(start, config.steps):
-            # Load photos.
-            batch = next_batch(batches)
-            bad_photos.note(batch, console)
-            content_image = to_image(batch.content_image, device)
+        while step < config.steps:
+            fault: str | None = None
+            batches = (
+                prefetched(folder.load, range(step, config.steps), config.workers) if photos else stream(config, step, ranks)
+            )
+            for batch in batches:
+                # Load photos.
+                if ranks.world == 1:
+                    bad_photos.note(batch.bad)
+                for note in batch.notes:
+                    say(note)
+                content_image = to_image(batch.content_image, device)
 
-            # Paint them and compare.
-            set_learning_rate_(optimizer, config, step)
-            parts = step_losses(net, target, content_image, config)
+                # Paint them, compare, update weights.
+                update(step, content_image)
+                step += 1
+                done = step == config.steps
+                progress.update(task, completed=step)
 
-            # Update weights.
-            done = step + 1
-            optimizer.zero_grad(set_to_none=True)
-            parts["total"].backward()  # type: ignore[no-untyped-call]
-            if is_finite(parts["total"], net):
-                not_finite = 0
-                optimizer.step()
-                update_average_(averaged_net, net, step)
-                newest = {name: loss.detach().item() for name, loss in parts.items()}
-                log.add(done, newest)
-            else:
-                not_finite += 1
-                console.print(f"step {done}: the loss or its gradient is not finite; skipped")
-                if not_finite == MOST_NOT_FINITE:
+                # Read the losses: on a GPU this waits, so not at every step.
+                save_due = step % config.checkpoint_every == 0 or done
+                look_due = step % config.preview_every == 0 or save_due
+                log_due = step % LOG_EVERY == 0 or step == 1 or done
+                stop = bool(interrupted)
+                if ranks.world > 1:
+                    stop = ranks.any(stop) if device.type == "cpu" or log_due else False
+                in_a_row = 0
+                if log_due or look_due or stop or device.type == "cpu":
+                    in_a_row = update.peek().skipped_in_a_row
+                    if in_a_row >= MOST_NOT_FINITE:
+                        fault = f"loss or gradient was not finite in {in_a_row} steps in a row"
+                if log_due:
+                    reading = update.read()
+                    newest = reading.losses or newest
+                    if ranks.world > 1:
+                        bad_photos.note(photo for part in ranks.gather(batch.bad) for photo in part)
+                    if reading.skipped:
+                        say(f"step {step}: {reading.skipped} steps had a loss or gradient that was not finite; skipped")
+                    if log:
+                        log.add(step, newest)
+                        text = " ".join(f"{name} {value:.3f}" for name, value in newest.items())
+                        text += f" {log.photos_per_s:.1f} photos/s"
+                        progress.update(task, losses=text)
+                        if not console.is_terminal and step > 1:
+                            say(f"step {step}/{config.steps} {text}")
+                    if step == balance.MEASURED_AT and newest:
+                        weight = update.style_weight.item()
+                        say(balance.verdict(newest["content"], newest["style"], config.content_weight, weight))
+
+                # Look, save.
+                if look_due and not fault:
+                    fault = ranks.gather(look(step) if ranks.writes else None)[0]
+                if fault:
+                    break
+                # A checkpoint between two bad steps would be a place to go back to that is no better.
+                if ((save_due and not in_a_row) or stop or done or (unsaved and log_due)) and ranks.writes:
+                    unsaved = not save(step)
+                if stop and not done:
+                    if unsaved:
+                        raise TrainingError(f"stopped at step {step}, which could not be saved; older checkpoints are intact")
+                    where = shlex.quote(str(run_folder))
+                    raise Interrupted(f"stopped at step {step}; go on with: allaprima train --resume {where}")
+            batches.close()
+
+            # Go back to where the picture was good.
+            if fault:
+                rollbacks += 1
+                if rollbacks > MOST_ROLLBACKS:
                     raise TrainingError(
-                        f"the loss was not finite {MOST_NOT_FINITE} times in a row at step {done}; checkpoints up to there "
-                        f"are in {run_folder}. Train again with a smaller --lr (was {config.lr}) or --precision fp32"
+                        f"step {step}: {fault}; {MOST_ROLLBACKS} times the training went back and halved its learning rate. "
+                        f"Checkpoints are in {run_folder}; train again with a smaller --lr (was {config.lr}), "
+                        "--precision fp32, or a smaller --style-weight"
                     )
-
-            # Show, save.
-            text = " ".join(f"{name} {value:.3f}" for name, value in newest.items())
-            speed = log.photos_per_s
-            progress.update(task, completed=done, losses=f"{text} {speed:.1f} photos/s")
-            if not console.is_terminal and (done % LOG_EVERY == 0 or done == config.steps):
-                console.print(f"step {done}/{config.steps} {text} {speed:.1f} photos/s", soft_wrap=True)
-            if done % config.checkpoint_every == 0 or done == config.steps:
-                save(done)
-            if done % config.preview_every == 0 or done == config.steps:
-                write_preview(run_folder, done, averaged_net, preview_frames, style_frame, newest, log)
-            if interrupted and done < config.steps:
-                save(done)
-                folder = shlex.quote(str(run_folder))
-                raise Interrupted(f"stopped at step {done}; go on with: allaprima train --resume {folder}")
-    if bad_photos.names:
-        console.print(f"{len(bad_photos.names)} damaged photos were skipped, listed in {bad_photos.path}", soft_wrap=True)
+                found = load_newest_state(run_folder, say)
+                state = found[0] if found else first_state
+                update.unpack_(state)
+                update.lr_scale *= 0.5
+                say(
+                    f"step {step}: {fault}; back to step {state.step} with half the learning rate "
+                    f"(time {rollbacks} of at most {MOST_ROLLBACKS})"
+                )
+                step = state.step
+                if log:
+                    log.rewind(step)
 
     # Keep the averaged weights as the result.
     path = run_folder / "weights.safetensors"
-    seconds = seconds_before + time.monotonic() - began
-    save_weights(path, averaged_net.state_dict(), make_card(config, config.steps, newest, seconds, len(bad_photos.names)))
+    if ranks.writes:
+        if bad_photos.names:
+            say(f"{len(bad_photos.names)} damaged photos were skipped, listed in {bad_photos.path}")
+        card = card_of(config.steps)
+        save_at_last(lambda: save_weights(path, update.averaged_net.state_dict(), card), say)
+        if unsaved:
+            say("the last checkpoint is not there, but the result is")
     return path
+
+
+def save_at_last(save: Callable[[], None], say: Callable[[str], None]) -> None:
+    """Save the result of it all, with patience.
+
+    Raises:
+        TrainingError: it could not be saved even at the last attempt.
+    """
+    for wait_s in LAST_SAVES_S:
+        try:
+            return save()
+        except TrainingError as error:
+            say(f"{error}; trying again in {wait_s} s")
+            time.sleep(wait_s)
+    save()
+
+
+def stream(config: TrainConfig, step: int, ranks: Ranks) -> Generator[Batch]:
+    """Batches of a streamed dataset for the steps from `step` on, prepared in other processes."""
+    share = ranks.share(config.batch_size)
+    source = HubPhotos(config.photos, config.batch_size, config.size_px, config.seed, step, config.max_pixels, share)
+    workers = min(config.workers, source.most_workers)  # a further one would get no shard
+    loader = DataLoader(
+        source,
+        batch_size=None,  # an item is a batch already
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_loop,
+        pin_memory=torch.cuda.is_available(),
+    )
+    batches = iter(loader)
+    for _ in range(step, config.steps):
+        yield next_batch(batches)
 
 
 def read_painting(config: TrainConfig) -> np.ndarray:
@@ -204,74 +327,10 @@ def load_init(config: TrainConfig) -> ImageTransformNet:
     return net.train()
 
 
-def make_loader(config: TrainConfig, start: int) -> Iterator[Batch]:
-    """Batches for the steps from `start` on, prepared in other processes while the network works."""
-    source: PhotoFolder | HubPhotos
-    sampler: range | None = None
-    if is_folder(config.photos):
-        source = PhotoFolder(config.photos, config.batch_size, config.size_px, config.seed, config.max_pixels)
-        sampler = range(start, config.steps)
-        workers = 4 if torch.cuda.is_available() else 1
-    else:
-        source = HubPhotos(config.photos, config.batch_size, config.size_px, config.seed, start, config.max_pixels)
-        workers = 1  # further ones would get no shard of a small dataset
-    loader = DataLoader(
-        source,
-        batch_size=None,  # an item is a batch already
-        sampler=sampler,
-        num_workers=workers,
-        prefetch_factor=4,
-        worker_init_fn=_leave_signals_to_the_loop,
-    )
-    return iter(loader)
-
-
 def _leave_signals_to_the_loop(_worker: int) -> None:
     # Ctrl-C, SLURM and systemd signal the whole process group; the loop still needs its photos to finish the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def step_losses(net: ImageTransformNet, target: Target, content_image: Tensor, config: TrainConfig) -> dict[str, Tensor]:
-    """One forward pass of network and VGG-19, with gradient to the network."""
-    with torch.autocast(content_image.device.type, torch.bfloat16, enabled=target.vgg.dtype == torch.bfloat16):
-        stylized_image = net(content_image)
-    with torch.no_grad():
-        content_features = target.vgg(content_image, losses.CONTENT_LAYERS)
-    features = target.vgg(stylized_image, (*losses.STYLE_LAYERS, *losses.CONTENT_LAYERS))
-    return losses.perceptual_losses(
-        stylized_image,
-        features,
-        content_features,
-        target.style_grams,
-        config.content_weight,
-        config.style_weight,
-        config.tv_weight,
-        config.normalization,
-    )
-
-
-def set_learning_rate_(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
-    """One-cycle (Smith 2018): up over the first 5 % (at most 100 steps), then half a cosine down to 1 %."""
-    warmup = max(1, min(100, config.steps // 20))
-    rise = min(1.0, (step + 1) / warmup)
-    fall = 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * max(0, step - warmup) / max(1, config.steps - warmup)))
-    for group in optimizer.param_groups:
-        group["lr"] = config.lr * rise * fall
-
-
-def is_finite(loss: Tensor, net: torch.nn.Module) -> bool:
-    """Whether loss and gradient are finite; a finite loss can have a gradient that is not."""
-    gradients = [p.grad for p in net.parameters() if p.grad is not None]
-    return bool(torch.isfinite(loss.detach() + torch.nn.utils.get_total_norm(gradients)))
-
-
-@torch.no_grad()
-def update_average_(averaged_net: torch.nn.Module, net: torch.nn.Module, step: int) -> None:
-    """Exponential moving average of the weights, shorter at the start so that the initial weights fade."""
-    decay = min(EMA_DECAY, (1.0 + step) / (10.0 + step))
-    for average, p in zip(averaged_net.parameters(), net.parameters(), strict=True):
-        average.lerp_(p, 1.0 - decay)
 
 
 def next_batch(batches: Iterator[Batch]) -> Batch:
@@ -280,20 +339,6 @@ def next_batch(batches: Iterator[Batch]) -> Batch:
         return next(batches)
     except TrainingError as error:
         raise TrainingError(str(error).rsplit("TrainingError: ", 1)[-1].strip()) from error
-
-
-def load_preview_frames(config: TrainConfig) -> list[np.ndarray]:
-    """The photos of the preview sheet, (H, W, 3) uint8, short side `PREVIEW_PX`."""
-    if config.preview:
-        frames = [read_picture(path, config.max_pixels).frame for path in config.preview]
-    elif is_folder(config.photos):
-        folder = PhotoFolder(config.photos, 4, PREVIEW_PX, config.seed, config.max_pixels)
-        return list(folder[0].content_image.numpy())
-    else:
-        from inference.demo import paint_landscape
-
-        frames = [paint_landscape(384, 512, seed) for seed in range(4)]
-    return [resize_short_side(frame, PREVIEW_PX) for frame in frames]
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def gram_matrix(features: Tensor) -> Tensor:
     c, h, w = features.shape[1:]
     # A half-precision Gram overflows on ordinary photographs; bfloat16 has float32's range.
     psi = features.float() if features.dtype == torch.float16 else features
-    return _Gram.apply(psi.permute(0, 2, 3, 1).flatten(1, 2)).float() / (c * h * w)  # type: ignore[no-any-return]
+    return _Gram.apply(psi.permute(0, 2, 3, 1).flatten(1, 2)).float() / (c * h * w)
 
 
 class _Gram(torch.autograd.Function):
@@ -51,7 +51,7 @@ class _Gram(torch.autograd.Function):
         return x.transpose(1, 2) @ x
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return x @ (grad + grad.transpose(1, 2))
 
@@ -123,7 +123,7 @@ def perceptual_losses(
     content_features: Mapping[str, Tensor],
     style_grams: Mapping[str, Tensor],
     content_weight: float,
-    style_weight: float,
+    style_weight: float | Tensor,
     tv_weight: float,
     normalization: str = "unitless",
 ) -> dict[str, Tensor]:

@@ -1,21 +1,30 @@
 """Content images for training: a folder of photos, or a streamed Hugging Face dataset."""
 
 import functools
-from collections.abc import Iterator
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 
-from inference.pictures import FORMATS, decode_picture, list_pictures, read_picture
+from inference.pictures import FORMATS, decode_picture, list_pictures, read_picture, resize_short_side
 from models.errors import PictureError, TrainingError
 
 MOST_BAD = 0.2  # more damaged photos than this share of a folder stops a training: it is the wrong folder
+LARGEST_SCALE = 1.5  # short side of a photo that a crop is taken from, in crops; larger ones are scaled down to it
+CACHE_SHARE = 0.25  # of the memory that is free at the start, for decoded photos
+STREAM_TRIES = 6  # in a row, after 1, 2, 4, ... seconds, before a stream that fails stops a training
 
 
 @dataclass(frozen=True)
@@ -25,48 +34,136 @@ class Batch:
     Attributes:
         content_image: (N, S, S, 3) uint8 RGB; the loop turns it into an image on its own device.
         bad: "file: why" of the photos that could not be used.
+        notes: what else the user should read.
     """
 
     content_image: Tensor
-    bad: tuple[str, ...]
+    bad: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-class PhotoFolder(Dataset[Batch]):
-    """Item `step` is that step's batch: a pure function of (seed, step), so a resumed training sees the same photos.
+@dataclass(frozen=True)
+class Share:
+    """Which part of every step's photos this process takes: number `rank` of `world` equal ones."""
+
+    rank: int = 0
+    world: int = 1
+
+    def places(self, step: int, batch_size: int) -> range:
+        """Places in the endless sequence of photos; `batch_size` is that of the whole step, all processes together."""
+        own = batch_size // self.world
+        first = step * batch_size + self.rank * own
+        return range(first, first + own)
+
+
+class PhotoFolder:
+    """`load(step)` is that step's batch: a pure function of (seed, step), so a resumed training sees the same photos.
 
     Every epoch shuffles all photos; each is scaled to a random short side between the crop and 1.5 times the crop
-    (never enlarged without need, never squashed), cropped at random and flipped at random.
+    (never enlarged without need, never squashed), cropped at random and flipped at random. Photos are decoded once and
+    kept as uint8 as far as `CACHE_SHARE` of the free memory goes, on the GPU if the training is there. Threads may load
+    different steps at the same time.
 
     Args:
-        folder: searched recursively for pictures.
-    Raises:
-        TrainingError: no folder, or no picture in it.
+        paths: of the photos, see `list_photos`.
+        batch_size: photos a step, all processes together.
+        cache_bytes: most memory for decoded photos; None asks the machine.
     """
 
-    def __init__(self, folder: str | Path, batch_size: int, size_px: int, seed: int, max_pixels: int = 0) -> None:
-        self.folder, self.batch_size, self.size_px, self.seed = Path(folder), batch_size, size_px, seed
-        self.max_pixels = max_pixels
-        self.paths = list_photos(self.folder)
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        batch_size: int,
+        size_px: int,
+        seed: int,
+        max_pixels: int = 0,
+        share: Share = Share(),
+        device: torch.device | None = None,
+        cache_bytes: int | None = None,
+    ) -> None:
+        self.paths, self.batch_size, self.size_px, self.seed = paths, batch_size, size_px, seed
+        self.max_pixels, self.share = max_pixels, share
+        self.device = device or torch.device("cpu")
+        self._cache: dict[int, np.ndarray | Tensor] = {}
+        self._cache_bytes = free_bytes(self.device) * CACHE_SHARE if cache_bytes is None else cache_bytes
+        self._bad: dict[int, str] = {}
+        self._lock = threading.Lock()
 
-    def __getitem__(self, step: int) -> Batch:
-        crops: list[np.ndarray] = []
+    def load(self, step: int) -> Batch:
+        crops: list[Tensor] = []
         bad: list[str] = []
-        for place in range(step * self.batch_size, (step + 1) * self.batch_size):
-            rng = np.random.default_rng((self.seed, 1, place))
-            frame = self._photo(place, bad)
-            crops.append(random_crop(frame, self.size_px, rng))
-        return Batch(torch.from_numpy(np.stack(crops)), tuple(bad))
+        for place in self.share.places(step, self.batch_size):
+            frame = self._frame(place, bad)
+            box, flip = random_box(frame.shape[0], frame.shape[1], self.size_px, np.random.default_rng((self.seed, 1, place)))
+            crops.append(crop(frame, box, self.size_px, flip))
+        if self.device.type != "cuda":
+            return Batch(torch.stack(crops), tuple(bad))
+        # From pinned memory the copy runs beside the network; a photo that found no room in the cache comes this way.
+        crops = [c if c.is_cuda else c.pin_memory().to(self.device, non_blocking=True) for c in crops]
+        return Batch(torch.stack(crops), tuple(bad))
 
-    def _photo(self, place: int, bad: list[str]) -> np.ndarray:
+    def _frame(self, place: int, bad: list[str]) -> np.ndarray | Tensor:
+        """The photo of a place; where it is damaged, the one after it in the epoch's order."""
         epoch, i = divmod(place, len(self.paths))
         order = epoch_order(self.seed, epoch, len(self.paths))
-        for k in range(len(self.paths)):  # a damaged photo is replaced by the one after it
-            path = self.paths[order[(i + k) % len(order)]]
+        for k in range(len(self.paths)):
+            photo = int(order[(i + k) % len(order)])
+            if photo in self._cache:
+                return self._cache[photo]
+            if photo in self._bad:
+                continue
             try:
-                return read_picture(path, self.max_pixels, draft_px=int(1.5 * self.size_px)).frame
+                return self._keep(photo, self._decode(photo))
             except PictureError as error:
+                self._bad[photo] = str(error)
                 bad.append(str(error))
-        raise TrainingError(f"{self.folder} holds no healthy photo ({bad[0]}, for one); give a folder of photos")
+        why = next(iter(self._bad.values()))
+        raise TrainingError(f"none of {len(self.paths)} photos can be used ({why}, for one); give a folder of photos")
+
+    def _decode(self, photo: int) -> np.ndarray:
+        most = int(LARGEST_SCALE * self.size_px)
+        frame = read_picture(self.paths[photo], self.max_pixels, draft_px=most).frame
+        return resize_short_side(frame, most) if min(frame.shape[:2]) > most else frame
+
+    def _keep(self, photo: int, frame: np.ndarray) -> np.ndarray | Tensor:
+        with self._lock:
+            if frame.nbytes > self._cache_bytes:
+                return frame
+            self._cache_bytes -= frame.nbytes
+        kept = torch.tensor(frame).pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else frame
+        self._cache[photo] = kept
+        return kept
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free where decoded photos are kept: the GPU's, else the machine's."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return 4 * 2**30
+
+
+def prefetched(load: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch]:
+    """`load` of each step in order, prepared by threads ahead of time; 0 workers load when they are asked.
+
+    Threads suffice and share one cache: Pillow lets go of the interpreter while it decodes and scales.
+    """
+    if workers == 0:
+        yield from map(load, steps)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Batch]] = deque()
+        try:
+            for step in steps:
+                waiting.append(pool.submit(load, step))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @functools.lru_cache(maxsize=2)
@@ -94,64 +191,116 @@ def list_photos(folder: Path) -> list[Path]:
     return paths
 
 
-def random_crop(frame: np.ndarray, size_px: int, rng: np.random.Generator) -> np.ndarray:
-    """A square of `size_px` from a (H, W, 3) uint8 frame, at a random scale and place, perhaps flipped."""
-    height, width = frame.shape[:2]
+def random_box(
+    height: int, width: int, size_px: int, rng: np.random.Generator
+) -> tuple[tuple[float, float, float, float], bool]:
+    """Left, top, right and bottom, in pixels of a frame, of a square at a random scale and place; and whether to flip it."""
     short = min(height, width)
-    most = max(size_px, min(1.5 * size_px, short))
+    most = max(size_px, min(LARGEST_SCALE * size_px, short))
     scale = rng.uniform(size_px, most) / short
     scaled_w, scaled_h = max(size_px, round(width * scale)), max(size_px, round(height * scale))
     x, y = int(rng.integers(scaled_w - size_px + 1)), int(rng.integers(scaled_h - size_px + 1))
-    box = tuple(float(v) for v in (x / scale, y / scale, (x + size_px) / scale, (y + size_px) / scale))
-    box = (box[0], box[1], min(box[2], float(width)), min(box[3], float(height)))
-    crop = Image.fromarray(frame).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
-    pixels = np.asarray(crop)
-    return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
+    right, bottom = min((x + size_px) / scale, float(width)), min((y + size_px) / scale, float(height))
+    return (x / scale, y / scale, right, bottom), bool(rng.random() < 0.5)
+
+
+def crop(frame: np.ndarray | Tensor, box: tuple[float, float, float, float], size_px: int, flip: bool) -> Tensor:
+    """A box of a (H, W, 3) uint8 frame scaled to (size_px, size_px, 3) uint8, where the frame lies.
+
+    On the GPU the box is rounded to whole pixels.
+    """
+    if isinstance(frame, np.ndarray):
+        scaled = np.asarray(Image.fromarray(frame).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box))
+        return torch.tensor(np.ascontiguousarray(scaled[:, ::-1]) if flip else scaled)
+    left, top, right, bottom = (round(v) for v in box)
+    part = frame[top : max(bottom, top + 1), left : max(right, left + 1)].permute(2, 0, 1)[None].float()
+    image = F.interpolate(part, (size_px, size_px), mode="bicubic", antialias=True, align_corners=False)[0]
+    pixels = image.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+    return pixels.flip(1) if flip else pixels
 
 
 class HubPhotos(IterableDataset[Batch]):
     """Batches from a streamed Hugging Face dataset; the image column is found by its feature type.
 
-    Differs from `PhotoFolder`: the order is only approximately the same after a resume.
+    `datasets` deals the shards out to processes (`share`) and to the workers of a DataLoader. A stream that breaks is
+    opened again after 1, 2, 4, ... seconds. Differs from `PhotoFolder`: after a resume, or a break, the order is only
+    approximately the same, some photos come twice and some not at all.
 
     Raises:
-        TrainingError: `datasets` is not installed, or the dataset cannot be opened or has no image column.
+        TrainingError: `datasets` is not installed, or the dataset cannot be opened, has no image column, or failed
+            `STREAM_TRIES` times in a row.
     """
 
-    def __init__(self, name: str, batch_size: int, size_px: int, seed: int, start_step: int = 0, max_pixels: int = 0) -> None:
-        self.name, self.batch_size, self.size_px, self.seed = name, batch_size, size_px, seed
-        self.start_step, self.max_pixels = start_step, max_pixels
+    def __init__(
+        self,
+        name: str,
+        batch_size: int,
+        size_px: int,
+        seed: int,
+        start_step: int = 0,
+        max_pixels: int = 0,
+        share: Share = Share(),
+    ) -> None:
+        self.name, self.size_px, self.seed = name, size_px, seed
+        self.batch_size, self.start_step, self.max_pixels, self.share = batch_size, start_step, max_pixels, share
         self.rows, self.column = open_hub_dataset(name)
+        shards = int(self.rows.num_shards)
+        self.most_workers = max(1, shards // share.world if shards % share.world == 0 else shards)
+        if share.world > 1:
+            from datasets.distributed import split_dataset_by_node
+
+            self.rows = split_dataset_by_node(self.rows, share.rank, share.world)
 
     def __iter__(self) -> Iterator[Batch]:
-        crops: list[np.ndarray] = []
+        crops: list[Tensor] = []
         bad: list[str] = []
-        place = self.start_step * self.batch_size
-        row_number, epoch = 0, 0
-        while True:
-            good = 0
-            for row in self._shuffled(epoch):
-                row_number += 1
-                try:
-                    frame = decode_hub_image(row[self.column], f"{self.name}, row {row_number} of this run", self.max_pixels)
-                except PictureError as error:
-                    bad.append(str(error))
-                    continue
-                good += 1
-                crops.append(random_crop(frame, self.size_px, np.random.default_rng((self.seed, 1, place))))
-                place += 1
-                if len(crops) == self.batch_size:
-                    yield Batch(torch.from_numpy(np.stack(crops)), tuple(bad))
-                    crops, bad = [], []
-            if not good:
-                raise TrainingError(f"{self.name} holds no readable photo")
-            epoch += 1
+        notes: list[str] = []
+        own = self.batch_size // self.share.world
+        place = self.share.places(self.start_step, self.batch_size).start
+        row_number = 0
+        for row in self._endless_rows(notes):
+            row_number += 1
+            try:
+                frame = decode_hub_image(row[self.column], f"{self.name}, row {row_number} of this run", self.max_pixels)
+            except PictureError as error:
+                bad.append(str(error))
+                if len(bad) > 1000 and not crops:
+                    raise TrainingError(f"{self.name}: the last 1,000 rows held no readable photo ({error})") from error
+                continue
+            box, flip = random_box(frame.shape[0], frame.shape[1], self.size_px, np.random.default_rng((self.seed, 1, place)))
+            crops.append(crop(frame, box, self.size_px, flip))
+            place += 1
+            if len(crops) == own:
+                yield Batch(torch.stack(crops), tuple(bad), tuple(notes))
+                crops, bad = [], []
+                notes.clear()
 
-    def _shuffled(self, epoch: int) -> Iterator[dict[str, Any]]:
-        try:
-            yield from self.rows.shuffle(seed=self.seed + self.start_step + epoch, buffer_size=256)
-        except Exception as error:  # the network's, fsspec's, pyarrow's
-            raise TrainingError(f"{self.name} cannot be read on ({_first_line(error)}); go on later with --resume") from error
+    def _endless_rows(self, notes: list[str]) -> Iterator[dict[str, Any]]:
+        failures, shuffles = 0, 0
+        while True:
+            rows = 0
+            try:
+                for row in self.rows.shuffle(seed=self.seed + self.start_step + shuffles, buffer_size=256):
+                    rows += 1
+                    failures = 0
+                    yield row
+            except (GeneratorExit, TrainingError):
+                raise
+            except Exception as error:  # the network's, fsspec's, pyarrow's
+                failures += 1
+                if failures == STREAM_TRIES:
+                    raise TrainingError(
+                        f"{self.name} failed {failures} times in a row ({_first_line(error)}); go on later with --resume"
+                    ) from error
+                wait_s = 2 ** (failures - 1)
+                notes.append(
+                    f"{self.name} broke off ({_first_line(error)}); after {wait_s} s it goes on approximately where it was"
+                )
+                time.sleep(wait_s)
+            else:
+                if not rows:
+                    raise TrainingError(f"{self.name} holds no rows")
+            shuffles += 1
 
 
 def open_hub_dataset(name: str) -> tuple[Any, str]:

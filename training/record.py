@@ -5,7 +5,8 @@ import json
 import math
 import os
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +14,67 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from inference.pictures import Picture, contact_sheet, write_atomically, write_picture
-from models.errors import TrainingError
+from inference.atomic import write_atomically
+from models.errors import PictureError, TrainingError
 from training.config import TrainConfig
 from training.device import device_name, pick_device
-from training.photos import MOST_BAD, Batch, is_folder, list_photos, to_image
+from training.photos import MOST_BAD
 
-LOG_EVERY = 25  # steps between two lines of metrics.jsonl
+LOG_EVERY = 25  # steps between two lines of metrics.jsonl, and between two looks at the losses
 
 
 class MetricsLog:
-    """metrics.jsonl, and TensorBoard's files where tensorboard is installed."""
+    """metrics.jsonl, and TensorBoard's files where tensorboard is installed. A disk that is full does not stop a training."""
 
-    def __init__(self, run_folder: Path, start: int, batch_size: int) -> None:
-        self.path, self.batch_size = run_folder / "metrics.jsonl", batch_size
+    def __init__(self, run_folder: Path, start: int, batch_size: int, console: Console) -> None:
+        self.path, self.batch_size, self.console = run_folder / "metrics.jsonl", batch_size, console
         self.photos_per_s = 0.0
-        self._began, self._photos = time.monotonic(), 0
-        if self.path.exists():  # a resumed run repeats the steps after its checkpoint
-            lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= start]
-            write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
         self._board: Any = None
+        self.rewind(start)
         with suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run_folder / "tensorboard"), purge_step=start or None)
+            with spared(console, "TensorBoard's files"):
+                self._board = SummaryWriter(str(run_folder / "tensorboard"), purge_step=start or None)
+
+    def rewind(self, step: int) -> None:
+        """Forget the rows after a step: a training that goes back repeats them."""
+        self._began, self._step = time.monotonic(), step
+        if self.path.exists():
+            with spared(self.console, str(self.path)):
+                lines = self.path.read_text().splitlines()
+                kept = [line for line in lines if _step_of(line) <= step]
+                write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
 
     def add(self, step: int, parts: dict[str, float]) -> None:
-        self._photos += self.batch_size
-        seconds = time.monotonic() - self._began
-        self.photos_per_s = self._photos / seconds
-        if step % LOG_EVERY and step != 1:
-            return
+        """A row with the mean losses since the last one."""
+        self.photos_per_s = self.batch_size * (step - self._step) / (time.monotonic() - self._began)
         row = {"step": step, **{k: round(v, 6) for k, v in parts.items()}, "photos_per_s": round(self.photos_per_s, 3)}
-        with self.path.open("a") as file:
+        with spared(self.console, str(self.path)), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        if self._board:
-            for name, value in row.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, step)
-        self._began, self._photos = time.monotonic(), 0
+        self._to_board(lambda board: [board.add_scalar(name, row[name], step) for name in row if name != "step"])
+        self._began, self._step = time.monotonic(), step
 
-    def add_image(self, step: int, frame: np.ndarray) -> None:
+    def add_preview(self, step: int, sheet: np.ndarray, parts: dict[str, float]) -> None:
+        self._to_board(lambda board: board.add_image("preview", sheet, step, dataformats="HWC"))
+        self._to_board(lambda board: [board.add_scalar(f"preview/{name}", value, step) for name, value in parts.items()])
+
+    def _to_board(self, write: Callable[[Any], object]) -> None:
         if self._board:
-            self._board.add_image("preview", frame, step, dataformats="HWC")
+            try:
+                write(self._board)
+            except OSError as error:
+                self.console.print(f"TensorBoard's files get no more lines: {error.strerror or error}", soft_wrap=True)
+                self._board = None
+
+
+@contextmanager
+def spared(console: Console, what: str) -> Iterator[None]:
+    """Say that something beside the weights could not be written, and go on."""
+    try:
+        yield
+    except (OSError, PictureError) as error:
+        console.print(f"{what} could not be written ({error}); the training goes on", soft_wrap=True, markup=False)
 
 
 def _step_of(line: str) -> float:
@@ -69,71 +87,43 @@ def _step_of(line: str) -> float:
 class BadPhotos:
     """The photos that could not be used, each listed once in skipped.txt.
 
+    Args:
+        photos: how many there are; math.inf for a stream.
     Attributes:
         names: "file: why", in the order they were met, those before a resume included.
     """
 
-    def __init__(self, config: TrainConfig, run_folder: Path, resumed: bool) -> None:
-        self.folder, self.path = config.photos, run_folder / "skipped.txt"
-        photos = len(list_photos(Path(config.photos))) if is_folder(config.photos) else math.inf
-        self.most = MOST_BAD * photos
+    def __init__(self, source: str, photos: float, run_folder: Path, resumed: bool, console: Console) -> None:
+        self.source, self.photos, self.path, self.console = source, photos, run_folder / "skipped.txt", console
         self.names: dict[str, None] = {}
         if resumed and self.path.exists():
             self.names = dict.fromkeys(self.path.read_text().splitlines())
 
-    def note(self, batch: Batch, console: Console) -> None:
+    def note(self, bad: Iterable[str]) -> None:
         """Count and name each new one.
 
         Raises:
             TrainingError: they are more than `MOST_BAD` of the folder.
         """
-        new = [photo.replace("\n", " ") for photo in batch.bad]
-        for photo in new:
-            if photo not in self.names:
-                self.names[photo] = None
-                console.print(f"skipped: {photo}", soft_wrap=True, markup=False)
-                with self.path.open("a") as file:
-                    file.write(photo + "\n")
-        if len(self.names) > self.most:
+        new = dict.fromkeys(photo.replace("\n", " ") for photo in bad).keys() - self.names.keys()
+        for photo in sorted(new):
+            self.names[photo] = None
+            self.console.print(f"skipped: {photo}", soft_wrap=True, markup=False)
+        if new:
+            with spared(self.console, str(self.path)):
+                write_atomically(self.path, "".join(photo + "\n" for photo in self.names).encode())
+        if len(self.names) > MOST_BAD * self.photos:
             raise TrainingError(
-                f"{len(self.names)} photos in {self.folder} are damaged, more than {MOST_BAD:.0%} of them "
+                f"{len(self.names)} photos in {self.source} are damaged, more than {MOST_BAD:.0%} of them "
                 f"({self.path} lists them); mend or remove them, or give another folder"
             )
 
 
-def write_preview(
-    run_folder: Path,
-    step: int,
-    net: torch.nn.Module,
-    frames: list[np.ndarray],
-    style_frame: np.ndarray,
-    newest: dict[str, float],
-    log: MetricsLog,
-) -> None:
-    """The fixed photos above what the averaged network makes of them now, as preview_000500.png."""
-    painted = [stylize_frame(net, frame) for frame in frames]
-    text = " ".join(f"{name} {newest[name]:.3f}" for name in ("content", "style") if name in newest)
-    sheet = contact_sheet(
-        [[style_frame, *frames], [style_frame, *painted]],
-        [["painting", *("photo" for _ in frames)], [f"step {step}", *(text for _ in frames)]],
-    )
-    write_picture(run_folder / f"preview_{step:06d}.png", Picture(sheet))
-    log.add_image(step, sheet)
-
-
-@torch.no_grad()
-def stylize_frame(net: torch.nn.Module, frame: np.ndarray) -> np.ndarray:
-    """A (H, W, 3) uint8 frame through a torch network, float32, cropped to the network's stride."""
-    stride = int(net.stride_px)  # type: ignore[arg-type]
-    height, width = (side - side % stride for side in frame.shape[:2])
-    device = next(net.parameters()).device
-    stylized_image = net(to_image(torch.tensor(frame[:height, :width])[None], device))
-    pixels = (stylized_image[0].permute(1, 2, 0) * 255.0).round().clamp(0, 255)
-    return np.asarray(pixels.to(torch.uint8).cpu())
-
-
-def make_card(config: TrainConfig, step: int, newest: dict[str, float], seconds: float, bad_photos: int) -> dict[str, Any]:
+def make_card(
+    config: TrainConfig, step: int, newest: dict[str, float], seconds: float, bad_photos: int, processes: int = 1
+) -> dict[str, Any]:
     """What a network is and where it came from; goes beside the weights and into the .onnx."""
+    count = f"{processes} x " if processes > 1 else ""
     return {
         "title": config.style_title,
         "painter": config.painter,
@@ -143,7 +133,7 @@ def make_card(config: TrainConfig, step: int, newest: dict[str, float], seconds:
         "step": step,
         "photos_seen": step * config.batch_size,
         "seconds": round(seconds, 1),
-        "device": f"{device_name(pick_device(config.device))}, torch {torch.__version__}",
+        "device": f"{count}{device_name(pick_device(config.device))}, torch {torch.__version__}",
         "losses": {name: round(value, 5) for name, value in newest.items()},
         "bad_photos": bad_photos,
         # File names without folders: a card travels, the trainer's paths are nobody's business.

@@ -8,7 +8,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from inference.pictures import write_atomically
+from inference.atomic import write_atomically
 from inference.styles import FOLDER
 from models.vgg import load_vgg19
 from training.checkpoint import find_weights, load_net, save_weights

@@ -1,7 +1,13 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
 
+from inference import session as session_module
 from inference.session import StyleSession, pad_image
 from models.contract import Contract
 from models.errors import StyleError
@@ -70,3 +76,47 @@ def test_an_onnx_file_of_somebody_else_is_refused(tmp_path):
     onnx.save(model, tmp_path / "renamed.onnx")
     with pytest.raises(StyleError, match="float content_image and stylized_image of"):
         StyleSession(tmp_path / "renamed.onnx")
+
+
+def test_threads_sharing_a_session_paint_what_one_alone_paints(style_file):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (40 + i, 90 - i, 3), dtype=np.uint8) for i in range(12)]
+    expected = [StyleSession(style_file).stylize(frame) for frame in frames]
+    with ThreadPoolExecutor(4) as pool:
+        painted = list(pool.map(StyleSession(style_file, shared=True).stylize, frames * 3))
+    for i, frame in enumerate(painted):
+        np.testing.assert_array_equal(frame, expected[i % 12])
+
+
+def test_pictures_of_threads_fit_into_the_limit_together_and_a_larger_one_is_alone(style_file, monkeypatch):
+    monkeypatch.setattr(session_module, "MOST_PIXELS", 3 * 16 * 16)
+    together, seen, lock = [], [], threading.Lock()
+
+    def run(_, inputs, __):
+        image = inputs["content_image"]
+        with lock:
+            together.append(image[0, 0].size)
+            seen.append(list(together))
+        time.sleep(0.02)
+        with lock:
+            together.remove(image[0, 0].size)
+        return [image]
+
+    session = StyleSession(style_file)
+    session._session = SimpleNamespace(run=run)
+    sides = [16, 16, 64, 16, 16, 16, 64, 16, 16, 16, 16, 16]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(session.stylize, [np.zeros((side, side, 3), np.uint8) for side in sides]))
+    assert len(seen) == 12
+    assert max(len(each) for each in seen) == 3
+    assert all(sum(each) <= 3 * 16 * 16 or len(each) == 1 for each in seen)
+
+
+def test_terminate_ends_runs_while_it_is_set(style_file):
+    session = StyleSession(style_file)
+    frame = np.zeros((16, 16, 3), np.uint8)
+    session.run_options.terminate = True
+    with pytest.raises(StyleError):
+        session.stylize(frame)
+    session.run_options.terminate = False
+    assert session.stylize(frame).shape == frame.shape

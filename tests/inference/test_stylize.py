@@ -1,13 +1,25 @@
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from inference import pictures
 from inference.pictures import FORMATS, read_picture
 from inference.session import StyleSession
-from inference.stylize import StylizeOptions, plan_jobs, stylize_frame
+from inference.stylize import Job, StylizeOptions, plan_jobs, run_jobs, stylize_frame
 from models.errors import PictureError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_strength_0_is_the_photo_and_1_the_painting(style_file, landscape):
@@ -187,3 +199,97 @@ def test_a_name_too_long_does_not_stop_the_others(run, tmp_path, style_file, pho
     assert code == 1
     assert "photo_strokes.png" in out
     assert "xxx" in err
+
+
+def test_any_number_of_jobs_gives_the_same_files_in_the_same_order(run, tmp_path, style_file, photo_folder):
+    (tmp_path / "trip").mkdir()
+    for path in photo_folder.rglob("*.jpg"):
+        (tmp_path / "trip" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "trip" / "2.jpg").write_bytes(b"nothing")
+    painted = []
+    for jobs in (1, 3, 50):
+        out = tmp_path / f"out{jobs}"
+        code, listed, err = run("stylize", tmp_path / "trip", "-s", style_file, "-o", out, "--jobs", jobs)
+        assert code == 1
+        assert "2.jpg is not a picture" in err
+        assert [Path(line).name for line in listed.split()] == ["0.jpg", "1.jpg", "3.jpg", "4.jpg", "5.jpg"]
+        painted.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert painted[0] == painted[1] == painted[2]
+
+
+def test_endless_photos_are_read_only_as_far_as_there_are_threads(tmp_path, style_file, photo, monkeypatch):
+    from inference import stylize
+
+    most, active, lock = 0, 0, threading.Lock()
+
+    def counted(path, max_pixels):
+        nonlocal most, active
+        with lock:
+            active += 1
+            most = max(most, active)
+        return read_picture(path, max_pixels)
+
+    def uncounted(*arguments):
+        nonlocal active
+        with lock:
+            active -= 1
+
+    monkeypatch.setattr(stylize, "read_picture", counted)
+    monkeypatch.setattr(stylize, "write_picture", uncounted)
+    taken = itertools.count()
+    jobs = (Job(photo, tmp_path / f"{i}.png") for i in taken)
+    session = StyleSession(style_file, shared=True)
+    results = run_jobs(jobs, session, StylizeOptions(), at_once=3)
+    names = [job.destination.name for job, error in itertools.islice(results, 60) if error is None]
+    results.close()
+    assert names == [f"{i}.png" for i in range(60)]
+    assert 1 < most <= 3
+    assert next(taken) < 60 + 8 * 3 + 2
+    assert session.stylize(np.zeros((16, 16, 3), np.uint8)).shape == (16, 16, 3)  # closing stopped the photos, not the session
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_stops_soon_and_leaves_whole_files_only(tmp_path, style_file, photo):
+    (tmp_path / "trip").mkdir()
+    for i in range(500):
+        (tmp_path / "trip" / f"{i:03}.png").write_bytes(photo.read_bytes())
+    command = [sys.executable, "-m", "allaprima", "stylize", tmp_path / "trip", "-s", style_file, "-o", tmp_path / "out"]
+    with subprocess.Popen([*map(str, command), "--jobs", "3"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "out" / "000.png").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == "allaprima: stopped\n"
+    written = sorted((tmp_path / "out").iterdir())
+    assert 1 <= len(written) < 500
+    for path in written:
+        assert path.suffix == ".png"
+        read_picture(path)
+
+
+def test_decoding_in_threads_leaves_pillow_and_warnings_as_they_are(photo_folder):
+    filters, limit = list(warnings.filters), Image.MAX_IMAGE_PIXELS
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(read_picture, [*photo_folder.rglob("*.jpg")] * 20))) == 120
+    assert list(warnings.filters) == filters
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_broken_exif_block_is_not_talked_about(tmp_path, landscape):
+    Image.fromarray(landscape).save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+    code = "import sys; from inference.pictures import read_picture; read_picture(sys.argv[1])"
+    process = subprocess.run([sys.executable, "-c", code, tmp_path / "x.jpg"], cwd=ROOT, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
+    with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(tmp_path / "x.jpg"):
+        pass  # Pillow would have talked
+
+
+def test_pillows_own_limit_is_raised_with_ours(photo, monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
+    for pillows in (1000, 12_000):  # Pillow refuses above twice its limit and warns above it
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows)
+        with pytest.raises(PictureError, match=r"over the limit of 1000 pixels; .*--max-pixels"):
+            read_picture(photo)
+        assert pillows == Image.MAX_IMAGE_PIXELS
+        assert read_picture(photo, max_pixels=120 * 160).frame.shape == (120, 160, 3)

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from rich.console import Console
 from models.errors import StyleError, TrainingError
 from models.image_transform_net import TIERS
 from models.vgg import load_vgg19
-from training import loop, losses
+from training import loop, losses, preview, update
 from training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
 from training.config import CHOICES, TrainConfig
 from training.loop import Interrupted, train
@@ -49,8 +50,9 @@ def random_vgg():
 
 @pytest.fixture(autouse=True)
 def one_vgg_for_all(random_vgg, monkeypatch):
-    """Twenty million random weights take a second to draw."""
+    """Twenty million random weights take a second to draw, and preview photos of 256 px longer than the steps here."""
     monkeypatch.setattr(loop, "load_vgg19", lambda source: random_vgg)
+    monkeypatch.setattr(preview, "PREVIEW_PX", 48)
 
 
 @pytest.fixture
@@ -96,8 +98,8 @@ def test_the_loss_falls_on_one_photo(config, tmp_path, console, landscape):
     assert rows[-1]["total"] < 0.7 * rows[0]["total"]
 
 
-def test_three_losses_in_a_row_that_are_not_finite_stop_the_training(config, tmp_path, console, monkeypatch):
-    good = loop.step_losses
+def test_losses_that_stay_not_finite_send_the_training_back_three_times_and_then_stop_it(config, tmp_path, monkeypatch):
+    good = update.step_losses
     calls = []
 
     def bad_from_third(*arguments):
@@ -105,16 +107,19 @@ def test_three_losses_in_a_row_that_are_not_finite_stop_the_training(config, tmp
         parts = good(*arguments)
         return parts if len(calls) < 3 else {name: loss * torch.nan for name, loss in parts.items()}
 
-    monkeypatch.setattr(loop, "step_losses", bad_from_third)
-    with pytest.raises(TrainingError, match=r"not finite 3 times .*--lr"):
-        train(dataclasses.replace(config, steps=9), tmp_path, console)
+    monkeypatch.setattr(update, "step_losses", bad_from_third)
+    said = io.StringIO()
+    with pytest.raises(TrainingError, match=r"not finite in 3 steps in a row; 3 times .*--lr"):
+        train(dataclasses.replace(config, steps=9), tmp_path, Console(file=said, width=400))
+    assert said.getvalue().count("step 5: loss or gradient was not finite in 3 steps in a row; back to step 2") == 3
+    assert len(calls) == 2 + 4 * 3
     state, _ = load_state(latest_checkpoint(tmp_path))
-    assert state.step == 4  # due after two bad steps, and holding the weights of the last good one
+    assert state.step == 2
     assert all(tensor.isfinite().all() for tensor in state.tensors.values())
 
 
 def test_one_bad_loss_is_skipped_and_training_goes_on(config, tmp_path, console, monkeypatch):
-    good = loop.step_losses
+    good = update.step_losses
     calls = []
 
     def second_is_bad(*arguments):
@@ -122,19 +127,19 @@ def test_one_bad_loss_is_skipped_and_training_goes_on(config, tmp_path, console,
         parts = good(*arguments)
         return parts if len(calls) != 2 else {name: loss * torch.inf for name, loss in parts.items()}
 
-    monkeypatch.setattr(loop, "step_losses", second_is_bad)
+    monkeypatch.setattr(update, "step_losses", second_is_bad)
     weights = safetensors.torch.load_file(train(config, tmp_path, console))
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
 def test_interrupt_saves_and_says_how_to_go_on(config, tmp_path, console, monkeypatch):
-    good = loop.step_losses
+    good = update.step_losses
 
     def interrupt(*arguments):
         os.kill(os.getpid(), signal.SIGINT)
         return good(*arguments)
 
-    monkeypatch.setattr(loop, "step_losses", interrupt)
+    monkeypatch.setattr(update, "step_losses", interrupt)
     with pytest.raises(Interrupted, match=r"--resume"):
         train(dataclasses.replace(config, checkpoint_every=100), tmp_path, console)
     assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 1)
@@ -245,7 +250,7 @@ def test_the_learning_rate_rises_and_falls(config):
     optimizer = torch.optim.Adam(net.parameters())
     rates = []
     for step in range(200):
-        loop.set_learning_rate_(optimizer, dataclasses.replace(config, steps=200, lr=1.0), step)
+        update.set_learning_rate_(optimizer, dataclasses.replace(config, steps=200, lr=1.0), step)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
@@ -285,7 +290,7 @@ def test_resuming_a_finished_training_changes_nothing(config, tmp_path, console)
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_weights_or_checkpoints(config, tmp_path, console, monkeypatch):
-    good = loop.step_losses
+    good = update.step_losses
     calls = []
 
     def bad_gradient_from_third(*arguments):
@@ -295,8 +300,8 @@ def test_a_gradient_that_is_not_finite_never_reaches_weights_or_checkpoints(conf
             parts["total"].register_hook(lambda gradient: gradient * torch.nan)
         return parts
 
-    monkeypatch.setattr(loop, "step_losses", bad_gradient_from_third)
-    with pytest.raises(TrainingError, match="not finite 3 times"):
+    monkeypatch.setattr(update, "step_losses", bad_gradient_from_third)
+    with pytest.raises(TrainingError, match="not finite in 3 steps in a row"):
         train(dataclasses.replace(config, steps=9, checkpoint_every=1), tmp_path, console)
     for path in tmp_path.glob("step_*.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_state(path)[0].tensors.values()), path

@@ -1,18 +1,22 @@
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from models.errors import PictureError, TrainingError
-from training.photos import HubPhotos, PhotoFolder, list_photos, random_crop
+from training.photos import HubPhotos, PhotoFolder, Share, crop, list_photos, prefetched, random_box
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step(photo_folder):
-    first, second = (PhotoFolder(photo_folder, 3, 64, seed=5) for _ in range(2))
+    first, second = (PhotoFolder(list_photos(photo_folder), 3, 64, seed=5) for _ in range(2))
     for step in range(4):
-        first[step]
-    torch.testing.assert_close(first[7].content_image, second[7].content_image)
-    assert not torch.equal(first[7].content_image, PhotoFolder(photo_folder, 3, 64, seed=6)[7].content_image)
+        first.load(step)
+    torch.testing.assert_close(first.load(7).content_image, second.load(7).content_image)
+    assert not torch.equal(
+        first.load(7).content_image, PhotoFolder(list_photos(photo_folder), 3, 64, seed=6).load(7).content_image
+    )
 
 
 def test_an_epoch_shows_every_photo_once(photo_folder, monkeypatch):
@@ -21,25 +25,40 @@ def test_an_epoch_shows_every_photo_once(photo_folder, monkeypatch):
     seen = []
     read = training.photos.read_picture
     monkeypatch.setattr(training.photos, "read_picture", lambda path, *a, **k: (seen.append(path), read(path, *a, **k))[1])
-    photos = PhotoFolder(photo_folder, 2, 64, seed=0)
+    photos = PhotoFolder(list_photos(photo_folder), 2, 64, seed=0)
     for step in range(3):
-        photos[step]
+        photos.load(step)
     assert sorted(seen) == sorted(list_photos(photo_folder))
 
 
 def test_batches_have_the_documented_shape(photo_folder):
-    batch = PhotoFolder(photo_folder, 2, 96, seed=0)[0]
+    batch = PhotoFolder(list_photos(photo_folder), 2, 96, seed=0).load(0)
     assert batch.content_image.shape == (2, 96, 96, 3)
     assert batch.content_image.dtype == torch.uint8
 
 
+def cropped(frame, size_px, seed, on_device=False):
+    box, flip = random_box(*frame.shape[:2], size_px, np.random.default_rng(seed))
+    return crop(torch.tensor(frame) if on_device else frame, box, size_px, flip).numpy()
+
+
+@pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 300), (300, 40), (1, 1), (65, 64), (400, 600)])
-def test_crops_of_any_photo_are_square_and_whole(height, width):
+def test_crops_of_any_photo_are_square_and_whole(height, width, on_device):
     frame = np.full((height, width, 3), 7, np.uint8)
     for seed in range(20):
-        crop = random_crop(frame, 64, np.random.default_rng(seed))
-        assert crop.shape == (64, 64, 3)
-        assert (crop == 7).all()
+        pixels = cropped(frame, 64, seed, on_device)
+        assert pixels.shape == (64, 64, 3)
+        assert pixels.dtype == np.uint8
+        assert (pixels == 7).all()
+
+
+def test_crops_made_on_a_gpu_show_what_those_of_the_cpu_show(landscape):
+    for flip in (False, True):
+        for size_px in (48, 64, 96, 128):
+            here = crop(landscape, (20.0, 8.0, 116.0, 104.0), size_px, flip).float()
+            there = crop(torch.tensor(landscape), (20.0, 8.0, 116.0, 104.0), size_px, flip).float()
+            assert (here - there).abs().mean() < 0.5  # of 255
 
 
 def test_crops_are_not_squashed():
@@ -47,9 +66,9 @@ def test_crops_are_not_squashed():
     disc = ((yy - 100) ** 2 + (xx - 200) ** 2 < 45**2).astype(np.uint8) * 255
     frame = np.repeat(disc[:, :, None], 3, axis=2)
     for seed in range(30):
-        crop = random_crop(frame, 128, np.random.default_rng(seed))[:, :, 0] > 127
-        rows, columns = crop.any(axis=1).sum(), crop.any(axis=0).sum()
-        touches = crop[0].any() or crop[-1].any() or crop[:, 0].any() or crop[:, -1].any()
+        pixels = cropped(frame, 128, seed)[:, :, 0] > 127
+        rows, columns = pixels.any(axis=1).sum(), pixels.any(axis=0).sum()
+        touches = pixels[0].any() or pixels[-1].any() or pixels[:, 0].any() or pixels[:, -1].any()
         assert touches or abs(int(rows) - int(columns)) <= 2
 
 
@@ -58,8 +77,8 @@ def test_damaged_photos_are_replaced_and_named(tmp_path, photo_folder):
         (tmp_path / f"{i}.jpg").write_bytes(path.read_bytes())
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:700])
-    photos = PhotoFolder(tmp_path, 4, 64, seed=0)
-    bad = {text for step in range(2) for text in photos[step].bad}
+    photos = PhotoFolder(list_photos(tmp_path), 4, 64, seed=0)
+    bad = {text for step in range(2) for text in photos.load(step).bad}
     assert len(bad) == 2
     assert any("bad.jpg is not a picture" in text for text in bad)
     assert any("cut.jpg is damaged" in text for text in bad)
@@ -68,8 +87,8 @@ def test_damaged_photos_are_replaced_and_named(tmp_path, photo_folder):
 def test_a_folder_of_damaged_photos_stops_with_a_message(tmp_path):
     for i in range(30):
         (tmp_path / f"{i}.jpg").write_bytes(b"nothing")
-    with pytest.raises(TrainingError, match="holds no healthy photo"):
-        PhotoFolder(tmp_path, 2, 64, seed=0)[0]
+    with pytest.raises(TrainingError, match="none of 30 photos can be used"):
+        PhotoFolder(list_photos(tmp_path), 2, 64, seed=0).load(0)
 
 
 def test_no_folder_and_no_pictures_are_told_apart(tmp_path):
@@ -123,7 +142,7 @@ def test_phone_photos_are_cropped_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.fromarray(frame).save(tmp_path / "phone.jpg", exif=exif, quality=95)
-    crop = PhotoFolder(tmp_path, 1, 64, seed=0)[0].content_image[0].float().mean(dim=2)
+    crop = PhotoFolder(list_photos(tmp_path), 1, 64, seed=0).load(0).content_image[0].float().mean(dim=2)
     assert crop.std(dim=0).mean() > crop.std(dim=1).mean()
 
 
@@ -132,12 +151,12 @@ def test_epochs_differ_in_order_and_photos_are_flipped_both_ways(tmp_path):
         frame = np.full((64, 64, 3), 20 * i, np.uint8)
         frame[:, :8] = 255  # a white left edge
         Image.fromarray(frame).save(tmp_path / f"{i:02}.png")
-    photos = PhotoFolder(tmp_path, 12, 64, seed=0)
-    first, second = (photos[epoch].content_image[:, 32, 32, 0].tolist() for epoch in (0, 1))
+    photos = PhotoFolder(list_photos(tmp_path), 12, 64, seed=0)
+    first, second = (photos.load(epoch).content_image[:, 32, 32, 0].tolist() for epoch in (0, 1))
     assert sorted(first) == sorted(second) == [20 * i for i in range(12)]
     assert first != second
     assert first != sorted(first)
-    left_is_white = (photos[0].content_image[:, 32, 0, 0] == 255).tolist()
+    left_is_white = (photos.load(0).content_image[:, 32, 0, 0] == 255).tolist()
     assert set(left_is_white) == {True, False}
 
 
@@ -153,6 +172,166 @@ def test_the_pixel_limit_holds_for_folders_and_datasets_alike(photo_folder):
     from training.photos import decode_hub_image
 
     with pytest.raises(TrainingError, match="--max-pixels"):
-        PhotoFolder(photo_folder, 1, 64, seed=0, max_pixels=100)[0]
+        PhotoFolder(list_photos(photo_folder), 1, 64, seed=0, max_pixels=100).load(0)
     with pytest.raises(PictureError, match="--max-pixels"):
         decode_hub_image({"bytes": list_photos(photo_folder)[0].read_bytes()}, "row 1", max_pixels=100)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("cache_bytes", [0, 10**9])
+def test_workers_and_cache_change_nothing(photo_folder, workers, cache_bytes):
+    paths = list_photos(photo_folder)
+    plain = PhotoFolder(paths, 2, 64, seed=3, cache_bytes=0)
+    photos = PhotoFolder(paths, 2, 64, seed=3, cache_bytes=cache_bytes)
+    batches = list(prefetched(photos.load, range(5, 14), workers))
+    assert len(batches) == 9
+    for step, batch in zip(range(5, 14), batches, strict=True):
+        assert torch.equal(batch.content_image, plain.load(step).content_image), step
+
+
+def test_a_photo_is_decoded_once_as_far_as_the_cache_goes(photo_folder, monkeypatch):
+    import training.photos
+
+    seen = []
+    read = training.photos.read_picture
+    monkeypatch.setattr(training.photos, "read_picture", lambda path, *a, **k: (seen.append(path), read(path, *a, **k))[1])
+    photos = PhotoFolder(list_photos(photo_folder), 3, 64, seed=0, cache_bytes=10**9)
+    for step in range(8):
+        photos.load(step)
+    assert len(seen) == 6
+    small = PhotoFolder(list_photos(photo_folder), 3, 64, seed=0, cache_bytes=100_000)
+    for step in range(8):
+        small.load(step)
+    kept = sum(frame.nbytes for frame in small._cache.values())
+    assert 0 < kept <= 100_000
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_together_see_what_one_alone_sees(photo_folder, world):
+    paths = list_photos(photo_folder)
+    alone = PhotoFolder(paths, 6, 64, seed=1)
+    parts = [PhotoFolder(paths, 6, 64, seed=1, share=Share(rank, world)) for rank in range(world)]
+    for step in range(3):
+        together = torch.cat([part.load(step).content_image for part in parts])
+        assert torch.equal(together, alone.load(step).content_image)
+
+
+def damage(folder, kind, i, rng, healthy):
+    """One of the ways in which photos go bad on real disks."""
+    path = folder / f"bad_{i:03}_{kind}.jpg"
+    if kind == "cut":
+        path.write_bytes(healthy[: rng.integers(1, len(healthy) - 20)])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "html":
+        path.write_bytes(b"<!DOCTYPE html><title>404</title>")
+    elif kind == "bomb":  # claims 50,000 x 50,000 pixels
+        at = healthy.index(b"\xff\xc0")
+        path.write_bytes(healthy[: at + 5] + (50_000).to_bytes(2, "big") * 2 + healthy[at + 9 :])
+    elif kind == "unreadable":
+        path.symlink_to("/proc/self/mem" if os.path.exists("/proc/self/mem") else folder)  # an I/O error, also for root
+    else:
+        path.symlink_to(folder / "nowhere.jpg")
+
+
+def test_of_2000_photos_with_5_percent_damaged_every_healthy_one_is_used_and_memory_stays_flat(tmp_path, monkeypatch):
+    import io
+    import resource
+
+    import training.photos
+
+    rng = np.random.default_rng(0)
+    encoded = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(encoded, "JPEG")
+    kinds = ("cut", "empty", "html", "bomb", "link", "unreadable")
+    for i in range(100):
+        damage(tmp_path, kinds[i % len(kinds)], i, rng, encoded.getvalue())
+    for i in range(1900):
+        frame = np.full((40, 48, 3), (i % 256, i // 256, 77), np.uint8)
+        odd = [("RGB", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("I;16", "png"), ("RGB", "tif")][i // 50 % 5]
+        mode, suffix = odd if i % 50 == 0 else ("RGB", "png")
+        picture = (
+            Image.fromarray(frame[:, :, 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(frame).convert(mode)
+        )
+        picture.save(tmp_path / f"{i:04}.{suffix}")
+    paths = list_photos(tmp_path)
+    assert len(paths) == 2000
+    read = training.photos.read_picture
+    used = []
+
+    def read_and_note(path, *args, **kwargs):
+        picture = read(path, *args, **kwargs)
+        used.append(path)
+        return picture
+
+    monkeypatch.setattr(training.photos, "read_picture", read_and_note)
+    photos = PhotoFolder(paths, 20, 32, seed=0, cache_bytes=0)
+    bad, peaks = [], []
+    for batch in prefetched(photos.load, range(200), 2):
+        bad += batch.bad
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert len(bad) == len(set(bad)) == 100
+    assert {text.split()[0].rsplit("_", 1)[1].split(".")[0] for text in bad} == set(kinds)
+    assert set(used) == {path for path in paths if not path.name.startswith("bad")}
+    assert peaks[-1] - peaks[50] < 30_000  # kB, over one and a half epochs
+
+
+class BrokenRows:
+    """A stream that breaks at its third row, `breaks` times."""
+
+    num_shards = 1
+
+    def __init__(self, rows, breaks):
+        self.rows, self.breaks = rows, breaks
+
+    def shuffle(self, **_):
+        return self
+
+    def __iter__(self):
+        for i, row in enumerate(self.rows):
+            if i == 2 and self.breaks:
+                self.breaks -= 1
+                raise ConnectionError("reset by peer")
+            yield row
+
+
+@pytest.mark.parametrize(("breaks", "stops"), [(2, False), (10**6, True)])
+def test_a_stream_that_breaks_is_tried_again_and_the_log_says_approximately(monkeypatch, photo_folder, breaks, stops):
+    import training.photos
+
+    waits = []
+    monkeypatch.setattr(training.photos.time, "sleep", waits.append)
+    rows = [{"image": {"bytes": path.read_bytes(), "path": None}} for path in list_photos(photo_folder)]
+    broken = BrokenRows(rows if not stops else [], breaks)
+    if stops:
+        broken.__class__ = type(
+            "Dead", (BrokenRows,), {"__iter__": lambda self: (_ for _ in ()).throw(ConnectionError("down"))}
+        )
+    monkeypatch.setattr(training.photos, "open_hub_dataset", lambda name: (broken, "image"))
+    batches = iter(HubPhotos("somebody/photos", 2, 64, seed=0))
+    if stops:
+        with pytest.raises(TrainingError, match=r"failed 6 times in a row \(down\); go on later with --resume"):
+            next(batches)
+        assert waits == [1, 2, 4, 8, 16]
+    else:
+        notes = [note for _ in range(8) for note in next(batches).notes]
+        assert len(notes) == 2
+        assert all("reset by peer" in note and "approximately" in note for note in notes)
+
+
+def test_a_stream_is_dealt_out_to_processes_by_datasets(monkeypatch, tmp_path):
+    import datasets
+
+    cells = []
+    for i in range(8):
+        Image.fromarray(np.full((64, 64, 3), 30 * i, np.uint8)).save(tmp_path / f"{i}.png")
+        cells.append({"bytes": (tmp_path / f"{i}.png").read_bytes(), "path": None})
+    features = datasets.Features({"image": datasets.Image()})
+    rows = datasets.Dataset.from_dict({"image": cells}, features=features).to_iterable_dataset(num_shards=4)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    seen = []
+    for rank in (0, 1):
+        batches = iter(HubPhotos("somebody/photos", 4, 64, seed=0, share=Share(rank, 2)))
+        seen.append({int(value) for _ in range(2) for value in next(batches).content_image[:, 32, 32, 0]})
+    assert seen[0] | seen[1] == {30 * i for i in range(8)}
+    assert not seen[0] & seen[1]

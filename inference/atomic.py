@@ -1,0 +1,45 @@
+"""Files that are whole or not there: written beside their final name, flushed to the disk, then renamed."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+_UMASK = os.umask(0)  # can be read only by setting it, which is not safe once there are threads
+os.umask(_UMASK)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing.
+
+    Raises:
+        OSError: nothing is left under the final name, and what was there before still is.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+    try:
+        try:
+            left = memoryview(data)
+            while left:  # one write may take only a part: 2 GB on Linux, less where the disk is nearly full
+                left = left[os.write(handle, left) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.chmod(temporary, 0o666 & ~_UMASK)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if os.name == "posix":  # the new name, too, survives a power cut
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Delete what a killed `write_atomically` left in a folder; nobody may be writing there."""
+    for path in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -1,0 +1,193 @@
+"""How fast the training loop is, beside the plain loop that every peer has, in one process on the same photos.
+
+The plain loop has the shape of pytorch/examples' fast_neural_style, written here from the paper: float32, NCHW, VGG-19
+over content and output to the deepest layer, a Gram matrix as two reshapes and a product, photos decoded in the loop.
+It gets our network, layers, losses and crops, so that both loops optimize the same thing and their losses can be
+compared. `measure(steps=...)` climbs from one to the other idea by idea.
+"""
+
+import copy
+import dataclasses
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.image_transform_net import TIERS
+from models.vgg import VGG19Features, load_vgg19
+from training import losses
+from training.config import TrainConfig
+from training.device import device_name, pick_device, pick_precision
+from training.loop import make_target, read_painting
+from training.photos import PhotoFolder, list_photos, prefetched, to_image
+from training.ranks import Ranks
+from training.update import DEFAULT_STYLE_WEIGHT, Target, Update, pick_step_losses
+
+STEPS_A_TURN = 2
+
+
+@dataclass(frozen=True)
+class Ideas:
+    """Which of the product loop's ideas the plain loop has; none by default."""
+
+    channels_last: bool = False
+    bf16: bool = False
+    shallow_content: bool = False  # VGG over the content image only to relu4_2
+    gram_in_place: bool = False  # in the features' own layout and precision, one product backward
+    threads_and_cache: bool = False
+    fused_adam: bool = False
+
+
+LADDER = {
+    "plain": Ideas(),
+    "+ channels-last": Ideas(True),
+    "+ bf16 VGG and autocast": Ideas(True, True),
+    "+ content to relu4_2 only": Ideas(True, True, True),
+    "+ Gram in place": Ideas(True, True, True, True),
+    "+ threads and photo cache": Ideas(True, True, True, True, True),
+    "+ fused Adam": Ideas(True, True, True, True, True, True),
+}
+
+
+def plain_gram(features: Tensor) -> Tensor:
+    n, c, h, w = features.shape
+    psi = features.float().reshape(n, c, h * w)
+    return psi @ psi.transpose(1, 2) / (c * h * w)
+
+
+def plain_style_loss(features: dict[str, Tensor], style_grams: dict[str, Tensor]) -> Tensor:
+    parts = [
+        ((plain_gram(features[layer]) - gram).square().mean((1, 2)) / gram.square().mean()).mean()
+        for layer, gram in style_grams.items()
+    ]
+    return torch.stack(parts).mean()
+
+
+def plain_loop(
+    config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device, ideas: Ideas
+) -> Iterator[dict[str, float]]:
+    """An endless training; every step yields its losses, read from the device as peers do for their logs."""
+    layout = torch.channels_last if ideas.channels_last else torch.contiguous_format
+    vgg = copy.deepcopy(vgg).to(memory_format=layout)
+    style_grams = make_target(vgg, style_frame, "fp32").style_grams
+    target_vgg = vgg.to(torch.bfloat16) if ideas.bf16 else vgg
+    torch.manual_seed(config.seed)
+    net = TIERS[config.tier]().to(device).to(memory_format=layout)
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.lr, fused=True if ideas.fused_adam else None)
+    cache_bytes = None if ideas.threads_and_cache else 0
+    paths = list_photos(Path(config.photos))
+    folder = PhotoFolder(paths, config.batch_size, config.size_px, config.seed, device=device, cache_bytes=cache_bytes)
+    layers = (*losses.STYLE_LAYERS, *losses.CONTENT_LAYERS)
+    content_layers = losses.CONTENT_LAYERS if ideas.shallow_content else layers
+    style_loss = losses.style_loss if ideas.gram_in_place else plain_style_loss
+    for batch in prefetched(folder.load, range(10**9), config.workers if ideas.threads_and_cache else 0):
+        content_image = to_image(batch.content_image, device).contiguous(memory_format=layout)
+        with torch.autocast(device.type, torch.bfloat16, enabled=ideas.bf16):
+            stylized_image = net(content_image)
+        with torch.no_grad():
+            content_features = target_vgg(content_image, content_layers)
+        features = target_vgg(stylized_image, layers)
+        parts = {
+            "content": losses.content_loss(features, {"relu4_2": content_features["relu4_2"]}),
+            "style": style_loss(features, style_grams),
+            "tv": losses.tv_loss(stylized_image),
+        }
+        weights = {"content": config.content_weight, "style": DEFAULT_STYLE_WEIGHT, "tv": config.tv_weight}
+        total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
+        optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        yield {name: loss.item() for name, loss in parts.items()}
+
+
+def our_loop(
+    config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device
+) -> Iterator[dict[str, float]]:
+    """The product's own loop, of `training.loop`'s parts, without checkpoints and previews; losses every second step."""
+    vgg = vgg.to(memory_format=torch.channels_last)
+    config = dataclasses.replace(config, precision=pick_precision(config, vgg, device))
+    target: Target = make_target(vgg, style_frame, config.precision)
+    torch.manual_seed(config.seed)
+    net = TIERS[config.tier]().to(device).to(memory_format=torch.channels_last)
+    losses_of, _ = pick_step_losses(config, net, target, config.batch_size)
+    update = Update(config, net, target, Ranks(), losses_of)
+    folder = PhotoFolder(list_photos(Path(config.photos)), config.batch_size, config.size_px, config.seed, device=device)
+    for step, batch in enumerate(prefetched(folder.load, range(10**9), config.workers)):
+        update(step, to_image(batch.content_image, device))
+        yield update.read().losses if (step + 1) % STEPS_A_TURN == 0 else {}
+
+
+def loops_of(config: TrainConfig, ladder: bool) -> dict[str, Callable[[], Iterator[dict[str, float]]]]:
+    """The loops to compare by name, each ready to be started."""
+    device = pick_device(config.device)
+    vgg = load_vgg19(config.vgg19).to(device)
+    style_frame = read_painting(config)
+    rungs = LADDER if ladder else {"plain": Ideas()}
+    loops = {name: (lambda ideas=ideas: plain_loop(config, vgg, style_frame, device, ideas)) for name, ideas in rungs.items()}
+    return {**loops, "ours": lambda: our_loop(config, vgg, style_frame, device)}
+
+
+def measure(config: TrainConfig, rounds: int, ladder: bool) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
+    """Photos a second of every turn of each loop, taken in turns, and the losses of each loop's last step."""
+    device = pick_device(config.device)
+    running = {name: start() for name, start in loops_of(config, ladder).items()}
+    speeds: dict[str, list[float]] = {name: [] for name in running}
+    newest: dict[str, dict[str, float]] = {}
+    for turn in range(rounds + 1):
+        for name, loop in running.items():
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            began = time.perf_counter()
+            for _ in range(STEPS_A_TURN):
+                newest[name] = next(loop) or newest.get(name, {})
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if turn:  # the first turn makes caches and picks kernels
+                speeds[name].append(STEPS_A_TURN * config.batch_size / (time.perf_counter() - began))
+    for loop in running.values():
+        loop.close()  # type: ignore[attr-defined]
+    return speeds, newest
+
+
+def peak_mb(config: TrainConfig) -> dict[str, float]:
+    """Peak memory of the plain loop and of ours over a few steps, each in a process of its own: the GPU's, else all of it."""
+    found = {}
+    for name in ("plain", "ours"):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found[name] = pool.apply(_peak_mb_here, (config, name))
+    return found
+
+
+def _peak_mb_here(config: TrainConfig, name: str) -> float:
+    loop = loops_of(config, ladder=False)[name]()
+    for _ in range(4):
+        next(loop)
+    if pick_device(config.device).type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def report(config: TrainConfig, rounds: int, ladder: bool) -> str:
+    """The comparison as a table."""
+    speeds, newest = measure(config, rounds, ladder)
+    memory = peak_mb(config)
+    device = pick_device(config.device)
+    lines = [
+        f"{config.tier}, batch {config.batch_size}, {config.size_px} px, {device_name(device)}, torch {torch.__version__}",
+        f"{'':28} photos/s   times plain (slowest to fastest turn)   peak MB   content  style at the last step",
+    ]
+    plain = np.array(speeds["plain"])
+    for name, values in speeds.items():
+        ratios = np.array(values) / plain  # of turns that ran one after the other
+        lines.append(
+            f"{name:28} {np.median(values):8.2f} {np.median(ratios):8.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+            f"{memory.get(name, float('nan')):22.0f} {newest[name]['content']:9.3f} {newest[name]['style']:6.3f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""A preview training that shows in minutes what a style will look like, and sweeps of them over weights and sizes."""
+
+import dataclasses
+import itertools
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from inference.atomic import write_atomically
+from inference.pictures import Picture, contact_sheet, write_picture
+from inference.styles import FOLDER
+from training.checkpoint import load_net
+from training.config import TrainConfig
+from training.loop import read_painting, train
+from training.photos import is_folder, list_photos
+from training.preview import load_preview_frames, stylize_frame
+
+QUICK = {"steps": 400, "batch_size": 2, "size_px": 192, "preview_every": 100, "checkpoint_every": 100}
+
+
+def quick_config(config: TrainConfig) -> TrainConfig:
+    """The options of a quick training: small crops, few steps, from a shipped network; what the user set stays."""
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    changed: dict[str, Any] = {name: value for name, value in QUICK.items() if getattr(config, name) == defaults[name]}
+    if config.init is None:
+        shipped = sorted(FOLDER.glob(f"*/{config.tier}.safetensors"))
+        if shipped:
+            changed["init"] = str(shipped[0])
+    return dataclasses.replace(config, **changed)
+
+
+def full_training_text(config: TrainConfig, run_folder: Path) -> str:
+    """How long the full training would take here, by the photos a second that a quick one reached."""
+    full = TrainConfig(config.painting, config.photos)
+    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    photos_per_s = float(np.median([row["photos_per_s"] for row in rows[1:] or rows]))
+    seconds = full.steps * full.batch_size / photos_per_s * (full.size_px / config.size_px) ** 2
+    length = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+    command = f"allaprima train {shlex.quote(config.painting)} --photos {shlex.quote(config.photos)} --tier {config.tier}"
+    return (
+        f"this was a preview: {photos_per_s:.1f} photos/s at {config.size_px} px. The full training "
+        f"({full.steps:,} steps of {full.batch_size} photos at {full.size_px} px) would take about {length} here:\n{command}"
+    )
+
+
+def sweep(
+    config: TrainConfig, style_weights: Sequence[float], style_sizes_px: Sequence[int], folder: Path, console: Console
+) -> Path:
+    """Train a quick preview for every pair of style weight and style size, and lay them out on one sheet.
+
+    Args:
+        config: of every training but for those two.
+        folder: gets a run folder for each pair; trainings found there are gone on with, finished ones are kept.
+    Returns:
+        the contact sheet, one row a pair.
+    """
+    rows: list[list[np.ndarray | None]] = []
+    labels: list[list[str]] = []
+    photos = list_photos(Path(config.photos)) if is_folder(config.photos) else []
+    frames = load_preview_frames(config, photos)
+    for size_px, weight in itertools.product(style_sizes_px, style_weights):
+        one = quick_config(dataclasses.replace(config, style_weight=weight, style_size_px=size_px))
+        run_folder = folder / f"weight_{weight:g}_size_{size_px}"
+        run_folder.mkdir(parents=True, exist_ok=True)
+        options = run_folder / "options.json"
+        same = options.is_file() and options.read_bytes() == one.to_json().encode() + b"\n"
+        weights = run_folder / "weights.safetensors"
+        if not (same and weights.is_file()):
+            console.print(f"style weight {weight:g}, style size {size_px} px", soft_wrap=True)
+            if not same:  # of another sweep
+                for old in [*run_folder.glob("step_*"), weights]:
+                    old.unlink(missing_ok=True)
+                write_atomically(options, one.to_json().encode() + b"\n")
+            train(one, run_folder, console, resume=True)
+        net, card = load_net(weights)
+        painted = [(stylize_frame(net, frame).clip(0, 1) * 255.0).round().astype(np.uint8) for frame in frames]
+        rows.append([read_painting(one), *painted])
+        losses = card["losses"]
+        text = f"content {losses['content']:.2f} style {losses['style']:.2f}"
+        labels.append([f"weight {weight:g}, size {size_px} px", text, *("" for _ in frames[1:])])
+    sheet = folder / "sweep.png"
+    top: list[np.ndarray | None] = [None, *frames]
+    write_picture(sheet, Picture(contact_sheet([top, *rows], [["", *("photo" for _ in frames)], *labels])))
+    return sheet

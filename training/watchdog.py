@@ -1,0 +1,2 @@
+def picture_fault(content_frames, stylized_images):
+    return None
