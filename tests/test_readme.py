@@ -11,16 +11,16 @@ from allaprima import build_parser
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
-    line.strip().removeprefix("$ ").split(" && ")[-1].split("  #")[0]
+    re.sub(r"^torchrun .* -m ", "", line.strip().removeprefix("$ ").split(" && ")[-1].split("  #")[0])
     for block in re.findall(r"```(?:sh|console)\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
-    if re.match(r"(\$ )?(pip install .* && )?allaprima ", line.strip())
+    if re.match(r"(\$ )?((pip install .* && )|torchrun .* -m )?allaprima ", line.strip())
 ]
 
 
 def test_readme_shows_every_command():
     shown = {shlex.split(command)[1] for command in COMMANDS}
-    assert shown >= {"demo", "stylize", "train", "export", "styles", "doctor"}
+    assert shown >= {"demo", "stylize", "train", "sweep", "export", "import", "styles", "doctor"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

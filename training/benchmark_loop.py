@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from training.device import device_name, pick_device, pick_precision
 from training.loop import make_target, read_painting
 from training.photos import PhotoFolder, list_photos, prefetched, to_image
 from training.ranks import Ranks
-from training.update import DEFAULT_STYLE_WEIGHT, Target, Update, pick_step_losses
+from training.update import DEFAULT_STYLE_WEIGHT, Target, Update, pick_step_losses, set_learning_rate_
 
 STEPS_A_TURN = 2
 
@@ -87,7 +88,7 @@ def plain_loop(
     layers = (*losses.STYLE_LAYERS, *losses.CONTENT_LAYERS)
     content_layers = losses.CONTENT_LAYERS if ideas.shallow_content else layers
     style_loss = losses.style_loss if ideas.gram_in_place else plain_style_loss
-    for batch in prefetched(folder.load, range(10**9), config.workers if ideas.threads_and_cache else 0):
+    for step, batch in enumerate(prefetched(folder.load, range(10**9), config.workers if ideas.threads_and_cache else 0)):
         content_image = to_image(batch.content_image, device).contiguous(memory_format=layout)
         with torch.autocast(device.type, torch.bfloat16, enabled=ideas.bf16):
             stylized_image = net(content_image)
@@ -101,6 +102,7 @@ def plain_loop(
         }
         weights = {"content": config.content_weight, "style": DEFAULT_STYLE_WEIGHT, "tv": config.tv_weight}
         total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
+        set_learning_rate_(optimizer, config, step)
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -110,7 +112,10 @@ def plain_loop(
 def our_loop(
     config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device
 ) -> Iterator[dict[str, float]]:
-    """The product's own loop, of `training.loop`'s parts, without checkpoints and previews; losses every second step."""
+    """The product's own loop, of `training.loop`'s parts, without checkpoints and previews.
+
+    The losses are read at every step, as the plain loop reads its own.
+    """
     vgg = vgg.to(memory_format=torch.channels_last)
     config = dataclasses.replace(config, precision=pick_precision(config, vgg, device))
     target: Target = make_target(vgg, style_frame, config.precision)
@@ -121,7 +126,7 @@ def our_loop(
     folder = PhotoFolder(list_photos(Path(config.photos)), config.batch_size, config.size_px, config.seed, device=device)
     for step, batch in enumerate(prefetched(folder.load, range(10**9), config.workers)):
         update(step, to_image(batch.content_image, device))
-        yield update.read().losses if (step + 1) % STEPS_A_TURN == 0 else {}
+        yield update.read().losses
 
 
 def loops_of(config: TrainConfig, ladder: bool) -> dict[str, Callable[[], Iterator[dict[str, float]]]]:
@@ -146,7 +151,7 @@ def measure(config: TrainConfig, rounds: int, ladder: bool) -> tuple[dict[str, l
                 torch.cuda.synchronize(device)
             began = time.perf_counter()
             for _ in range(STEPS_A_TURN):
-                newest[name] = next(loop) or newest.get(name, {})
+                newest[name] = next(loop)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if turn:  # the first turn makes caches and picks kernels
@@ -171,6 +176,9 @@ def _peak_mb_here(config: TrainConfig, name: str) -> float:
         next(loop)
     if pick_device(config.device).type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
+    with suppress(OSError, StopIteration):  # Linux hands getrusage's peak on from the parent process
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 

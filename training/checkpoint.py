@@ -235,14 +235,15 @@ def unpack_state_(
     Raises:
         StyleError: the tensors do not fit.
     """
-    odd = misfit(state.tensors, pack_state(0, net, averaged_net, optimizer, style_weight).tensors)
+    tensors = {"style_weight": style_weight} | state.tensors  # version 0.1.0 had none
+    odd = misfit(tensors, pack_state(0, net, averaged_net, optimizer, style_weight).tensors)
     if odd:
         raise StyleError(f"the checkpoint of step {state.step} does not fit this network: {odd}")
-    net.load_state_dict(unprefixed(state.tensors, "net."))
-    averaged_net.load_state_dict(unprefixed(state.tensors, "ema."))
-    style_weight.copy_(state.tensors["style_weight"])
+    net.load_state_dict(unprefixed(tensors, "net."))
+    averaged_net.load_state_dict(unprefixed(tensors, "ema."))
+    style_weight.copy_(tensors["style_weight"])
     for name, p in net.named_parameters():
-        moments = {key: state.tensors[f"adam.{key}.{name}"] for key in ADAM_KEYS}
+        moments = {key: tensors[f"adam.{key}.{name}"] for key in ADAM_KEYS}
         # The fused Adam counts its steps on the parameter's device; moments are laid out as the parameter is.
         optimizer.state[p] = {
             key: moment.to(p.device) if key == "step" else torch.empty_like(p).copy_(moment) for key, moment in moments.items()

@@ -122,7 +122,9 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
         remove_partial_files(run_folder)
         drop_states_after(run_folder, start)
     log = MetricsLog(run_folder, start, config.batch_size, console) if ranks.writes else None
-    bad_photos = BadPhotos(config.photos, len(photos) or math.inf, run_folder, bool(found), console)
+    skipped = run_folder / "skipped.txt" if ranks.writes else None
+    bad_photos = BadPhotos(config.photos, len(photos) or math.inf, skipped, bool(found), console)
+    bad: list[str] = []
     unsaved = False
     began = time.monotonic()
 
@@ -168,8 +170,9 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
             )
             for batch in batches:
                 # Load photos.
+                bad += batch.bad
                 if ranks.world == 1:
-                    bad_photos.note(batch.bad)
+                    bad_photos.note(bad)
                 for note in batch.notes:
                     say(note)
                 content_image = to_image(batch.content_image, device)
@@ -196,7 +199,8 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
                     reading = update.read()
                     newest = reading.losses or newest
                     if ranks.world > 1:
-                        bad_photos.note(photo for part in ranks.gather(batch.bad) for photo in part)
+                        bad_photos.note(photo for part in ranks.gather(bad) for photo in part)
+                    bad.clear()
                     if reading.skipped:
                         say(f"step {step}: {reading.skipped} steps had a loss or gradient that was not finite; skipped")
                     if log:
@@ -250,7 +254,7 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
     path = run_folder / "weights.safetensors"
     if ranks.writes:
         if bad_photos.names:
-            say(f"{len(bad_photos.names)} damaged photos were skipped, listed in {bad_photos.path}")
+            say(f"{len(bad_photos.names)} damaged photos were skipped, listed in {skipped}")
         card = card_of(config.steps)
         save_at_last(lambda: save_weights(path, update.averaged_net.state_dict(), card), say)
         if unsaved:
@@ -284,7 +288,6 @@ def stream(config: TrainConfig, step: int, ranks: Ranks) -> Generator[Batch]:
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_signals_to_the_loop,
-        pin_memory=torch.cuda.is_available(),
     )
     batches = iter(loader)
     for _ in range(step, config.steps):

@@ -89,14 +89,15 @@ class BadPhotos:
 
     Args:
         photos: how many there are; math.inf for a stream.
+        path: skipped.txt; None in a process that does not write.
     Attributes:
         names: "file: why", in the order they were met, those before a resume included.
     """
 
-    def __init__(self, source: str, photos: float, run_folder: Path, resumed: bool, console: Console) -> None:
-        self.source, self.photos, self.path, self.console = source, photos, run_folder / "skipped.txt", console
+    def __init__(self, source: str, photos: float, path: Path | None, resumed: bool, console: Console) -> None:
+        self.source, self.photos, self.path, self.console = source, photos, path, console
         self.names: dict[str, None] = {}
-        if resumed and self.path.exists():
+        if resumed and self.path and self.path.exists():
             self.names = dict.fromkeys(self.path.read_text().splitlines())
 
     def note(self, bad: Iterable[str]) -> None:
@@ -109,13 +110,13 @@ class BadPhotos:
         for photo in sorted(new):
             self.names[photo] = None
             self.console.print(f"skipped: {photo}", soft_wrap=True, markup=False)
-        if new:
+        if new and self.path:
             with spared(self.console, str(self.path)):
                 write_atomically(self.path, "".join(photo + "\n" for photo in self.names).encode())
         if len(self.names) > MOST_BAD * self.photos:
             raise TrainingError(
                 f"{len(self.names)} photos in {self.source} are damaged, more than {MOST_BAD:.0%} of them "
-                f"({self.path} lists them); mend or remove them, or give another folder"
+                f"(skipped.txt in the run folder lists them); mend or remove them, or give another folder"
             )
 
 

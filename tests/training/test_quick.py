@@ -1,0 +1,93 @@
+import dataclasses
+import json
+import shlex
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.config import TrainConfig
+from training.quick import QUICK, quick_config
+
+SMALL = "--steps 2 --batch-size 1 --size 32 --vgg19 random --device cpu --precision fp32"
+
+
+@pytest.fixture(autouse=True)
+def small_previews(monkeypatch):
+    from training import preview
+
+    monkeypatch.setattr(preview, "PREVIEW_PX", 32)
+
+
+def test_a_quick_training_starts_from_a_shipped_network_and_keeps_what_the_user_set():
+    quick = quick_config(TrainConfig("a.jpg", "photos", steps=77, style_weight=8.0))
+    assert quick.steps == 77
+    assert quick.style_weight == 8.0
+    assert quick.size_px == QUICK["size_px"]
+    assert quick.init is not None
+    assert quick.init.endswith("realtime.safetensors")
+    assert quick_config(TrainConfig("a.jpg", "photos", tier="quality")).init.endswith("quality.safetensors")
+    assert quick_config(TrainConfig("a.jpg", "photos", init="mine.safetensors")).init == "mine.safetensors"
+
+
+def test_quick_says_what_the_full_training_would_take(run, painting, photo_folder, tmp_path):
+    code, out, err = run("train", painting, "--photos", photo_folder, "-o", tmp_path / "q", "--quick", *SMALL.split())
+    assert code == 0, err
+    assert "this was a preview" in out
+    assert "The full training (10,000 steps of 4 photos at 256 px) would take about" in out
+    assert f"allaprima train {shlex.quote(str(painting))}" in out
+    assert (tmp_path / "q" / "style.onnx").exists()
+
+
+def test_a_sweep_trains_every_pair_once_and_shows_them_on_one_sheet(run, painting, photo_folder, tmp_path):
+    command = ["sweep", painting, "--photos", photo_folder, "-o", tmp_path, *SMALL.split()]
+    pairs = ["--style-weights", "2,5", "--style-sizes", "32,48"]
+    code, out, err = run(*command, *pairs)
+    assert code == 0, err
+    assert f"look at {tmp_path / 'sweep.png'}" in out
+    runs = sorted(path.parent.name for path in tmp_path.glob("*/weights.safetensors"))
+    assert runs == ["weight_2_size_32", "weight_2_size_48", "weight_5_size_32", "weight_5_size_48"]
+    options = json.loads((tmp_path / "weight_2_size_48" / "options.json").read_text())
+    assert (options["style_weight"], options["style_size_px"]) == (2.0, 48)
+    assert np.asarray(Image.open(tmp_path / "sweep.png")).shape[1] > 1000
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/weights.safetensors")}
+    assert run(*command, *pairs)[0] == 0  # nothing is trained again
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/weights.safetensors")}
+    assert run(*command, "--seed", "9", *pairs[:2])[0] == 0  # another sweep: everything anew, over the default size
+    assert (tmp_path / "weight_2_size_320" / "weights.safetensors").exists()
+
+
+def test_style_weight_auto_is_taken_and_another_word_is_not(painting):
+    assert TrainConfig("a", "b", style_weight="auto").style_weight == "auto"
+    from models.errors import TrainingError
+
+    with pytest.raises(TrainingError, match="--style-weight is much"):
+        dataclasses.replace(TrainConfig("a", "b"), style_weight="much")
+
+
+def test_import_and_bench_refuse_what_they_cannot_do(run, tmp_path):
+    code, _, err = run("import", tmp_path / "nowhere.pth", "-o", tmp_path / "new.safetensors")
+    assert code == 1
+    assert "nowhere.pth" in err
+    (tmp_path / "new.safetensors").write_text("mine")
+    code, _, err = run("import", tmp_path / "nowhere.pth", "-o", tmp_path / "new.safetensors")
+    assert code == 1
+    assert "exists; give --overwrite" in err
+    assert (tmp_path / "new.safetensors").read_text() == "mine"
+    code, _, err = run("bench", "--training")
+    assert code == 1
+    assert "a PAINTING and --photos FOLDER are needed" in err
+
+
+def test_the_training_benchmark_compares_the_same_losses(painting, photo_folder):
+    from training.benchmark_loop import LADDER, measure
+
+    config = TrainConfig(
+        str(painting), str(photo_folder), batch_size=2, size_px=32, style_size_px=32, precision="fp32", vgg19="random"
+    )
+    speeds, newest = measure(config, rounds=1, ladder=True)
+    assert list(speeds) == [*LADDER, "ours"]
+    assert all(speed > 0 for values in speeds.values() for speed in values)
+    for name in ("content", "style"):
+        plain, without_bf16 = newest["plain"][name], newest["ours"][name]
+        assert without_bf16 == pytest.approx(plain, rel=0.02), name
