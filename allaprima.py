@@ -128,6 +128,8 @@ def sweep(options: argparse.Namespace) -> int:
     from training.loop import Interrupted
     from training.quick import sweep as run_sweep
 
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise TrainingError("a sweep runs in one process; start it without torchrun")
     config = _chosen_config(options)
     folder = Path(options.output or Path("runs", f"{Path(config.painting).stem}-sweep"))
     try:
@@ -144,8 +146,9 @@ def import_style(options: argparse.Namespace) -> int:
     from training.import_torch import import_torch
 
     output = Path(options.output)
-    if output.exists() and not options.overwrite:
-        raise StyleError(f"{output} exists; give --overwrite to replace it, or another -o")
+    for path in (output, output.with_suffix(".json")):
+        if path.exists() and not options.overwrite:
+            raise StyleError(f"{path} exists; give --overwrite to replace it, or another -o")
     print(f"wrote {import_torch(Path(options.old), output)}; next: allaprima export {shlex.quote(str(output))}")
     return 0
 
@@ -445,7 +448,7 @@ def _add_training_options(parser: argparse.ArgumentParser, names: Sequence[str])
         "tv_weight": (float, "X", "more is smoother"),
         "lr": (float, "X", "Adam's peak learning rate"),
         "max_pixels": (int, "N", "refuse larger pictures as decompression bombs; 0: 179 million"),
-        "workers": (int, "N", "threads that prepare photos; the result is the same for any number"),
+        "workers": (int, "N", "threads that prepare photos; on a CPU the result is the same for any number"),
         "seed": (int, "N", "of weights, order and crops"),
         "preview_every": (int, "N", "steps between two preview sheets"),
         "checkpoint_every": (int, "N", "steps between two checkpoints"),

@@ -1,9 +1,13 @@
 """Files that are whole or not there: written beside their final name, flushed to the disk, then renamed."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+# What file systems without it, network ones mostly, and folders that may be written but not read answer.
+NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 _UMASK = os.umask(0)  # can be read only by setting it, which is not safe once there are threads
 os.umask(_UMASK)
@@ -13,7 +17,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file or nothing.
 
     Raises:
-        OSError: nothing is left under the final name, and what was there before still is.
+        OSError: what was there before still is, unless only the folder failed to be flushed at the very end.
     """
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
     try:
@@ -31,11 +35,15 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.unlink(temporary)
         raise
     if os.name == "posix":  # the new name, too, survives a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            if error.errno not in NO_FOLDER_FSYNC:
+                raise
 
 
 def remove_partial_files(folder: Path) -> None:

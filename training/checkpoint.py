@@ -1,7 +1,9 @@
 """Weights and training state on disk: safetensors with a readable JSON beside it, never half-written."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,18 @@ def save_checkpoint(run_folder: Path, state: TrainingState, card: Mapping[str, A
         TrainingError: the folder cannot be written to or the disk is full; older checkpoints stay as they are.
     """
     path = checkpoint_path(run_folder, state.step)
-    save_weights(path, state.tensors, card)
+    try:
+        save_weights(path, state.tensors, card)
+    except TrainingError:
+        if not path.with_suffix(".json").exists():  # half a pair, on a disk that is short of room
+            with suppress(OSError):
+                path.unlink()
+        raise
     for old in _complete_steps(run_folder)[:-KEPT]:
-        # The JSON first: without it the pair no longer counts as a checkpoint.
-        checkpoint_path(run_folder, old).with_suffix(".json").unlink(missing_ok=True)
-        checkpoint_path(run_folder, old).unlink(missing_ok=True)
+        with suppress(OSError):
+            # The JSON first: without it the pair no longer counts as a checkpoint.
+            checkpoint_path(run_folder, old).with_suffix(".json").unlink()
+            checkpoint_path(run_folder, old).unlink()
     return path
 
 
@@ -68,7 +77,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and card of a file that `save_weights` wrote; nothing larger or stranger than ours is read.
 
     Raises:
-        StyleError: no such file, or not one of ours.
+        StyleError: no such file, or not one of ours. TrainingError: one that cannot be read now.
     """
     try:
         size = path.stat().st_size
@@ -80,7 +89,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise StyleError(f"no weights at {path}; a run folder or a .safetensors file of ours is wanted") from error
     except OSError as error:
-        raise StyleError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise TrainingError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # safetensors' own, KeyError, JSON's, RecursionError
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StyleError(f"{path} is not a weights file of ours ({why[:200]})") from error
@@ -137,9 +146,12 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     try:
         seconds, losses, precision = float(card["seconds"]), dict(card["losses"]), card["options"]["precision"]
         sane = type(card["step"]) is int and card["step"] >= 0 and seconds >= 0 and precision in CHOICES["precision"]
-        if not (sane and all(isinstance(value, float) for value in losses.values())):
+        numbers = [*losses.values(), card.get("best", 0.0), card.get("lr_scale", 1.0)]
+        sane = sane and all(isinstance(number, float) and math.isfinite(number) for number in numbers)
+        sane = sane and 0 < numbers[-1] <= 1 and type(card.get("rollbacks", 0)) is int
+        if not sane:
             raise ValueError("its card is not a checkpoint's")
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise StyleError(f"{path} is not a checkpoint of ours ({error})") from error
     return TrainingState(card["step"], tensors), card
 
@@ -148,7 +160,8 @@ def load_newest_state(run_folder: Path, warn: Callable[[str], None]) -> tuple[Tr
     """The newest checkpoint that can be read, or None in a folder without one; `warn` hears of those that cannot.
 
     Raises:
-        StyleError: there are checkpoints, and none of them can be read.
+        StyleError: there are checkpoints, and all of them are damaged. TrainingError: one cannot be read now; going on
+            from an older one would throw it away.
     """
     failed: StyleError | None = None
     for step in reversed(_complete_steps(run_folder)):
@@ -246,7 +259,8 @@ def unpack_state_(
         moments = {key: tensors[f"adam.{key}.{name}"] for key in ADAM_KEYS}
         # The fused Adam counts its steps on the parameter's device; moments are laid out as the parameter is.
         optimizer.state[p] = {
-            key: moment.to(p.device) if key == "step" else torch.empty_like(p).copy_(moment) for key, moment in moments.items()
+            key: moment.to(p.device, copy=True) if key == "step" else torch.empty_like(p).copy_(moment)
+            for key, moment in moments.items()
         }
 
 

@@ -26,6 +26,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     if not available[name]:
         there = ", ".join(device for device, yes in available.items() if yes)
         raise TrainingError(f"--device {name} is not available to torch {torch.__version__} here; there is {there}")
+    if name == "cuda" and local_rank >= torch.cuda.device_count():
+        raise TrainingError(f"there are {torch.cuda.device_count()} GPUs here; give torchrun --nproc-per-node at most that")
     return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
 
 

@@ -12,7 +12,7 @@ import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ THEIR_NAMES = {f"blocks.{i}.": f"res{i + 1}." for i in range(5)} | {
     "norm": "in",
     ".conv.": ".conv2d.",
 }
+# They hash what they are given, or look up code by number.
+NEVER_WRITTEN = ("DICT", "FROZENSET", "EMPTY_SET", "ADDITEMS", "EXT1", "EXT2", "EXT4")
 WANTED = "a state dict of pytorch/examples' TransformerNet is wanted"
 
 
@@ -69,8 +71,11 @@ class _Dict(dict):
         pass
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
     """Loads a state dict's pickle as `_Dict` of `_Tensor`, and describes in `storages` what lies beside it.
+
+    The standard library's loader in Python, so that every key can be looked at before it is hashed: a tuple that holds
+    itself twice, 64 times over, made of 330 bytes, would be hashed for ever.
 
     Raises:
         StyleError: from `load`: the pickle names anything else.
@@ -80,11 +85,25 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self.storages = storages
 
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+
+    def load_setitem(self) -> None:
+        _plain_keys(self.stack[-2:])
+        super().load_setitem()  # type: ignore[misc]
+
+    def load_setitems(self) -> None:
+        _plain_keys(self.stack)
+        super().load_setitems()  # type: ignore[misc]
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
     def find_class(self, module: str, name: str) -> Any:
         # Functions are made anew each time: a pickle can set attributes on what it is given.
         match module, name:
             case "collections", "OrderedDict":
-                return lambda *items: _Dict(*items)
+                return lambda pairs=(): _ordered(pairs)
             case "torch", kind if kind in KINDS:
                 return kind
             case "torch._utils", ("_rebuild_tensor" | "_rebuild_tensor_v2"):
@@ -102,6 +121,17 @@ class _Unpickler(pickle.Unpickler):
                 if kind in KINDS and self.storages.setdefault(key, storage) == storage:
                     return storage
         raise StyleError("describes its numbers in a way that is unknown here; save it again with torch 1.6 or newer")
+
+
+def _ordered(pairs: Any) -> _Dict:
+    _plain_keys([part for pair in pairs for part in pair])
+    return _Dict(pairs)
+
+
+def _plain_keys(items: list[Any]) -> None:
+    """Keys and values in turns: the keys are text or numbers, or it is no state dict of anybody's."""
+    if not all(isinstance(key, str | int) for key in items[::2]):
+        raise StyleError(f"has a dictionary with odd keys; {WANTED}")
 
 
 def import_torch(source: Path, output: Path) -> Path:
@@ -177,6 +207,7 @@ def _load_legacy(data: bytes) -> tuple[Any, Mapping[str, memoryview]]:
     if system["little_endian"] is not True:
         raise StyleError("is of a big-endian machine; save it again on a common one")
     numbers, start = {}, file.tell()
+    _plain_keys([part for key in keys for part in (key, None)])
     for key in keys:
         count, start = int.from_bytes(data[start : start + 8], "little"), start + 8
         end = start + count * np.dtype(KINDS[storages[key].kind]).itemsize
@@ -191,6 +222,8 @@ def _unpickle(file: io.BytesIO, storages: dict[str, _Storage]) -> Any:
     # Read through before it is loaded, since loading can hurt without any code: a memo with a place 200,000,000 took
     # 3 GB, and hashing a tuple nested 200,000 deep crashed Python 3.11 (49,000 deep in a thread with 1 MB of stack).
     for i, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+        if instruction.name in NEVER_WRITTEN:
+            raise StyleError(f"has the instruction {instruction.name}, which torch.save never writes; {WANTED}")
         if i > MOST_INSTRUCTIONS or ("PUT" in instruction.name and (argument or 0) > MOST_INSTRUCTIONS):
             raise StyleError(f"has a pickle of more than {MOST_INSTRUCTIONS} instructions; {WANTED}")
     return _Unpickler(io.BytesIO(file.getbuffer()[start : file.tell()]), storages).load()

@@ -26,6 +26,7 @@ from models.vgg import VGG19Features, load_vgg19
 from training import balance, losses
 from training.checkpoint import (
     BEST,
+    TrainingState,
     drop_states_after,
     find_weights,
     load_net,
@@ -69,8 +70,16 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
     """
     ranks = from_environment()
     device = pick_device(config.device, ranks.local)
-    with joined(ranks, device):
-        return _train(config, run_folder, console if ranks.writes else Console(quiet=True), resume, ranks, device)
+    console = console if ranks.writes else Console(quiet=True)
+    try:
+        with joined(ranks, device):
+            return _train(config, run_folder, console, resume, ranks, device)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError("the GPU has too little memory; give a smaller --batch-size or --size") from error
+    except RuntimeError as error:
+        if ranks.world == 1:
+            raise
+        raise TrainingError(f"process {ranks.rank} lost the others; the one that failed says why") from error
 
 
 def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool, ranks: Ranks, device: torch.device) -> Path:
@@ -79,16 +88,15 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
 
     # Load the checkpoint, the painting, the photos and VGG-19.
     share = ranks.share(config.batch_size)
-    found = load_newest_state(run_folder, say) if resume else None
+    found = load_together(run_folder, ranks, say) if resume else None
     start, seconds_before, rollbacks, best = 0, 0.0, 0, math.inf
     newest: dict[str, float] = {}
     if found:
         state, card = found
         start, seconds_before, newest = state.step, float(card["seconds"]), dict(card["losses"])
-        rollbacks, best = int(card.get("rollbacks", 0)), float(card.get("best", math.inf))
+        rollbacks, best = card.get("rollbacks", 0), card.get("best", math.inf)
         # What "auto" chose by a stopwatch; a resumed run must not choose otherwise.
-        kept = {name: card["options"].get(name, "off") for name in ("precision", "compile")}
-        config = dataclasses.replace(config, **kept)
+        config = dataclasses.replace(config, precision=card["options"]["precision"])
         say(f"going on at step {start} of {config.steps}")
     style_frame = read_painting(config)
     photos = list_photos(Path(config.photos)) if is_folder(config.photos) else []
@@ -97,6 +105,7 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
     precision = ranks.gather(pick_precision(config, vgg, device))[0]
     config = dataclasses.replace(config, precision=precision)
     target = make_target(vgg, style_frame, config.precision)
+    del vgg  # on a GPU in bf16 it would lie there beside its copy
 
     # Build the network, its average and the optimizer.
     torch.manual_seed(config.seed)
@@ -109,21 +118,24 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
     update = Update(config, net, target, ranks, losses_of)
     if found:
         update.unpack_(state)
-        update.lr_scale = float(card.get("lr_scale", 1.0))
+        update.lr_scale = card.get("lr_scale", 1.0)
     first_state = copy.deepcopy(update.pack(start))  # to go back to while there is no checkpoint
     together = f", {ranks.world} processes" if ranks.world > 1 else ""
     say(f"VGG-19 and network in {config.precision} on {device}{', compiled' if compiled == 'on' else ''}{together}")
     if photos:
         folder = PhotoFolder(photos, config.batch_size, config.size_px, config.seed, config.max_pixels, share, device)
     elif start:
-        say(f"{config.photos} is streamed: photos go on approximately where they were, not exactly")
+        say(f"{config.photos} is streamed: it goes on approximately, its shards in a new random order")
 
-    if ranks.writes and resume:
-        remove_partial_files(run_folder)
-        drop_states_after(run_folder, start)
-    log = MetricsLog(run_folder, start, config.batch_size, console) if ranks.writes else None
     skipped = run_folder / "skipped.txt" if ranks.writes else None
-    bad_photos = BadPhotos(config.photos, len(photos) or math.inf, skipped, bool(found), console)
+    if ranks.writes:
+        remove_partial_files(run_folder)
+        if resume:
+            drop_states_after(run_folder, start)
+        elif skipped:
+            skipped.unlink(missing_ok=True)
+    log = MetricsLog(run_folder, start, config.batch_size, console) if ranks.writes else None
+    bad_photos = BadPhotos(config.photos, len(photos) or math.inf, skipped, console)
     bad: list[str] = []
     unsaved = False
     began = time.monotonic()
@@ -153,9 +165,10 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
                 assert log is not None
                 log.add_preview(step, sheet, seen.losses)
         if seen.fault is None and seen.losses["total"] < best:
-            best = seen.losses["total"]
+            card = card_of(step) | {"preview": seen.losses, "best": seen.losses["total"]}
             try:
-                save_weights(run_folder / BEST, update.averaged_net.state_dict(), card_of(step) | {"preview": seen.losses})
+                save_weights(run_folder / BEST, update.averaged_net.state_dict(), card)
+                best = seen.losses["total"]
             except TrainingError as error:
                 say(str(error))
         return seen.fault
@@ -220,7 +233,8 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
                 if fault:
                     break
                 # A checkpoint between two bad steps would be a place to go back to that is no better.
-                if ((save_due and not in_a_row) or stop or done or (unsaved and log_due)) and ranks.writes:
+                unsaved = unsaved or save_due
+                if (stop or done or (not in_a_row and unsaved and (save_due or log_due))) and ranks.writes:
                     unsaved = not save(step)
                 if stop and not done:
                     if unsaved:
@@ -238,7 +252,7 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
                         f"Checkpoints are in {run_folder}; train again with a smaller --lr (was {config.lr}), "
                         "--precision fp32, or a smaller --style-weight"
                     )
-                found = load_newest_state(run_folder, say)
+                found = load_together(run_folder, ranks, say)
                 state = found[0] if found else first_state
                 update.unpack_(state)
                 update.lr_scale *= 0.5
@@ -260,6 +274,21 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
         if unsaved:
             say("the last checkpoint is not there, but the result is")
     return path
+
+
+def load_together(run_folder: Path, ranks: Ranks, say: Callable[[str], None]) -> tuple[TrainingState, dict[str, Any]] | None:
+    """The newest checkpoint, the same one in all processes.
+
+    Raises:
+        TrainingError: they found different ones. StyleError: none of those there can be read.
+    """
+    found = load_newest_state(run_folder, say)
+    steps = ranks.gather(found[0].step if found else None)
+    if len(set(steps)) > 1:
+        raise TrainingError(
+            f"the processes found checkpoints of different steps in {run_folder}: {steps}; they have to share it"
+        )
+    return found
 
 
 def save_at_last(save: Callable[[], None], say: Callable[[str], None]) -> None:

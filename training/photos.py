@@ -25,6 +25,7 @@ from models.errors import PictureError, TrainingError
 MOST_BAD = 0.2  # more damaged photos than this share of a folder stops a training: it is the wrong folder
 LARGEST_SCALE = 1.5  # short side of a photo that a crop is taken from, in crops; larger ones are scaled down to it
 CACHE_SHARE = 0.25  # of the memory that is free at the start, for decoded photos
+STREAM_STRIDE = 32  # rows between two notes of the place in a stream
 STREAM_TRIES = 6  # in a row, after 1, 2, 4, ... seconds, before a stream that fails stops a training
 
 
@@ -86,7 +87,8 @@ class PhotoFolder:
         self.max_pixels, self.share = max_pixels, share
         self.device = device or torch.device("cpu")
         self._cache: dict[int, np.ndarray | Tensor] = {}
-        self._cache_bytes = free_bytes(self.device) * CACHE_SHARE if cache_bytes is None else cache_bytes
+        processes = 1 if self.device.type == "cuda" else share.world  # that share this memory
+        self._cache_bytes = free_bytes(self.device) * CACHE_SHARE / processes if cache_bytes is None else cache_bytes
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -99,7 +101,7 @@ class PhotoFolder:
             crops.append(crop(frame, box, self.size_px, flip))
         if self.device.type != "cuda":
             return Batch(torch.stack(crops), tuple(bad))
-        # From pinned memory the copy runs beside the network; a photo that found no room in the cache comes this way.
+        # From pinned memory, so that nobody waits for the copy; a photo that found no room in the cache comes this way.
         crops = [c if c.is_cuda else c.pin_memory().to(self.device, non_blocking=True) for c in crops]
         return Batch(torch.stack(crops), tuple(bad))
 
@@ -131,7 +133,13 @@ class PhotoFolder:
             if frame.nbytes > self._cache_bytes:
                 return frame
             self._cache_bytes -= frame.nbytes
-        kept = torch.tensor(frame).pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else frame
+        kept: np.ndarray | Tensor = frame
+        if self.device.type == "cuda":
+            try:
+                kept = torch.tensor(frame).pin_memory().to(self.device, non_blocking=True)
+            except torch.OutOfMemoryError:
+                self._cache_bytes = 0
+                return frame
         self._cache[photo] = kept
         return kept
 
@@ -227,9 +235,9 @@ def crop(frame: np.ndarray | Tensor, box: tuple[float, float, float, float], siz
 class HubPhotos(IterableDataset[Batch]):
     """Batches from a streamed Hugging Face dataset; the image column is found by its feature type.
 
-    `datasets` deals the shards out to processes (`share`) and to the workers of a DataLoader. A stream that breaks is
-    opened again after 1, 2, 4, ... seconds. Differs from `PhotoFolder`: after a resume, or a break, the order is only
-    approximately the same, some photos come twice and some not at all.
+    `datasets` deals the shards out to processes (`share`) and to the workers of a DataLoader. A stream that breaks goes on
+    after 1, 2, 4, ... seconds near where it was. Differs from `PhotoFolder`: after a break some photos come twice and some
+    not at all, and a resumed training goes through the shards in a new random order.
 
     Raises:
         TrainingError: `datasets` is not installed, or the dataset cannot be opened, has no image column, or failed
@@ -262,16 +270,18 @@ class HubPhotos(IterableDataset[Batch]):
         notes: list[str] = []
         own = self.batch_size // self.share.world
         place = self.share.places(self.start_step, self.batch_size).start
-        row_number = 0
+        row_number, unreadable = 0, 0
         for row in self._endless_rows(notes):
             row_number += 1
             try:
                 frame = decode_hub_image(row[self.column], f"{self.name}, row {row_number} of this run", self.max_pixels)
             except PictureError as error:
                 bad.append(str(error))
-                if len(bad) > 1000 and not crops:
+                unreadable += 1
+                if unreadable == 1000:
                     raise TrainingError(f"{self.name}: the last 1,000 rows held no readable photo ({error})") from error
                 continue
+            unreadable = 0
             box, flip = random_box(frame.shape[0], frame.shape[1], self.size_px, np.random.default_rng((self.seed, 1, place)))
             crops.append(crop(frame, box, self.size_px, flip))
             place += 1
@@ -283,28 +293,33 @@ class HubPhotos(IterableDataset[Batch]):
     def _endless_rows(self, notes: list[str]) -> Iterator[dict[str, Any]]:
         failures, shuffles = 0, 0
         while True:
-            rows = 0
-            try:
-                for row in self.rows.shuffle(seed=self.seed + self.start_step + shuffles, buffer_size=256):
-                    rows += 1
-                    failures = 0
-                    yield row
-            except (GeneratorExit, TrainingError):
-                raise
-            except Exception as error:  # the network's, fsspec's, pyarrow's
-                failures += 1
-                if failures == STREAM_TRIES:
-                    raise TrainingError(
-                        f"{self.name} failed {failures} times in a row ({_first_line(error)}); go on later with --resume"
-                    ) from error
-                wait_s = 2 ** (failures - 1)
-                notes.append(
-                    f"{self.name} broke off ({_first_line(error)}); after {wait_s} s it goes on approximately where it was"
-                )
-                time.sleep(wait_s)
-            else:
-                if not rows:
-                    raise TrainingError(f"{self.name} holds no rows")
+            rows = self.rows.shuffle(seed=self.seed + self.start_step + shuffles, buffer_size=256)
+            count, place = 0, rows.state_dict()
+            while True:
+                since_break = 0
+                try:
+                    for row in rows:
+                        count += 1
+                        since_break += 1
+                        if count % STREAM_STRIDE == 0:
+                            place = rows.state_dict()
+                        if since_break > 2 * STREAM_STRIDE:  # beyond the row that broke it
+                            failures = 0
+                        yield row
+                    break
+                except Exception as error:  # the network's, fsspec's, pyarrow's
+                    failures += 1
+                    if failures == STREAM_TRIES:
+                        raise TrainingError(
+                            f"{self.name} failed {failures} times in a row ({_first_line(error)}); go on later with --resume"
+                        ) from error
+                    wait_s = 2 ** (failures - 1)
+                    broke = f"{self.name} broke off ({_first_line(error)})"
+                    notes.append(f"{broke}; after {wait_s} s it went on approximately where it was")
+                    time.sleep(wait_s)
+                    rows.load_state_dict(place)  # without the rows that were waiting to be shuffled
+            if not count:
+                raise TrainingError(f"{self.name} holds no rows")
             shuffles += 1
 
 
@@ -315,13 +330,14 @@ def open_hub_dataset(name: str) -> tuple[Any, str]:
     except ImportError as error:
         raise TrainingError("streaming photos needs datasets: pip install datasets; or give a folder") from error
     try:
-        rows = datasets.load_dataset(name, split="train", streaming=True)
+        return encoded_images(datasets.load_dataset(name, split="train", streaming=True), name)
+    except TrainingError:
+        raise
     except Exception as error:  # its own, huggingface_hub's, fsspec's and httpx's errors
         raise TrainingError(
             f"{name} is neither a folder here nor a dataset that can be opened ({_first_line(error)}); "
             "check the name and the network"
         ) from error
-    return encoded_images(rows, name)
 
 
 def encoded_images(rows: Any, name: str) -> tuple[Any, str]:
@@ -349,4 +365,6 @@ def decode_hub_image(cell: dict[str, Any] | None, name: str, max_pixels: int = 0
 
 def to_image(frames: Tensor, device: torch.device) -> Tensor:
     """(N, H, W, 3) uint8 frames as (N, 3, H, W) float32 images in [0, 1], channels-last in memory."""
+    if device.type == "cuda" and not frames.is_cuda:
+        frames = frames.pin_memory()  # or the copy would wait for everything before it
     return frames.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255.0

@@ -5,6 +5,7 @@ import itertools
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,12 @@ def quick_config(config: TrainConfig) -> TrainConfig:
 def full_training_text(config: TrainConfig, run_folder: Path) -> str:
     """How long the full training would take here, by the photos a second that a quick one reached."""
     full = TrainConfig(config.painting, config.photos)
-    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    photos_per_s = float(np.median([row["photos_per_s"] for row in rows[1:] or rows]))
+    speeds = []
+    with suppress(OSError, ValueError, KeyError):  # a full disk may have cut it short
+        speeds = [json.loads(line)["photos_per_s"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    if not speeds:
+        return "this was a preview; metrics.jsonl does not say how fast it went"
+    photos_per_s = float(np.median(speeds[1:] or speeds))
     seconds = full.steps * full.batch_size / photos_per_s * (full.size_px / config.size_px) ** 2
     length = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
     command = f"allaprima train {shlex.quote(config.painting)} --photos {shlex.quote(config.photos)} --tier {config.tier}"

@@ -89,16 +89,17 @@ class BadPhotos:
 
     Args:
         photos: how many there are; math.inf for a stream.
-        path: skipped.txt; None in a process that does not write.
+        path: skipped.txt, perhaps with names from before a resume; None in a process that does not write.
     Attributes:
         names: "file: why", in the order they were met, those before a resume included.
     """
 
-    def __init__(self, source: str, photos: float, path: Path | None, resumed: bool, console: Console) -> None:
+    def __init__(self, source: str, photos: float, path: Path | None, console: Console) -> None:
         self.source, self.photos, self.path, self.console = source, photos, path, console
         self.names: dict[str, None] = {}
-        if resumed and self.path and self.path.exists():
-            self.names = dict.fromkeys(self.path.read_text().splitlines())
+        self._met: set[str] = set()  # in this process: those listed before may have been mended
+        if path and path.exists():
+            self.names = dict.fromkeys(path.read_text().splitlines())
 
     def note(self, bad: Iterable[str]) -> None:
         """Count and name each new one.
@@ -106,16 +107,19 @@ class BadPhotos:
         Raises:
             TrainingError: they are more than `MOST_BAD` of the folder.
         """
-        new = dict.fromkeys(photo.replace("\n", " ") for photo in bad).keys() - self.names.keys()
+        # Names on a disk need not be UTF-8.
+        met = {photo.replace("\n", " ").encode("utf-8", "backslashreplace").decode() for photo in bad} - self._met
+        self._met |= met
+        new = met - self.names.keys()
         for photo in sorted(new):
             self.names[photo] = None
             self.console.print(f"skipped: {photo}", soft_wrap=True, markup=False)
         if new and self.path:
             with spared(self.console, str(self.path)):
                 write_atomically(self.path, "".join(photo + "\n" for photo in self.names).encode())
-        if len(self.names) > MOST_BAD * self.photos:
+        if met and len(self._met) > MOST_BAD * self.photos:
             raise TrainingError(
-                f"{len(self.names)} photos in {self.source} are damaged, more than {MOST_BAD:.0%} of them "
+                f"{len(self._met)} photos in {self.source} are damaged, more than {MOST_BAD:.0%} of them "
                 f"(skipped.txt in the run folder lists them); mend or remove them, or give another folder"
             )
 

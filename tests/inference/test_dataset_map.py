@@ -1,6 +1,7 @@
-"""Painting a whole dataset with Hugging Face datasets, a session in each worker process: the code that README shows."""
+"""Painting a whole dataset with Hugging Face datasets, a session in each worker process: README's own code."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,32 +17,12 @@ def load_dataset(name, split):
 
 datasets.load_dataset = load_dataset
 """
-SNIPPET = """
-import functools
-import os
-
-import numpy as np
-from datasets import load_dataset
-from PIL import Image
-
-from inference.session import StyleSession
-from inference.styles import find_style
-
-
-@functools.cache  # opened once in each worker process
-def session(style, process):
-    return StyleSession(find_style(style), shared=True)
-
-
-def paint(row, style):
-    frame = np.asarray(row["image"].convert("RGB"))
-    return {"painting": Image.fromarray(session(style, os.getpid()).stylize(frame))}
-
-
-if __name__ == "__main__":
-    photos = load_dataset("detection-datasets/coco", split="train")
-    paintings = photos.map(paint, fn_kwargs={"style": "great_wave/realtime"}, num_proc=os.cpu_count())
-"""
+# README's first Python block that imports datasets.
+SNIPPET = next(
+    block
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    if "load_dataset" in block
+)
 CHECKS = """
     alone = StyleSession(find_style("great_wave/realtime"), "cpu")
     expected = [alone.stylize(np.asarray(row["image"])) for row in photos]

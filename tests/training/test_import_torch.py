@@ -3,6 +3,7 @@ import copy
 import io
 import os
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -323,3 +324,22 @@ def test_paths_that_cannot_be_used_are_named(state_dict, tmp_path):
     assert "no file at" in refusal(tmp_path, tmp_path)
     with pytest.raises(StyleError, match="is not named"):
         import_torch(save(tmp_path / "x.pth", state_dict), tmp_path / "x.json")
+
+
+# A tuple of the tuple before it, twice, 64 times over: hashing it would take for ever.
+BOMB = b")" + b"".join(b"q\x00h\x00\x86" for _ in range(64))
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02}" + BOMB + b"K\x01s.",
+        b"\x80\x02}(" + BOMB + b"K\x01u.",
+        b"\x80\x02ccollections\nOrderedDict\n]]" + BOMB + b"aK\x01aa\x85R.",
+        b"\x80\x02\x8f(" + BOMB + b"\x90.",
+        b"\x80\x02(" + BOMB + b"K\x01d.",
+    ],
+)
+def test_a_key_that_would_be_hashed_for_ever_is_refused_before_it_is(pickled, state_dict, tmp_path):
+    source = with_entries(save(tmp_path / "old.pth", state_dict), tmp_path / "evil.pth", data_pkl=lambda _: pickled)
+    assert re.search("odd keys|never writes", refusal(source, tmp_path))

@@ -92,7 +92,9 @@ def test_the_loss_falls_on_one_photo(config, tmp_path, console, landscape):
     Image.fromarray(landscape[:64, :64]).save(folder / "one.png")
     run_folder = tmp_path / "run"
     run_folder.mkdir()
-    changed = dataclasses.replace(config, photos=str(folder), steps=50, batch_size=1, size_px=64, lr=5e-3)
+    changed = dataclasses.replace(
+        config, photos=str(folder), steps=50, batch_size=1, size_px=64, lr=5e-3, checkpoint_every=50, preview_every=50
+    )
     train(changed, run_folder, console)
     rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["total"] < 0.7 * rows[0]["total"]

@@ -285,7 +285,14 @@ class BrokenRows:
         self.rows, self.breaks = rows, breaks
 
     def shuffle(self, **_):
+        self.start = 0
         return self
+
+    def state_dict(self):
+        return {"row": self.start}
+
+    def load_state_dict(self, state):
+        self.start = state["row"]
 
     def __iter__(self):
         for i, row in enumerate(self.rows):

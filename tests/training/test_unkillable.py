@@ -226,8 +226,8 @@ def test_a_disk_that_is_full_for_a_while_is_reported_at_once_and_the_result_is_t
     from training import loop
 
     monkeypatch.setattr(loop, "LOG_EVERY", 2)
-    real_path = checkpoint_path(tmp_path, 3)
-    full_disk(monkeypatch, lambda: real_path.exists() and not (tmp_path / "now").exists())
+    first = checkpoint_path(tmp_path, 3).with_suffix(".json")
+    full_disk(monkeypatch, lambda: first.exists() and not (tmp_path / "now").exists())
     real = loop.to_image
     steps = []
 
@@ -256,6 +256,7 @@ def test_a_disk_that_stays_full_ends_in_an_error_and_the_last_checkpoint_can_be_
     assert "weights.safetensors cannot be written: No space left" in said.splitlines()[-1]
     assert len(waits) == len(loop.LAST_SAVES_S)
     assert load_state(checkpoint_path(tmp_path, 3))[0].step == 3
+    assert [path.name for path in tmp_path.glob("step_*.safetensors")] == ["step_000003.safetensors"]  # no half pairs
     assert not strays(tmp_path)
 
 
@@ -361,3 +362,66 @@ def test_partial_files_of_a_killed_save_are_cleared_and_others_stay(tmp_path):
     (tmp_path / "my.part").write_bytes(b"x")
     atomic.remove_partial_files(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["my.part"]
+
+
+def test_going_back_to_the_beginning_twice_goes_back_to_the_same_beginning(config):
+    from models.image_transform_net import RealtimeNet
+    from training.loop import make_target
+    from training.ranks import Ranks
+    from training.update import Update, step_losses
+
+    update = Update(config, RealtimeNet(), make_target(killed_run.VGG, paint_landscape(32, 32), "fp32"), Ranks(), step_losses)
+    first = {name: tensor.clone() for name, tensor in update.pack(0).tensors.items()}
+    kept = dataclasses.replace(update.pack(0), tensors={name: tensor.clone() for name, tensor in first.items()})
+    for _ in range(2):
+        update(0, torch.rand(1, 3, 32, 32))
+        update.unpack_(kept)
+    update(0, torch.rand(1, 3, 32, 32))
+    assert all(torch.equal(kept.tensors[name], tensor) for name, tensor in first.items())
+
+
+def test_a_checkpoint_that_cannot_be_read_for_now_is_not_thrown_away(config, tmp_path, monkeypatch):
+    say_to(config, tmp_path, monkeypatch)
+    newest = checkpoint_path(tmp_path, 12)
+    (tmp_path / "weights.safetensors").unlink()
+    real = Path.read_bytes
+
+    def fails(path):
+        if path == newest:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    said = say_to(config, tmp_path, monkeypatch)
+    assert "STOPPED" in said
+    assert "step_000012.safetensors cannot be read: Input/output error" in said
+    assert newest.exists()
+
+
+@pytest.mark.parametrize(
+    "card",
+    [{"rollbacks": "x"}, {"lr_scale": "x"}, {"lr_scale": float("nan")}, {"best": []}, {"seconds": 10**400}, {"step": -1}],
+)
+def test_a_checkpoint_with_an_odd_card_gets_one_line(config, tmp_path, monkeypatch, card):
+    good = {"step": 3, "seconds": 1.0, "losses": {"content": 0.5}, "options": {"precision": "fp32"}}
+    path = checkpoint_path(tmp_path, 3)
+    save_weights(path, {"a": torch.zeros(1)}, good)
+    load_state(path)
+    save_weights(path, {"a": torch.zeros(1)}, good | card)
+    with pytest.raises(StyleError, match="is not a checkpoint of ours"):
+        load_state(path)
+
+
+def test_photos_that_were_mended_no_longer_stop_a_resumed_training(tmp_path):
+    from training.record import BadPhotos
+
+    path = tmp_path / "skipped.txt"
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere)
+        bad = BadPhotos("photos", 6, path, console)
+        with pytest.raises(TrainingError, match="2 photos in photos are damaged, more than 20%"):
+            bad.note(["a.jpg is empty", "b\udce9.jpg is empty"])
+        again = BadPhotos("photos", 6, path, console)
+        again.note([])
+        again.note(["a.jpg is empty"])
+    assert len(path.read_text().splitlines()) == 2  # each once
