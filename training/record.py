@@ -129,7 +129,8 @@ def make_card(
 ) -> dict[str, Any]:
     """What a network is and where it came from; goes beside the weights and into the .onnx."""
     count = f"{processes} x " if processes > 1 else ""
-    return {
+    started_from = {"started_from": "/".join(Path(config.init).with_suffix("").parts[-2:])} if config.init else {}
+    return started_from | {
         "title": config.style_title,
         "painter": config.painter,
         "year": config.year,
