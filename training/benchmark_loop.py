@@ -3,7 +3,7 @@
 The plain loop has the shape of pytorch/examples' fast_neural_style, written here from the paper: float32, NCHW, VGG-19
 over content and output to the deepest layer, a Gram matrix as two reshapes and a product, photos decoded in the loop.
 It gets our network, layers, losses and crops, so that both loops optimize the same thing and their losses can be
-compared. `measure(steps=...)` climbs from one to the other idea by idea.
+compared. The ladder climbs from one to the other idea by idea.
 """
 
 import copy
