@@ -75,6 +75,11 @@ def test_saturated_pictures_are_found(photos, painted):
     assert "saturated" in str(picture_fault(photos, dead))
 
 
+def test_black_and_white_that_a_sigmoid_can_still_move_is_a_style(photos, painted):
+    woodcut = [np.where(image > np.median(image), 0.997, 0.003).astype(np.float32) for image in painted]
+    assert "saturated" not in str(picture_fault(photos, woodcut))
+
+
 @pytest.mark.parametrize("diameter", [6, 12, 24])
 def test_blobs_in_calm_places_of_most_pictures_are_found_and_in_one_picture_they_are_not_enough(diameter, photos):
     fog = [cv2.GaussianBlur(photo, (0, 0), 12) for photo in photos]
@@ -91,3 +96,9 @@ def test_spots_that_are_in_the_photos_are_no_blobs(photos):
         with_droplets(cv2.GaussianBlur(photo, (0, 0), 12), 12, (255, 250, 220), [(60, 80), (150, 200)]) for photo in photos
     ]
     assert picture_fault(lamps, as_images(lamps)) is None
+
+
+def test_a_corner_of_a_shape_at_the_border_is_no_blob(photos):
+    fog = [cv2.GaussianBlur(photo, (0, 0), 12) for photo in photos]
+    cornered = [with_droplets(image, 20, (1.0, 0.95, 0.2), [(0, 80), (120, 0)]) for image in as_images(fog)]
+    assert picture_fault(fog, cornered) is None
