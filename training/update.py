@@ -12,8 +12,7 @@ from torch import Tensor
 from models.errors import TrainingError
 from models.image_transform_net import ImageTransformNet
 from models.vgg import VGG19Features
-from training import losses
-from training.balance import follow_
+from training import balance, losses
 from training.checkpoint import TrainingState, pack_state, unpack_state_
 from training.config import TrainConfig
 from training.ranks import Ranks
@@ -91,8 +90,8 @@ class Update:
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         update_average_(self.averaged_net, self.net, step)
-        if self.config.style_weight == "auto":
-            follow_(self.style_weight, values[0], values[1], self.config.content_weight)
+        if self.config.style_weight == "auto" and step >= balance.FOLLOWED_FROM:
+            balance.follow_(self.style_weight, values[0], values[1])
         self._sums += torch.where(finite, values, 0.0)
         good, bad, in_a_row = self._counts.unbind()
         self._counts = torch.stack([good + finite, bad + ~finite, (in_a_row + 1.0) * ~finite])

@@ -198,8 +198,9 @@ def test_an_error_at_any_system_call_of_a_save_leaves_the_file_before_as_it_was(
 
 def say_to(config, run_folder, monkeypatch, **changes) -> str:
     """Run a training here and return what it said."""
-    from training import loop, preview
+    from training import balance, loop, preview
 
+    monkeypatch.setattr(balance, "FOLLOWED_FROM", 2)
     monkeypatch.setattr(loop, "load_vgg19", lambda source: killed_run.VGG)
     monkeypatch.setattr(preview, "PREVIEW_PX", 32)
     said = io.StringIO()
