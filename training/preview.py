@@ -57,6 +57,11 @@ def stylize_frame(net: torch.nn.Module, frame: np.ndarray) -> np.ndarray:
     return np.asarray(net(content_image)[0].permute(1, 2, 0).float().cpu())
 
 
+def to_frame(image: np.ndarray) -> np.ndarray:
+    """What a network gave, (H, W, 3) float32, as uint8; what is not finite or out of range can be looked at, too."""
+    return (np.nan_to_num(image).clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
+
+
 def cut_to_stride(net: torch.nn.Module, frame: np.ndarray) -> np.ndarray:
     """The upper left part of a frame, its sides multiples of the network's stride."""
     stride = int(net.stride_px)  # type: ignore[arg-type]
@@ -81,7 +86,7 @@ def look_at(net: torch.nn.Module, target: Target, frames: Sequence[np.ndarray], 
     content_mean, style_mean = (float(value) for value in np.mean(rows, axis=0))
     weight = DEFAULT_STYLE_WEIGHT if config.style_weight == "auto" else float(config.style_weight)
     total = config.content_weight * content_mean + weight * style_mean
-    stylized_frames = [(np.nan_to_num(image).clip(0.0, 1.0) * 255.0).round().astype(np.uint8) for image in images]
+    stylized_frames = [to_frame(image) for image in images]
     return Look(
         stylized_frames,
         picture_fault(content_frames, images),

@@ -19,7 +19,7 @@ from training.checkpoint import load_net
 from training.config import TrainConfig
 from training.loop import read_painting, train
 from training.photos import is_folder, list_photos
-from training.preview import load_preview_frames, stylize_frame
+from training.preview import load_preview_frames, stylize_frame, to_frame
 
 QUICK = {"steps": 400, "batch_size": 2, "size_px": 192, "preview_every": 100, "checkpoint_every": 100}
 
@@ -83,7 +83,7 @@ def sweep(
                 write_atomically(options, one.to_json().encode() + b"\n")
             train(one, run_folder, console, resume=True)
         net, card = load_net(weights)
-        painted = [(stylize_frame(net, frame).clip(0, 1) * 255.0).round().astype(np.uint8) for frame in frames]
+        painted = [to_frame(stylize_frame(net, frame)) for frame in frames]
         rows.append([read_painting(one), *painted])
         losses = card["losses"]
         text = f"content {losses['content']:.2f} style {losses['style']:.2f}"
