@@ -7,10 +7,11 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from models import __version__
-from models.errors import AllaPrimaError, StyleError, TrainingError
-from training.config import CHOICES, TrainConfig, flag
+from models.errors import AllaPrimaError, OptimizeError, StyleError, TrainingError
+from training.config import CHOICES, OPTIMIZE_CHOICES, STYLE_WEIGHTS, EvaluateConfig, OptimizeConfig, TrainConfig, flag
 
 COLOR_MODES = ("none", "luminance", "histogram", "linear")  # inference.color.MODES; importing it would import OpenCV
 
@@ -88,7 +89,7 @@ def train(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.loop import Interrupted
+    from training.console import Interrupted
     from training.loop import train as run_training
 
     console = Console(highlight=False)
@@ -125,7 +126,7 @@ def sweep(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.loop import Interrupted
+    from training.console import Interrupted
     from training.quick import sweep as run_sweep
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -138,6 +139,56 @@ def sweep(options: argparse.Namespace) -> int:
         print("allaprima: stopped; the same command goes on", file=sys.stderr)
         return 130
     print(f"look at {sheet.resolve()}")
+    return 0
+
+
+def optimize(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from rich.console import Console
+
+    from training.console import Interrupted
+    from training.optimize import optimize as run_optimization
+
+    config = OptimizeConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(OptimizeConfig)})
+    content = Path(config.content)
+    names = "_".join(Path(style).stem for style in config.styles)
+    output = Path(options.output or content.with_name(f"{content.stem}_{names}_optimized.png"))
+    try:
+        to_look_at = run_optimization(config, output, Console(highlight=False), options.overwrite)
+    except Interrupted as stopped:
+        print(f"allaprima: {stopped}", file=sys.stderr)
+        return 130
+    print(f"look at {to_look_at.resolve()}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from rich.console import Console
+
+    from inference.styles import find_style
+    from training.console import Interrupted
+    from training.evaluate import evaluate as run_evaluation
+    from training.evaluate import table
+
+    config = EvaluateConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluateConfig)})
+    output = Path(options.output)
+    if output.suffix != ".json":
+        raise OptimizeError(f"-o is {output}; a name that ends in .json is wanted")
+    for path in (output, output.with_suffix(".png")):
+        if path.exists() and not options.overwrite:
+            raise OptimizeError(f"{path} exists; give --overwrite to replace it, or another -o")
+    networks = {}
+    for style in options.styles:
+        path = find_style(style)
+        networks[f"{path.parent.name}/{path.stem}"] = path
+    try:
+        result = run_evaluation(config, networks, output, Console(highlight=False))
+    except Interrupted as stopped:
+        print(f"allaprima: {stopped}", file=sys.stderr)
+        return 130
+    print(table(result))
+    print(f"look at {output.with_suffix('.png').resolve()}")
     return 0
 
 
@@ -272,6 +323,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_stylize(commands)
     _add_train(commands)
     _add_sweep(commands)
+    _add_optimize(commands)
+    _add_evaluate(commands)
     _add_export(commands)
     _add_import(commands)
     _add_bench(commands)
@@ -406,6 +459,92 @@ def _add_sweep(commands: Commands) -> None:
     _add_training_options(parser, names)
 
 
+def _add_optimize(commands: Commands) -> None:
+    text = (
+        "The method that the networks are measured against (Gatys, Ecker, Bethge 2016): gradient descent on the picture's\n"
+        "own pixels, with the losses of training. Minutes a picture; says how many. Ctrl-C keeps the best picture so far.\n"
+        "Needs no training and no photos: any picture with any painting, or several."
+    )
+    example = "allaprima optimize photo.jpg painting.jpg --size 512 --snapshots 100,300,500"
+    parser = _add(commands, "optimize", optimize, "paint one picture the classic, slow way", text, example)
+    parser.add_argument("content", metavar="CONTENT", help="the photo")
+    parser.add_argument("styles", nargs="+", metavar="STYLE", help="a painting; several are blended")
+    parser.add_argument("-o", "--output", metavar="FILE", help="(default: CONTENT_STYLE_optimized.png beside CONTENT)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    _add_optimize_options(parser, [field.name for field in dataclasses.fields(OptimizeConfig)][2:])
+
+
+def _add_evaluate(commands: Commands) -> None:
+    text = (
+        "Content, style and total loss of one or more networks on photos they were not trained on, beside those of the\n"
+        "classic optimization after a number of iterations, with the same loss weights on the same photos: a table,\n"
+        "FILE.json, and FILE.png, the loss against iterations with the networks as horizontal lines (Johnson et al. 2016,\n"
+        "Fig. 5)."
+    )
+    example = "allaprima evaluate great_wave/realtime --style-image great_wave.jpg --photos heldout/"
+    parser = _add(commands, "evaluate", evaluate, "measure networks against the classic way", text, example)
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(EvaluateConfig)}
+    parser.add_argument("styles", nargs="+", metavar="STYLE_OR_ONNX", help="shipped styles or .onnx files, of one painting")
+    parser.add_argument("--style-image", required=True, metavar="PAINTING", help="what they were trained on")
+    parser.add_argument("--photos", required=True, metavar="FOLDER", help="photos they were not trained on")
+    parser.add_argument("-o", "--output", default="evaluation.json", metavar="FILE.json", help="(default: evaluation.json)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    lists: tuple[tuple[str, Callable[[str], object], str, str], ...] = (
+        ("sizes_px", int, "PX,PX", "sides of the photos' middle squares"),
+        ("against", int, "N,N", "iterations of the classic optimization"),
+        ("inits", str, "noise,content", "what it starts from"),
+    )
+    for name, kind, metavar, what in lists:
+        default = defaults[name]
+        what = f"{what} (default: {','.join(str(part) for part in default)})"
+        parser.add_argument(flag(name), dest=name, type=_tuple_of(kind), default=default, metavar=metavar, help=what)
+    parser.add_argument("--limit", type=_whole(0), default=0, metavar="N", help="only the first N photos")
+    _add_optimize_options(parser, ("optimizer", "seed", "device", "precision", "vgg19", "max_pixels"))
+
+
+def _add_optimize_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Options of `OptimizeConfig`, by its fields' names."""
+    weights = ", ".join(f"{weight:g} {normalization}" for normalization, weight in STYLE_WEIGHTS.items())
+    kinds: dict[str, tuple[Callable[[str], object], str, str]] = {
+        "style_blend": (_tuple_of(float), "X,X", "how much each of several styles counts (default: all alike)"),
+        "iterations": (int, "N", "updates of the picture, over all scales together"),
+        "init": (str, "content|noise|FILE", "what to start from"),
+        "content_weight": (float, "X", "more keeps the photo"),
+        "style_weight": (float, "X", f"more gives the painting (default: {weights})"),
+        "tv_weight": (float, "X", "total variation: more is smoother"),
+        "content_layers": (_tuple_of(str), "LAYER,...", "of VGG-19, conv1_1, relu1_1, ... relu5_4"),
+        "style_layers": (_tuple_of(str), "LAYER,...", "likewise"),
+        "style_layer_weights": (_tuple_of(float), "X,...", "one for each style layer (default: all alike)"),
+        "size_px": (int, "PX", "long side of the result; a smaller photo keeps its size"),
+        "scales": (int, "N", "from coarse to fine, each twice the size of the one before"),
+        "snapshots": (_tuple_of(int), "N,...", "iterations after which the picture is saved, too, and put on a sheet"),
+        "seed": (int, "N", "of the noise"),
+        "vgg19": (str, "FILE|random", "VGG-19 weights (default: $ALLAPRIMA_VGG19, else torchvision's download)"),
+        "max_pixels": (int, "N", "refuse larger pictures as decompression bombs; 0: 179 million"),
+    }
+    texts = {
+        "pooling": "VGG-19's",
+        "normalization": "of the losses",
+        "bits": "a color channel of the result; 16 with PNG and TIFF",
+        "precision": "of VGG-19; auto takes the faster",
+        "keep_color": "keep the photo's colors: paint only light and dark, or recolor the painting first",
+    }
+    defaults = {field.name: field.default for field in dataclasses.fields(OptimizeConfig)}
+    for name in names:
+        default = defaults[name]
+        shown = ",".join(str(part) for part in default) if isinstance(default, tuple) else default
+        suffix = "" if shown in (None, "") else f" (default: {shown})"
+        if name == "average":
+            parser.add_argument("--average", action="store_true", help="the result is a moving average of the last pictures")
+        elif name in OPTIMIZE_CHOICES:
+            choices = OPTIMIZE_CHOICES[name]
+            what = f"{texts.get(name, '')}{suffix}".strip()
+            parser.add_argument(flag(name), dest=name, type=type(choices[0]), choices=choices, default=default, help=what)
+        else:
+            kind, metavar, what = kinds[name]
+            parser.add_argument(flag(name), dest=name, type=kind, metavar=metavar, default=default, help=what + suffix)
+
+
 def _add_import(commands: Commands) -> None:
     text = (
         "Takes a style file of pytorch/examples' fast_neural_style (.pth, .model) once, as weights of ours. Only numbers\n"
@@ -479,6 +618,13 @@ def _add_training_options(parser: argparse.ArgumentParser, names: Sequence[str])
 
 def _style_weight(text: str) -> float | str:
     return text if text == "auto" else float(text)
+
+
+def _tuple_of(kind: Callable[[str], object]) -> Callable[[str], tuple[object, ...]]:
+    def parts(text: str) -> tuple[object, ...]:
+        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+
+    return parts
 
 
 def _list_of(kind: Callable[[str], float]) -> Callable[[str], list[float]]:

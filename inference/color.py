@@ -1,11 +1,12 @@
 """Keep the content's colours (Gatys, Bethge, Hertzmann, Shechtman 2016, "Preserving Color in Neural Artistic Style
-Transfer"), applied to a network's output: its palette froze at training, so colour is mended per picture."""
+Transfer"). A network's palette froze at training, so its output is mended per picture; the classic optimization
+(training/optimize.py) applies the same maths to the style image, before the transfer, as the paper does."""
 
 import cv2
 import numpy as np
 
 MODES = ("none", "luminance", "histogram", "linear")
-LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, the Y of YIQ
+LINEAR_METHODS = ("cholesky", "image-analogies", "optimal-transport")
 
 
 def keep_color(content_frame: np.ndarray, stylized_frame: np.ndarray, mode: str, match_luminance: bool = False) -> np.ndarray:
@@ -38,22 +39,40 @@ def keep_luminance(content_frame: np.ndarray, stylized_frame: np.ndarray, match:
     """The stylized luminance with the content's chroma: out = content + Y(stylized) - Y(content).
 
     A change of luminance in YIQ adds the same to R, G and B, so I and Q stay exactly the content's wherever the sum
-    stays within [0, 255].
+    stays within the range.
 
     Args:
-        content_frame, stylized_frame: (H, W, 3) uint8 RGB.
-        match: first give the stylized luminance the content's mean and standard deviation (the paper's Sec. 4,
-            there done to the style image before the transfer).
+        content_frame: (H, W, 3) uint8 or uint16 RGB.
+        stylized_frame: (H, W, 3) RGB of the same type, or (H, W), its luminance alone.
+        match: first give the stylized luminance the content's mean and standard deviation.
     Returns:
-        (H, W, 3) uint8 RGB.
+        (H, W, 3) RGB of the same type.
     """
-    content_y = cv2.cvtColor(content_frame, cv2.COLOR_RGB2GRAY).astype(np.int16)
-    stylized_y = cv2.cvtColor(stylized_frame, cv2.COLOR_RGB2GRAY).astype(np.int16)
+    wide = np.int16 if content_frame.dtype == np.uint8 else np.int32
+    content_y = luminance(content_frame).astype(wide)
+    stylized_y: np.ndarray = (luminance(stylized_frame) if stylized_frame.ndim == 3 else stylized_frame).astype(wide)
     if match:
-        gain = content_y.std() / max(float(stylized_y.std()), 1.0)
-        stylized_y = np.rint((stylized_y - stylized_y.mean()) * gain + content_y.mean()).astype(np.int16)
-    change = stylized_y - content_y
-    return np.clip(content_frame + change[:, :, None], 0, 255).astype(np.uint8)
+        stylized_y = np.rint(match_luminance(stylized_y, content_y)).astype(wide)
+    change = np.subtract(stylized_y, content_y)
+    return np.clip(content_frame + change[:, :, None], 0, np.iinfo(content_frame.dtype).max).astype(content_frame.dtype)
+
+
+def luminance(frame: np.ndarray) -> np.ndarray:
+    """Y of YIQ, (H, W), of an (H, W, 3) RGB frame, uint8 or uint16; of the same type."""
+    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
+
+
+def match_luminance(y: np.ndarray, reference_y: np.ndarray) -> np.ndarray:
+    """L' = (sigma_C / sigma_S) (L - mu_S) + mu_C: mean and standard deviation become the reference's (Gatys et al. 2016,
+    Sec. 4; their published code moves only the mean).
+
+    Args:
+        y: (H, W). reference_y: (H', W') of the same range.
+    Returns:
+        (H, W) float64, not clipped; a flat `y` is hardly stretched.
+    """
+    gain = reference_y.std() / max(float(y.std()), 1.0)
+    return np.asarray((y - y.mean()) * gain + reference_y.mean())
 
 
 def match_histogram(frame: np.ndarray, reference_frame: np.ndarray) -> np.ndarray:
@@ -82,19 +101,22 @@ def linear_transform(
 
     Args:
         mean_s, mean_c: (3,). cov_s, cov_c: (3, 3), positive definite.
-        method: "cholesky", A = L_C L_S^-1, depends on the order of channels; "optimal-transport", the Monge-Kantorovich
-            map, which moves colours least (Pitie & Kokaram 2007).
+        method: "cholesky", A = L_C L_S^-1, depends on the order of channels; "image-analogies", A = cov_c^1/2 cov_s^-1/2
+            (Hertzmann et al. 2001); "optimal-transport", the Monge-Kantorovich map, which moves colours least (Pitie &
+            Kokaram 2007).
     Raises:
         ValueError: unknown method.
     """
     if method == "cholesky":
         a = np.linalg.cholesky(cov_c) @ np.linalg.inv(np.linalg.cholesky(cov_s))
+    elif method == "image-analogies":
+        a = _matrix_root(cov_c) @ np.linalg.inv(_matrix_root(cov_s))
     elif method == "optimal-transport":
         root_s = _matrix_root(cov_s)
         inverse_root_s = np.linalg.inv(root_s)
         a = inverse_root_s @ _matrix_root(root_s @ cov_c @ root_s) @ inverse_root_s
     else:
-        raise ValueError(f'method is "{method}"; cholesky or optimal-transport is wanted')
+        raise ValueError(f'method is "{method}"; one of {", ".join(LINEAR_METHODS)} is wanted')
     return a, mean_c - a @ mean_s
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from PIL.Image import Resampling
@@ -40,7 +41,7 @@ class Picture:
     """A picture and what belongs to it.
 
     Attributes:
-        frame: (H, W, 3) uint8 RGB, upright (EXIF orientation applied).
+        frame: (H, W, 3) uint8 RGB, upright (EXIF orientation applied). For writing PNG and TIFF also uint16.
         alpha: (H, W) uint8, or None for an opaque picture.
         icc_profile: of `frame`'s numbers, as in the file; None means sRGB.
     """
@@ -151,14 +152,13 @@ def write_picture(path: str | Path, picture: Picture, overwrite: bool = True) ->
             disk, or the file exists and `overwrite` is False.
     """
     path = Path(path)
-    picture_format = FORMATS.get(path.suffix.lower())
-    if picture_format is None:
-        raise PictureError(f'{path}: no format for "{path.suffix}"; one of {", ".join(FORMATS)} is wanted')
-    if not overwrite and path.exists():
-        raise PictureError(f"{path} exists; give --overwrite to replace it, or another -o")
+    picture_format = check_writable(path, overwrite, picture.frame.dtype.itemsize * 8)
     height, width = picture.frame.shape[:2]
     if picture_format == "WEBP" and max(height, width) > MAX_WEBP_SIDE_PX:
         raise PictureError(f"{path}: WebP holds at most {MAX_WEBP_SIDE_PX} px a side, not {width}x{height}; use .png")
+    if picture.frame.dtype == np.uint16:
+        write_encoded(path, _encode_deep(picture.frame, path.suffix))
+        return
     image = Image.fromarray(picture.frame)
     if picture.alpha is not None:
         alpha = Image.fromarray(picture.alpha)
@@ -180,10 +180,45 @@ def write_picture(path: str | Path, picture: Picture, overwrite: bool = True) ->
         image.save(encoded, picture_format, **options)
     except (OSError, ValueError) as error:
         raise PictureError(f"{path} cannot be encoded as {picture_format}: {error}") from error
+    write_encoded(path, encoded.getvalue())
+
+
+def check_writable(path: Path, overwrite: bool, bits: int = 8) -> str:
+    """What can be said about a picture file before there is a picture.
+
+    Returns:
+        Pillow's name of the format.
+    Raises:
+        PictureError: unknown suffix, no folder, a format without 16 bits, or the file exists and `overwrite` is False.
+    """
+    picture_format = FORMATS.get(path.suffix.lower())
+    if picture_format is None:
+        raise PictureError(f'{path}: no format for "{path.suffix}"; one of {", ".join(FORMATS)} is wanted')
+    if bits == 16 and picture_format not in ("PNG", "TIFF"):
+        raise PictureError(f"{path}: {picture_format} holds 8 bits a channel; for 16 give a .png or .tif")
+    if not path.parent.is_dir():
+        raise PictureError(f"{path} cannot be written: there is no folder {path.parent}")
+    if not overwrite and path.exists():
+        raise PictureError(f"{path} exists; give --overwrite to replace it, or another -o")
+    return picture_format
+
+
+def write_encoded(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing.
+
+    Raises:
+        PictureError: a folder that cannot be written to, a full disk, ...
+    """
     try:
-        write_atomically(path, encoded.getvalue())
+        write_atomically(path, data)
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _encode_deep(frame: np.ndarray, suffix: str) -> bytes:
+    """16 bits a channel, (H, W, 3) uint16 RGB, which Pillow cannot write."""
+    _, encoded = cv2.imencode(suffix.lower(), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    return encoded.tobytes()
 
 
 def list_pictures(folder: Path, without: Path | None = None) -> list[Path]:
@@ -205,10 +240,14 @@ def resize_short_side(frame: np.ndarray, short_side_px: int) -> np.ndarray:
     """Scale a frame, (H, W, 3) uint8, so that its shorter side has the given length; the aspect is kept."""
     height, width = frame.shape[:2]
     scale = short_side_px / min(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if size == (width, height):
+    return resize(frame, max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale a uint8 frame, (H, W, 3) or grey (H, W), to a size."""
+    if frame.shape[:2] == (height, width):
         return frame
-    return np.asarray(Image.fromarray(frame).resize(size, Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(frame).resize((width, height), Resampling.LANCZOS))
 
 
 def contact_sheet(

@@ -19,3 +19,7 @@ class WeightsError(AllaPrimaError):
 
 class TrainingError(AllaPrimaError):
     """A training that cannot start or cannot go on."""
+
+
+class OptimizeError(AllaPrimaError):
+    """A classic optimization that cannot start or cannot go on."""

@@ -1,7 +1,7 @@
 """VGG-19's convolutional features phi (Simonyan & Zisserman 2014), by layer name."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -17,6 +17,7 @@ LAYERS = tuple(f"{kind}{conv}" for conv in CONVS for kind in ("conv", "relu"))
 # Where each convolution stands in torchvision's vgg19().features: conv, relu, ..., pool.
 _INDEX = {conv: 2 * i + (int(conv[0]) - 1) for i, conv in enumerate(CONVS)}
 
+POOLINGS: dict[str, Callable[[Tensor, int], Tensor]] = {"max": F.max_pool2d, "avg": F.avg_pool2d}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -27,15 +28,20 @@ class VGG19Features(nn.Module):
     Args:
         state_dict: weights under torchvision's `vgg19().features` keys, with or without the prefix `features.`, any
             float dtype. None leaves the random initialisation, which tests use.
+        pooling: "max", as VGG-19 was trained, or "avg", which Gatys et al. 2016 found to give slightly more appealing
+            pictures (Sec. 2). Losses of the two are not comparable.
     Raises:
-        ValueError: a key is missing or has the wrong shape; the message names it.
+        ValueError: a key is missing or has the wrong shape, or no such pooling; the message names it.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, state_dict: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, state_dict: Mapping[str, Tensor] | None = None, pooling: str = "max") -> None:
         super().__init__()
+        if pooling not in POOLINGS:
+            raise ValueError(f'pooling is "{pooling}"; one of {", ".join(POOLINGS)} is wanted')
+        self.pool = POOLINGS[pooling]
         self.convs = nn.ModuleDict()
         c_in = 3
         for conv in CONVS:
@@ -93,7 +99,7 @@ class VGG19Features(nn.Module):
         features: dict[str, Tensor] = {}
         for i, conv in enumerate(CONVS):
             if i > 0 and conv[0] != CONVS[i - 1][0]:
-                x = F.max_pool2d(x, 2)
+                x = self.pool(x, 2)
             x = self.convs[conv](x)
             keep_conv = f"conv{conv}" in wanted
             if keep_conv:
@@ -106,12 +112,13 @@ class VGG19Features(nn.Module):
         return features
 
 
-def load_vgg19(source: str | None = None) -> VGG19Features:
+def load_vgg19(source: str | None = None, pooling: str = "max") -> VGG19Features:
     """VGG-19 with trained weights.
 
     Args:
         source: a safetensors or torch file with torchvision's `vgg19().features` (or whole `vgg19()`) keys;
             "random" for tests; None takes $ALLAPRIMA_VGG19 and else downloads torchvision's ImageNet weights.
+        pooling: "max" or "avg", see `VGG19Features`.
     Raises:
         WeightsError: no file, an unusable one, or the download failed; the message says what to do.
     """
@@ -119,9 +126,9 @@ def load_vgg19(source: str | None = None) -> VGG19Features:
     if source == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return VGG19Features()
+            return VGG19Features(pooling=pooling)
     if source is None:
-        return VGG19Features(_download_vgg19())
+        return VGG19Features(_download_vgg19(), pooling)
     path = Path(source)
     if not path.is_file():
         raise WeightsError(f"no VGG-19 weights at {path}; give --vgg19 FILE or set ALLAPRIMA_VGG19")
@@ -130,7 +137,7 @@ def load_vgg19(source: str | None = None) -> VGG19Features:
             state_dict = safetensors.torch.load_file(path)
         else:
             state_dict = torch.load(path, map_location="cpu", weights_only=True)
-        return VGG19Features(state_dict)
+        return VGG19Features(state_dict, pooling)
     except Exception as error:  # safetensors', pickle's, zipfile's and our own: all mean an unusable file
         # Only our own message says something; torch's is a page, and advises switching its safety off.
         why = f": {error}" if type(error) is ValueError else ""

@@ -24,7 +24,7 @@ from torch import Tensor
 from models.image_transform_net import TIERS
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
-from training.config import TrainConfig
+from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.device import device_name, pick_device, pick_precision
 from training.loop import make_target, read_painting
 from training.photos import PhotoFolder, list_photos, prefetched, to_image
@@ -85,8 +85,8 @@ def plain_loop(
     cache_bytes = None if ideas.threads_and_cache else 0
     paths = list_photos(Path(config.photos))
     folder = PhotoFolder(paths, config.batch_size, config.size_px, config.seed, device=device, cache_bytes=cache_bytes)
-    layers = (*losses.STYLE_LAYERS, *losses.CONTENT_LAYERS)
-    content_layers = losses.CONTENT_LAYERS if ideas.shallow_content else layers
+    layers = (*STYLE_LAYERS, *CONTENT_LAYERS)
+    content_layers = CONTENT_LAYERS if ideas.shallow_content else layers
     style_loss = losses.style_loss if ideas.gram_in_place else plain_style_loss
     for step, batch in enumerate(prefetched(folder.load, range(10**9), config.workers if ideas.threads_and_cache else 0)):
         content_image = to_image(batch.content_image, device).contiguous(memory_format=layout)
@@ -117,7 +117,7 @@ def our_loop(
     The losses are read at every step, as the plain loop reads its own.
     """
     vgg = vgg.to(memory_format=torch.channels_last)
-    config = dataclasses.replace(config, precision=pick_precision(config, vgg, device))
+    config = dataclasses.replace(config, precision=pick_precision(config.precision, vgg, device))
     target: Target = make_target(vgg, style_frame, config.precision)
     torch.manual_seed(config.seed)
     net = TIERS[config.tier]().to(device).to(memory_format=torch.channels_last)
@@ -133,7 +133,7 @@ def loops_of(config: TrainConfig, ladder: bool) -> dict[str, Callable[[], Iterat
     """The loops to compare by name, each ready to be started."""
     device = pick_device(config.device)
     vgg = load_vgg19(config.vgg19).to(device)
-    style_frame = read_painting(config)
+    style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
     rungs = LADDER if ladder else {"plain": Ideas()}
     loops = {name: (lambda ideas=ideas: plain_loop(config, vgg, style_frame, device, ideas)) for name, ideas in rungs.items()}
     return {**loops, "ours": lambda: our_loop(config, vgg, style_frame, device)}

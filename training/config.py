@@ -1,4 +1,5 @@
-"""The options of a training: the one home of every default. Standard library only, so that --help is instant."""
+"""The options of a training and of an optimization: the one home of every default. Standard library only, so that --help
+is instant."""
 
 import dataclasses
 import json
@@ -6,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.errors import TrainingError
+from models.errors import OptimizeError, TrainingError
+
+CONTENT_LAYERS = ("relu4_2",)
+STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,117 @@ class TrainConfig:
         return self.title or Path(self.painting).stem.replace("_", " ")
 
 
+@dataclass(frozen=True)
+class OptimizeConfig:
+    """Everything that decides what picture the classic optimization gives."""
+
+    content: str  # the content image's file
+    styles: tuple[str, ...]  # the style images' files
+    style_blend: tuple[float, ...] = ()  # how much each style counts; none: all alike
+    iterations: int = 500  # updates of the picture, over all scales together
+    optimizer: str = "lbfgs"  # "lbfgs" or "adam"
+    init: str = "content"  # what to start from: "content", "noise" or a picture's file
+    content_weight: float = 1.0
+    style_weight: float | None = None  # None: `STYLE_WEIGHTS` of the normalization
+    tv_weight: float = 0.5  # total variation: higher is smoother
+    content_layers: tuple[str, ...] = CONTENT_LAYERS
+    style_layers: tuple[str, ...] = STYLE_LAYERS
+    style_layer_weights: tuple[float, ...] = ()  # one for each style layer, only proportions matter; none: all alike
+    pooling: str = "max"  # VGG-19's: "max", as it was trained, or "avg", as Gatys et al. preferred
+    normalization: str = "unitless"  # of the losses, training/losses.py
+    size_px: int = 512  # long side of the result; a smaller content image keeps its size
+    scales: int = 1  # from coarse to fine, each twice the size of the one before
+    keep_color: str = "none"  # training/optimize.py
+    snapshots: tuple[int, ...] = ()  # iterations after which the picture is saved, too
+    average: bool = False  # the result is a moving average of the last pictures
+    bits: int = 8  # a color channel of the result; 16 with PNG and TIFF
+    seed: int = 0  # of the noise
+    device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
+    precision: str = "auto"  # of VGG-19: "auto", "fp32" or "bf16"; auto times both
+    vgg19: str | None = None  # VGG-19 file, or "random" (tests); None: $ALLAPRIMA_VGG19, else torchvision's download
+    max_pixels: int = 0  # larger pictures are refused as decompression bombs; 0: Pillow's limit, 179 million
+
+    def __post_init__(self) -> None:
+        for name, least in (("iterations", 1), ("size_px", 32), ("scales", 1), ("seed", 0), ("max_pixels", 0)):
+            if getattr(self, name) < least:
+                raise OptimizeError(f"{flag(name)} is {getattr(self, name)}; at least {least} is needed")
+        for name, choices in OPTIMIZE_CHOICES.items():
+            if getattr(self, name) not in choices:
+                wanted = ", ".join(str(choice) for choice in choices)
+                raise OptimizeError(f'{flag(name)} is "{getattr(self, name)}"; one of {wanted} is wanted')
+        for name in ("content_weight", "style_weight", "tv_weight", "style_blend", "style_layer_weights"):
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (0.0 if value is None else value,)
+            if not all(0 <= number < float("inf") for number in values):
+                raise OptimizeError(f"{flag(name)} is {value}; finite numbers of at least 0 are needed")
+            if isinstance(value, tuple) and value and not any(value):
+                raise OptimizeError(f"{flag(name)} is all zero; one number above 0 is needed")
+        for name, values, others in (
+            ("style_blend", self.style_blend, self.styles),
+            ("style_layer_weights", self.style_layer_weights, self.style_layers),
+        ):
+            if values and len(values) != len(others):
+                wanted = f"{len(others)} are needed, for {', '.join(others)}"
+                raise OptimizeError(f"{flag(name)} has {len(values)} numbers; {wanted}")
+        if not self.content_layers and not self.style_layers:
+            raise OptimizeError("there are neither content nor style layers; one at least is needed")
+        late = [n for n in self.snapshots if not 0 <= n <= self.iterations]
+        if late:
+            raise OptimizeError(f"--snapshots has {late[0]}; numbers from 0 to --iterations ({self.iterations}) are wanted")
+        least_px = self.size_px / 2 ** (self.scales - 1)
+        if least_px < 32:
+            raise OptimizeError(f"--scales {self.scales} begins at {least_px:.0f} px; 32 px at least is needed: fewer scales")
+
+    @property
+    def style_weight_used(self) -> float:
+        return STYLE_WEIGHTS[self.normalization] if self.style_weight is None else self.style_weight
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What a network is measured on, and beside what."""
+
+    style_image: str  # the painting's file
+    photos: str  # a folder of photos that the network was not trained on
+    sizes_px: tuple[int, ...] = (256, 512)  # sides of the photos' middle squares
+    against: tuple[int, ...] = (50, 100, 200)  # iterations of the classic optimization
+    inits: tuple[str, ...] = ("noise", "content")  # what that starts from
+    optimizer: str = "lbfgs"  # "lbfgs" or "adam"
+    limit: int = 0  # of the photos, by name; 0: all
+    seed: int = 0  # of the noise
+    device: str = "auto"
+    precision: str = "auto"  # of VGG-19
+    vgg19: str | None = None  # VGG-19 file, or "random" (tests); None: $ALLAPRIMA_VGG19, else torchvision's download
+    max_pixels: int = 0  # larger pictures are refused as decompression bombs; 0: Pillow's limit, 179 million
+
+    def __post_init__(self) -> None:
+        if not self.sizes_px or any(size < 32 or size % 16 for size in self.sizes_px):
+            raise OptimizeError(f"--sizes is {self.sizes_px}; multiples of 16, at least 32, are needed")
+        if not self.against or min(self.against) < 0:
+            raise OptimizeError(f"--against is {self.against}; iteration counts from 0 up are needed")
+        if not self.inits or not set(self.inits) <= {"noise", "content"}:
+            raise OptimizeError(f"--inits is {','.join(self.inits)}; noise, content or both are wanted")
+
+
+# The default style weight of the classic optimization: units differ between normalizations.
+STYLE_WEIGHTS = {"unitless": 10.0, "gatys": 1e3, "johnson": 1e3}
+
+COLOR_CONTROLS = ("none", "luminance", "histogram", "cholesky", "image-analogies", "optimal-transport")
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "tier": ("quality", "realtime"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("auto", "fp32", "bf16"),
     "compile": ("auto", "on", "off"),
     "normalization": ("unitless", "gatys", "johnson"),
+}
+
+OPTIMIZE_CHOICES: dict[str, tuple[object, ...]] = {
+    "optimizer": ("lbfgs", "adam"),
+    "pooling": ("max", "avg"),
+    "keep_color": COLOR_CONTROLS,
+    "bits": (8, 16),
+    **{name: CHOICES[name] for name in ("device", "precision", "normalization")},
 }
 
 

@@ -1,45 +1,248 @@
-"""How good a network is: content and style loss on photos it was never trained on."""
+"""How good a network is: losses on photos it was never trained on, and the yardstick, the classic optimization's losses
+on the same photos (Johnson et al. 2016, Sec. 4.1, Fig. 5)."""
 
+import datetime
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from torch import Tensor
 
-from inference.pictures import read_picture, resize_short_side
-from models.image_transform_net import ImageTransformNet
-from models.vgg import VGG19Features
-from training import losses
-from training.loop import make_target
+from inference.atomic import write_atomically
+from inference.pictures import read_picture, resize_short_side, write_encoded
+from inference.session import StyleSession
+from models.errors import OptimizeError
+from models.vgg import VGG19Features, load_vgg19
+from training.config import CONTENT_LAYERS, EvaluateConfig, OptimizeConfig, TrainConfig
+from training.console import Interrupted, catch_interrupt, progress_bar
+from training.descent import Objective, descend
+from training.device import device_name, pick_device, pick_precision
+from training.loop import make_target, read_painting
+from training.optimize import initial_image
 from training.photos import list_photos, to_image
+from training.update import DEFAULT_STYLE_WEIGHT, Target
+
+Painter = Callable[[Tensor], Tensor]  # image -> stylized image
+PARTS = ("content", "style", "tv", "total")
 
 
 @torch.no_grad()
 def heldout_losses(
-    net: ImageTransformNet, vgg: VGG19Features, style_frame: np.ndarray, photos: Path, size_px: int
+    paint: Painter, vgg: VGG19Features, style_frame: np.ndarray, photos: Sequence[Path], size_px: int
 ) -> dict[str, float]:
-    """Mean unitless losses over a folder of photos.
+    """Mean unitless losses of a network over photos.
 
     Args:
-        net, vgg: float32, on one device.
+        paint: (1, 3, H, W) content image -> stylized image, both in [0, 1].
+        vgg: float32.
         style_frame: the painting as it was trained on, (H, W, 3) uint8.
-        photos: a folder; each photo is scaled to `size_px` on its short side and cut to the middle square.
+        photos: each is scaled to `size_px` on its short side and cut to the middle square.
         size_px: a multiple of 16.
     Returns:
         {"content": ..., "style": ..., "total10": content + 10 x style}.
     """
-    device = next(net.parameters()).device
-    style_grams = make_target(vgg, style_frame, "fp32").style_grams
+    target = make_target(vgg, style_frame, "fp32")
     rows = []
-    for path in list_photos(photos):
-        frame = middle_square(resize_short_side(read_picture(path).frame, size_px), size_px)
-        content_image = to_image(torch.tensor(frame)[None], device)
-        features = vgg(net(content_image), (*losses.STYLE_LAYERS, *losses.CONTENT_LAYERS))
-        content_features = vgg(content_image, losses.CONTENT_LAYERS)
-        rows.append((losses.content_loss(features, content_features).item(), losses.style_loss(features, style_grams).item()))
+    for path in photos:
+        frame = read_square(path, size_px)
+        losses = make_objective(target, frame)(paint(to_image(torch.tensor(frame)[None], vgg.mean.device)))
+        rows.append((losses["content"].item(), losses["style"].item()))
     content, style = np.mean(rows, axis=0)
     return {"content": round(content, 4), "style": round(style, 4), "total10": round(content + 10 * style, 4)}
 
 
-def middle_square(frame: np.ndarray, size_px: int) -> np.ndarray:
+def read_square(path: Path, size_px: int, max_pixels: int = 0) -> np.ndarray:
+    """The middle of a photo, scaled to its short side: (size_px, size_px, 3) uint8."""
+    frame = resize_short_side(read_picture(path, max_pixels).frame, size_px)
     top, left = ((side - size_px) // 2 for side in frame.shape[:2])
     return frame[top : top + size_px, left : left + size_px]
+
+
+def make_objective(target: Target, content_frame: np.ndarray, weights: "Weights | None" = None) -> Objective:
+    """What a picture of a photo, (H, W, 3) uint8, should be close to."""
+    weights = weights or Weights()
+    with torch.no_grad():
+        features = target.vgg(to_image(torch.tensor(content_frame)[None], target.vgg.mean.device), CONTENT_LAYERS)
+    return Objective(target.vgg, features, target.style_grams, **asdict(weights))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The objective that a network was trained for, and that the optimization gets, too."""
+
+    content_weight: float = TrainConfig.content_weight
+    style_weight: float = DEFAULT_STYLE_WEIGHT
+    tv_weight: float = TrainConfig.tv_weight
+    normalization: str = TrainConfig.normalization
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> "Weights":
+        """Those of a card; the defaults where it does not say, as with an imported style."""
+        options = card.get("options", {})
+        known = {name: options[name] for name in asdict(cls()) if options.get(name, "auto") != "auto"}
+        return cls(**known)
+
+
+def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path, console: Console) -> dict[str, Any]:
+    """Losses of networks beside those of the optimization at the same objective on the same photos.
+
+    Args:
+        config: what to compare.
+        networks: name -> .onnx file, all trained on one painting with the same weights.
+        output: gets the result as JSON, whole after every size; the plot goes beside it as .png.
+        console: for progress.
+    Returns:
+        what the JSON holds: "sizes" -> size -> "networks" -> name -> mean losses, and "equals", from where -> the
+        iterations after which the optimization's mean total is as low, None if it never is; "classic" -> from where ->
+        loss -> its mean after 0, 1, 2, ... iterations.
+    Raises:
+        OptimizeError, StyleError, PictureError, TrainingError: something cannot be used.
+        Interrupted: by Ctrl-C or SIGTERM; sizes that were finished are written.
+    """
+    # Load.
+    device = pick_device(config.device)
+    sessions = {name: StyleSession(path, "cuda" if device.type == "cuda" else "cpu") for name, path in networks.items()}
+    weights = {name: Weights.of(session.contract.card) for name, session in sessions.items()}
+    first = next(iter(weights))
+    for name in weights:
+        if weights[name] != weights[first]:
+            raise OptimizeError(f"{first} and {name} were trained with other loss weights; evaluate one at a time")
+    options = sessions[first].contract.card.get("options", {})
+    style_size_px = int(options.get("style_size_px", TrainConfig.style_size_px))
+    style_frame = read_painting(config.style_image, style_size_px, config.max_pixels)
+    paths = list_photos(Path(config.photos))[: config.limit or None]
+    vgg = load_vgg19(config.vgg19).to(device).to(memory_format=torch.channels_last)
+    precision = pick_precision(config.precision, vgg, device)
+    target = make_target(vgg, style_frame, precision)
+    result: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{device_name(device)}, torch {torch.__version__}, VGG-19 in {precision}",
+        "style_image": Path(config.style_image).name,
+        "style_size_px": style_size_px,
+        "photos": len(paths),
+        "weights": asdict(weights[first]),
+        "optimizer": config.optimizer,
+        "against": list(config.against),
+        "sizes": {},
+    }
+
+    with catch_interrupt() as interrupted, progress_bar(console) as progress:
+        most = max(config.against)
+        task = progress.add_task("", total=len(config.sizes_px) * len(paths) * len(config.inits) * (most + 1), losses="")
+        for size_px in config.sizes_px:
+            rows: dict[str, list[list[float]]] = {name: [] for name in sessions}
+            curves: dict[str, list[list[list[float]]]] = {start: [] for start in config.inits}
+            for path in paths:
+                frame = read_square(path, size_px, config.max_pixels)
+                objective = make_objective(target, frame, weights[first])
+                for name, session in sessions.items():
+                    with torch.no_grad():
+                        losses = objective(painter_of(session)(to_image(torch.tensor(frame)[None], device)))
+                    rows[name].append([losses[part].item() for part in PARTS])
+                for start in config.inits:
+                    init = initial_image(OptimizeConfig("", (), init=start, seed=config.seed), frame, device)
+                    curve = []
+                    for step in descend(init, objective, most, config.optimizer):
+                        curve.append([step.losses[part] for part in PARTS])
+                        progress.update(task, advance=1, losses=f"{size_px} px, {path.name}, from {start}")
+                        if interrupted:
+                            raise Interrupted("stopped; sizes that were finished are written")
+                    curves[start].append(curve)
+                if not console.is_terminal:
+                    console.print(f"{size_px} px, {path.name} done", soft_wrap=True)
+            result["sizes"][str(size_px)] = summarize(rows, curves)
+            write_atomically(output, json.dumps(result, indent=1).encode() + b"\n")
+    plot(result, output.with_suffix(".png"))
+    return result
+
+
+def painter_of(session: StyleSession) -> Painter:
+    """A session as a function of torch tensors."""
+
+    def paint(image: Tensor) -> Tensor:
+        return torch.tensor(session.stylize_image(image.contiguous().cpu().numpy()), device=image.device)
+
+    return paint
+
+
+def summarize(rows: Mapping[str, list[list[float]]], curves: Mapping[str, list[list[list[float]]]]) -> dict[str, Any]:
+    """Means over the photos, and how many iterations each network is worth.
+
+    Args:
+        rows: network -> photo -> the losses `PARTS`.
+        curves: start -> photo -> iteration -> the losses `PARTS`.
+    """
+    means = {start: np.mean(photos, axis=0).T for start, photos in curves.items()}  # (parts, iterations + 1)
+    networks = {}
+    for name, photos in rows.items():
+        mean = np.mean(photos, axis=0)
+        equals = {start: first_at_most(parts[-1], mean[-1]) for start, parts in means.items()}
+        each = {
+            start: [first_at_most(np.array(curve)[:, -1], row[-1]) for curve, row in zip(curves[start], photos, strict=True)]
+            for start in curves
+        }
+        networks[name] = {
+            **{part: round(float(value), 4) for part, value in zip(PARTS, mean, strict=True)},
+            "equals": equals,
+            "equals_by_photo": each,
+        }
+    classic = {
+        start: {part: [round(float(v), 4) for v in values] for part, values in zip(PARTS, parts, strict=True)}
+        for start, parts in means.items()
+    }
+    return {"networks": networks, "classic": classic}
+
+
+def first_at_most(totals: np.ndarray, wanted: float) -> int | None:
+    """After how many iterations a total loss, (iterations + 1,), is as low as wanted; None if it never is."""
+    reached = np.nonzero(totals <= wanted)[0]
+    return int(reached[0]) if len(reached) else None
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The result as text."""
+    w = result["weights"]
+    lines = [
+        f"{result['style_image']}, {result['photos']} photos, {result['date']}, {result['machine']}",
+        f"total = {w['content_weight']:g} content + {w['style_weight']:g} style + {w['tv_weight']:g} tv, {w['normalization']};"
+        " equals: iterations of the optimization to the same total",
+    ]
+    for size, found in result["sizes"].items():
+        lines.append(f"{size + ' px':32} content   style   total   equals")
+        for name, row in found["networks"].items():
+            equals = ", ".join(f"{'more' if n is None else n} from {start}" for start, n in row["equals"].items())
+            lines.append(f"{name:32} {row['content']:7.3f} {row['style']:7.3f} {row['total']:7.3f}   {equals}")
+        for start, parts in found["classic"].items():
+            for n in result["against"]:
+                name = f"{result['optimizer']} from {start}, {n}"
+                lines.append(f"{name:32} {parts['content'][n]:7.3f} {parts['style'][n]:7.3f} {parts['total'][n]:7.3f}")
+    return "\n".join(lines)
+
+
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """Loss against iterations, the networks as horizontal lines (Johnson et al. 2016, Fig. 5), as PNG."""
+    from matplotlib.figure import Figure
+
+    sizes = result["sizes"]
+    figure = Figure(figsize=(5.2 * len(sizes), 4.2), layout="constrained", facecolor="#f8f6f2")
+    for i, (size, found) in enumerate(sizes.items()):
+        axes = figure.add_subplot(1, len(sizes), i + 1, facecolor="#f8f6f2")
+        for start, parts in found["classic"].items():
+            axes.plot(parts["total"], label=f"{result['optimizer']} from {start}", linewidth=2)
+        for j, (name, row) in enumerate(found["networks"].items()):
+            axes.axhline(row["total"], label=name, color=f"C{len(found['classic']) + j}", linestyle="--", linewidth=1.5)
+        axes.set_yscale("log")
+        axes.set_xlabel("iterations")
+        axes.set_ylabel("total loss")
+        axes.set_title(f"{Path(result['style_image']).stem}, {result['photos']} photos, {size} px", fontsize=11)
+        axes.legend(fontsize=9, facecolor="#f8f6f2")
+        axes.grid(alpha=0.3, which="both")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_encoded(path, buffer.getvalue())

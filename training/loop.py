@@ -7,15 +7,12 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader
 
 from inference.atomic import remove_partial_files
@@ -34,8 +31,9 @@ from training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from training.config import TrainConfig
-from training.device import pick_device, pick_precision
+from training.config import STYLE_LAYERS, TrainConfig
+from training.console import Interrupted, catch_interrupt, progress_bar
+from training.device import in_precision, pick_device, pick_precision
 from training.photos import Batch, HubPhotos, PhotoFolder, is_folder, list_photos, prefetched, to_image
 from training.preview import load_preview_frames, look_at, write_sheet
 from training.ranks import Ranks, from_environment, joined
@@ -46,10 +44,6 @@ MOST_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that send a train
 MOST_ROLLBACKS = 3
 LEAST_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
 LAST_SAVES_S = (1, 5, 15, 30, 60)  # waits between the attempts to save the result; a disk may be given room meanwhile
-
-
-class Interrupted(Exception):
-    """Ctrl-C: the training was saved and can go on."""
 
 
 def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool = False) -> Path:
@@ -98,11 +92,11 @@ def _train(config: TrainConfig, run_folder: Path, console: Console, resume: bool
         # What "auto" chose by a stopwatch; a resumed run must not choose otherwise.
         config = dataclasses.replace(config, precision=card["options"]["precision"])
         say(f"going on at step {start} of {config.steps}")
-    style_frame = read_painting(config)
+    style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
     photos = list_photos(Path(config.photos)) if is_folder(config.photos) else []
     preview_frames = load_preview_frames(config, photos)
     vgg = load_vgg19(config.vgg19).to(device).to(memory_format=torch.channels_last)
-    precision = ranks.gather(pick_precision(config, vgg, device))[0]
+    precision = ranks.gather(pick_precision(config.precision, vgg, device))[0]
     config = dataclasses.replace(config, precision=precision)
     target = make_target(vgg, style_frame, config.precision)
     del vgg  # on a GPU in bf16 it would lie there beside its copy
@@ -323,28 +317,28 @@ def stream(config: TrainConfig, step: int, ranks: Ranks) -> Generator[Batch]:
         yield next_batch(batches)
 
 
-def read_painting(config: TrainConfig) -> np.ndarray:
+def read_painting(painting: str, style_size_px: int, max_pixels: int = 0) -> np.ndarray:
     """The style image, (H, W, 3) uint8, its short side `style_size_px`.
 
     Raises:
         PictureError: unreadable. TrainingError: one flat colour, or hopelessly narrow.
     """
-    frame = read_picture(config.painting, config.max_pixels).frame
+    frame = read_picture(painting, max_pixels).frame
     if frame.std(axis=(0, 1)).max() < LEAST_CONTRAST:
-        raise TrainingError(f"{config.painting} is one flat color; a painting with something on it is wanted")
+        raise TrainingError(f"{painting} is one flat color; a painting with something on it is wanted")
     height, width = frame.shape[:2]
     if max(height, width) > 8 * min(height, width):
-        raise TrainingError(f"{config.painting} is {width}x{height} px; at most 8 times as long as wide is wanted")
-    return resize_short_side(frame, config.style_size_px)
+        raise TrainingError(f"{painting} is {width}x{height} px; at most 8 times as long as wide is wanted")
+    return resize_short_side(frame, style_size_px)
 
 
 def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> Target:
     """VGG-19 in the precision to train with, and the painting's Gram matrices, from the float32 one."""
     style_image = to_image(torch.tensor(style_frame)[None], vgg.mean.device)
     with torch.no_grad():
-        style_features = vgg(style_image, losses.STYLE_LAYERS)
+        style_features = vgg(style_image, STYLE_LAYERS)
     style_grams = {layer: losses.gram_matrix(features) for layer, features in style_features.items()}
-    return Target(copy.deepcopy(vgg).to(torch.bfloat16) if precision == "bf16" else vgg, style_grams)
+    return Target(in_precision(vgg, precision), style_grams)
 
 
 def load_init(config: TrainConfig) -> ImageTransformNet:
@@ -371,30 +365,3 @@ def next_batch(batches: Iterator[Batch]) -> Batch:
         return next(batches)
     except TrainingError as error:
         raise TrainingError(str(error).rsplit("TrainingError: ", 1)[-1].strip()) from error
-
-
-@contextmanager
-def catch_interrupt() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM; the second Ctrl-C acts at once."""
-    received: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
-
-    before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def progress_bar(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.completed}/{task.total}"),
-        BarColumn(),
-        TextColumn("{task.fields[losses]}"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CONTENT_LAYERS = ("relu4_2",)
-STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 _TINY = 1e-12  # keeps a flat picture's loss finite
 
 
@@ -66,7 +64,7 @@ def content_loss(
         content_features: layer -> (N, C, H, W) of the content image; its keys are the layers compared.
         normalization: unitless, gatys or johnson.
     Returns:
-        scalar float32, the mean over the batch.
+        scalar float32, the mean over the batch; 0 where no layer is compared.
     """
     losses = []
     for layer, target in content_features.items():
@@ -78,18 +76,25 @@ def content_loss(
             losses.append(0.5 * squares.sum((1, 2, 3)).mean())
         else:
             losses.append(squares.mean((1, 2, 3)).mean())
-    return torch.stack(losses).mean()
+    return torch.stack(losses).mean() if losses else torch.zeros(())
 
 
-def style_loss(features: Mapping[str, Tensor], style_grams: Mapping[str, Tensor], normalization: str = "unitless") -> Tensor:
+def style_loss(
+    features: Mapping[str, Tensor],
+    style_grams: Mapping[str, Tensor],
+    normalization: str = "unitless",
+    layer_weights: Mapping[str, float] | None = None,
+) -> Tensor:
     """How far the Gram matrices are from the style's (style reconstruction loss, Johnson et al. 2016, Eq. 4).
 
     Args:
         features: layer -> (N, C, H, W) of the stylized image; further layers are ignored.
         style_grams: layer -> (1, C, C) `gram_matrix` of the style image; its keys are the layers compared.
         normalization: unitless, gatys or johnson.
+        layer_weights: layer -> how much it counts beside the others, w_l of Gatys et al. 2016, Eq. 5; only their
+            proportions matter. None: all alike.
     Returns:
-        scalar float32, the mean over the batch.
+        scalar float32, the mean over the batch; 0 where no layer is compared.
     """
     losses = []
     for layer, target in style_grams.items():
@@ -102,6 +107,11 @@ def style_loss(features: Mapping[str, Tensor], style_grams: Mapping[str, Tensor]
             losses.append(0.25 * squares.sum((1, 2)).mean())
         else:
             losses.append(squares.sum((1, 2)).mean())
+    if not losses:
+        return torch.zeros(())
+    if layer_weights is not None:
+        mean = sum(layer_weights[layer] for layer in style_grams) / len(style_grams)
+        losses = [layer_weights[layer] / mean * loss for layer, loss in zip(style_grams, losses, strict=True)]
     return torch.stack(losses).mean() if normalization != "johnson" else torch.stack(losses).sum()
 
 
@@ -126,11 +136,12 @@ def perceptual_losses(
     style_weight: float | Tensor,
     tv_weight: float,
     normalization: str = "unitless",
+    style_layer_weights: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """All losses by name, unweighted, and their weighted sum as "total"."""
     losses = {
         "content": content_loss(features, content_features, normalization),
-        "style": style_loss(features, style_grams, normalization),
+        "style": style_loss(features, style_grams, normalization, style_layer_weights),
         "tv": tv_loss(stylized_image),
     }
     weights = {"content": content_weight, "style": style_weight, "tv": tv_weight}

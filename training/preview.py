@@ -9,7 +9,7 @@ import torch
 
 from inference.pictures import Picture, contact_sheet, read_picture, resize_short_side, write_picture
 from training import losses
-from training.config import TrainConfig
+from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.photos import PhotoFolder, to_image
 from training.update import DEFAULT_STYLE_WEIGHT, Target
 from training.watchdog import picture_fault
@@ -78,8 +78,8 @@ def look_at(net: torch.nn.Module, target: Target, frames: Sequence[np.ndarray], 
     for frame in content_frames:
         content_image = to_image(torch.tensor(frame)[None], device)
         stylized_image = net(content_image)
-        features = target.vgg(stylized_image, (*losses.STYLE_LAYERS, *losses.CONTENT_LAYERS))
-        content_features = target.vgg(content_image, losses.CONTENT_LAYERS)
+        features = target.vgg(stylized_image, (*STYLE_LAYERS, *CONTENT_LAYERS))
+        content_features = target.vgg(content_image, CONTENT_LAYERS)
         content = losses.content_loss(features, content_features, config.normalization)
         rows.append((content.item(), losses.style_loss(features, target.style_grams, config.normalization).item()))
         images.append(stylized_image[0].permute(1, 2, 0).float().cpu().numpy())

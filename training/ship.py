@@ -30,8 +30,8 @@ def ship(run_folder: Path, photos: Path, name: str, folder: Path = FOLDER) -> Pa
     config = TrainConfig.read(run_folder / "options.json")
     net, card = load_net(find_weights(run_folder))
     vgg = load_vgg19(config.vgg19)
-    style_frame = read_painting(config)
-    card["heldout"] = {str(size): heldout_losses(net, vgg, style_frame, photos, size) for size in SIZES_PX}
+    style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
+    card["heldout"] = {str(size): heldout_losses(net, vgg, style_frame, list_photos(photos), size) for size in SIZES_PX}
     card["heldout_photos"] = len(list_photos(photos))
     style_folder = folder / name
     style_folder.mkdir(parents=True, exist_ok=True)

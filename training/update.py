@@ -14,7 +14,7 @@ from models.image_transform_net import ImageTransformNet
 from models.vgg import VGG19Features
 from training import balance, losses
 from training.checkpoint import TrainingState, pack_state, unpack_state_
-from training.config import TrainConfig
+from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.ranks import Ranks
 
 EMA_DECAY = 0.999  # of the averaged weights that are exported
@@ -125,8 +125,8 @@ def step_losses(
     with torch.autocast(content_image.device.type, torch.bfloat16, enabled=target.vgg.dtype == torch.bfloat16):
         stylized_image = net(content_image)
     with torch.no_grad():
-        content_features = target.vgg(content_image, losses.CONTENT_LAYERS)
-    features = target.vgg(stylized_image, (*losses.STYLE_LAYERS, *losses.CONTENT_LAYERS))
+        content_features = target.vgg(content_image, CONTENT_LAYERS)
+    features = target.vgg(stylized_image, (*STYLE_LAYERS, *CONTENT_LAYERS))
     return losses.perceptual_losses(
         stylized_image,
         features,

@@ -2,8 +2,10 @@ import cv2
 import numpy as np
 import pytest
 
-from inference.color import LUMA, color_statistics, keep_color, keep_luminance, linear_transform, match_histogram, match_linear
+from inference.color import color_statistics, keep_color, keep_luminance, linear_transform, match_histogram, match_linear
 from inference.demo import paint_landscape
+
+LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, the Y of YIQ
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def config(painting, photo_folder):
 @pytest.fixture(scope="module")
 def update(config):
     vgg = load_vgg19("random").to(CUDA).to(memory_format=torch.channels_last)
-    target = make_target(vgg, read_painting(config), "bf16")
+    target = make_target(vgg, read_painting(config.painting, config.style_size_px, config.max_pixels), "bf16")
     net = TIERS[config.tier]().to(CUDA).to(memory_format=torch.channels_last)
     return Update(config, net, target, Ranks(), step_losses)
 

@@ -21,7 +21,8 @@ from models.vgg import load_vgg19
 from training import loop, losses, preview, update
 from training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
 from training.config import CHOICES, TrainConfig
-from training.loop import Interrupted, train
+from training.console import Interrupted
+from training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -277,7 +278,7 @@ def test_bf16_trains_to_nearly_the_same_losses(config, tmp_path, console):
 def test_auto_precision_is_decided_once_and_kept(config, tmp_path, console, monkeypatch):
     picked = []
     pick = loop.pick_precision
-    monkeypatch.setattr(loop, "pick_precision", lambda c, *rest: (picked.append(c.precision), pick(c, *rest))[1])
+    monkeypatch.setattr(loop, "pick_precision", lambda c, *rest: (picked.append(c), pick(c, *rest))[1])
     auto = dataclasses.replace(config, precision="auto")
     train(auto, tmp_path, console)
     train(auto, tmp_path, console, resume=True)

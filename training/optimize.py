@@ -1,0 +1,279 @@
+"""The classic optimization (Gatys, Ecker, Bethge 2016): one picture, painted by gradient descent on its own pixels.
+
+Features and losses are those of training; the network is left out. Minutes a picture instead of milliseconds: it is what
+the networks are measured against.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from inference.color import LINEAR_METHODS, keep_luminance, luminance, match_histogram, match_linear, match_luminance
+from inference.pictures import Picture, check_writable, contact_sheet, read_picture, resize, resize_short_side, write_picture
+from models.errors import OptimizeError
+from models.vgg import VGG19Features, load_vgg19
+from training import losses
+from training.config import OptimizeConfig
+from training.console import Interrupted, catch_interrupt, progress_bar
+from training.descent import Objective, Step, descend
+from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
+from training.photos import to_image
+
+LEAST_PX = 16  # of a picture's sides: VGG-19 halves them four times
+NOISE = 0.15  # standard deviation of the initial noise
+AVERAGE_DECAY = 0.98  # of the moving average: about the last 50 pictures
+LOG_EVERY = 50  # iterations between two lines, where there is no progress bar
+TIMED = 5  # iterations after which the time that all of them take is said
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What to paint: pictures read, scaled, and their colours controlled.
+
+    Attributes:
+        content: the content image at the result's size, in its own colours.
+        content_frame, style_frames: (H, W, 3) uint8, what the losses compare with; grey where only luminance is painted.
+    """
+
+    content: Picture
+    content_frame: np.ndarray
+    style_frames: list[np.ndarray]
+
+
+def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: bool = False) -> Path:
+    """Paint one picture and write it, with its snapshots.
+
+    Args:
+        config: what to paint.
+        output: the picture; snapshots go beside it as NAME_000100.png, their sheet as NAME_snapshots.png.
+        console: for progress.
+    Returns:
+        the file to look at: the sheet where there are snapshots, else the picture.
+    Raises:
+        PictureError, WeightsError, OptimizeError: something cannot be used or written; most is checked before minutes are
+            spent.
+        Interrupted: by Ctrl-C or SIGTERM, after the best picture so far was written.
+    """
+    # Check the files.
+    files = {n: output.with_name(f"{output.stem}_{n:06d}{output.suffix}") for n in config.snapshots}
+    sheet_path = output.with_name(f"{output.stem}_snapshots.png")
+    for path in (output, *files.values(), *([sheet_path] if files else [])):
+        check_writable(path, overwrite, config.bits)
+
+    # Load.
+    scene = load_scene(config)
+    device = pick_device(config.device)
+    vgg = load_vgg19(config.vgg19, config.pooling).to(device).to(memory_format=torch.channels_last)
+    precision = pick_precision(config.precision, vgg, device)
+    height, width = scene.content_frame.shape[:2]
+    console.print(f"{width}x{height} px, VGG-19 in {precision} on {device_name(device)}", soft_wrap=True)
+
+    # Descend.
+    best: Step | None = None
+    average: Tensor | None = None
+    snapshots: dict[str, np.ndarray] = {}
+    began = 0.0
+    with (
+        guarded_memory(height, width, precision, device),
+        catch_interrupt() as interrupted,
+        progress_bar(console) as progress,
+    ):
+        task = progress.add_task("optimize", total=config.iterations, losses="")
+        for step in descend_through_scales(config, scene, vgg, precision):
+            if best is None or best.image.shape != step.image.shape or step.losses["total"] < best.losses["total"]:
+                best = step
+            average = moving_average(average, step.image) if config.average else step.image
+            text = " ".join(f"{name} {loss:.3g}" for name, loss in step.losses.items())
+            progress.update(task, completed=step.iteration, losses=text)
+            if step.iteration == 1:  # the first one also sets up buffers
+                began = time.perf_counter()
+            if step.iteration == 1 + TIMED:
+                seconds = (time.perf_counter() - began) / TIMED
+                console.print(expected_time(config, step.image, seconds, (height, width)), soft_wrap=True)
+            if not console.is_terminal and step.iteration % LOG_EVERY == 0:
+                console.print(f"iteration {step.iteration}/{config.iterations} {text}", soft_wrap=True)
+            if step.iteration in files:
+                picture = to_picture(average, scene, config.bits)
+                write_picture(files[step.iteration], picture, overwrite)
+                label = f"{step.iteration}: content {step.losses['content']:.3g} style {step.losses['style']:.3g}"
+                snapshots[label] = to_picture(average, scene, 8).frame
+            if interrupted:
+                break
+
+    # Save.
+    assert best is not None
+    assert average is not None
+    finished = not interrupted and config.average
+    write_picture(output, to_picture(average if finished else best.image, scene, config.bits), overwrite)
+    if interrupted:
+        raise Interrupted(f"stopped after {step.iteration} iterations; the best picture so far is {output}")
+    if not snapshots:
+        return output
+    write_picture(sheet_path, Picture(contact_sheet([list(snapshots.values())], [list(snapshots)], 320)), overwrite)
+    return sheet_path
+
+
+def load_scene(config: OptimizeConfig) -> Scene:
+    """Read content and styles, scale them, control their colours (Gatys et al. 2016b).
+
+    A style image is scaled until its short side is the result's: the strokes keep their size in relation to the picture.
+
+    Raises:
+        PictureError: unreadable. OptimizeError: smaller than VGG-19 can look at.
+    """
+    content = read_picture(config.content, config.max_pixels)
+    height, width = content.frame.shape[:2]
+    scale = min(1.0, config.size_px / max(height, width))
+    height, width = round(height * scale), round(width * scale)
+    if min(height, width) < LEAST_PX:
+        raise OptimizeError(f"{config.content} gives {width}x{height} px; at least {LEAST_PX} px a side are needed: --size")
+    frame = resize(content.frame, height, width)
+    alpha = None if content.alpha is None else resize(content.alpha, height, width)
+    styles = [resize_short_side(read_picture(path, config.max_pixels).frame, min(height, width)) for path in config.styles]
+    content_frame = grey(luminance(frame)) if config.keep_color == "luminance" else frame
+    style_frames = [control_color(config.keep_color, frame, style_frame) for style_frame in styles]
+    return Scene(Picture(frame, alpha, content.icc_profile), content_frame, style_frames)
+
+
+def control_color(mode: str, content_frame: np.ndarray, style_frame: np.ndarray) -> np.ndarray:
+    """The style image as it is shown to the losses: recoloured to the content, or its luminance matched to the content's.
+
+    Args:
+        mode: one of `COLOR_CONTROLS`.
+        content_frame, style_frame: (H, W, 3) uint8 RGB, sizes may differ.
+    Returns:
+        (H, W, 3) uint8 RGB; grey with "luminance".
+    """
+    if mode == "luminance":
+        matched = match_luminance(luminance(style_frame), luminance(content_frame))
+        return grey(np.rint(matched).clip(0, 255).astype(np.uint8))
+    if mode == "histogram":
+        return match_histogram(style_frame, content_frame)
+    return match_linear(style_frame, content_frame, mode) if mode in LINEAR_METHODS else style_frame
+
+
+def grey(y: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 as a frame."""
+    return np.repeat(y[:, :, None], 3, axis=2)
+
+
+def descend_through_scales(config: OptimizeConfig, scene: Scene, vgg: VGG19Features, precision: str) -> Iterator[Step]:
+    """The pictures from the initial one to the last, over all scales; iterations are counted on.
+
+    Coarse to fine: each scale begins with the picture of the one before, enlarged, and gets the same number of iterations.
+    A style image is scaled along with the content.
+    """
+    height, width = scene.content_frame.shape[:2]
+    looking_vgg = in_precision(vgg, precision)
+    done = 0
+    image = None
+    for scale in range(config.scales):
+        factor = 0.5 ** (config.scales - 1 - scale)
+        size = max(LEAST_PX, round(height * factor)), max(LEAST_PX, round(width * factor))
+        content_frame = resize(scene.content_frame, *size)
+        style_frames = [resize_short_side(frame, min(size)) for frame in scene.style_frames]
+        objective = make_objective(config, vgg, looking_vgg, content_frame, style_frames)
+        if image is None:
+            image = initial_image(config, content_frame, vgg.mean.device)
+        else:
+            image = torch.nn.functional.interpolate(image, size, mode="bicubic", antialias=True).clamp(0.0, 1.0)
+        until = config.iterations * (scale + 1) // config.scales
+        for step in descend(image, objective, until - done, config.optimizer):
+            if step.iteration or not scale:  # a picture that was only enlarged is not a new one
+                yield Step(done + step.iteration, step.image, step.losses)
+            image = step.image
+        done = until
+
+
+def make_objective(
+    config: OptimizeConfig,
+    vgg: VGG19Features,
+    looking_vgg: VGG19Features,
+    content_frame: np.ndarray,
+    style_frames: list[np.ndarray],
+) -> Objective:
+    """What the picture of one scale is compared with.
+
+    Several styles become one target, the blend of their Gram matrices: for a squared error the gradient is that of the
+    blended losses.
+
+    Args:
+        vgg: float32, for the targets. looking_vgg: in the precision that the picture is looked at.
+    """
+    device = vgg.mean.device
+    blend = np.array(config.style_blend or [1.0] * len(style_frames))
+    style_grams = {layer: torch.zeros(()) for layer in config.style_layers}
+    with torch.no_grad():
+        content_features = vgg(to_image(torch.tensor(content_frame)[None], device), config.content_layers)
+        for share, style_frame in zip(blend / blend.sum(), style_frames, strict=True):
+            features = vgg(to_image(torch.tensor(style_frame)[None], device), config.style_layers)
+            style_grams = {layer: gram + share * losses.gram_matrix(features[layer]) for layer, gram in style_grams.items()}
+    weights = config.style_layer_weights
+    return Objective(
+        looking_vgg,
+        content_features,
+        style_grams,
+        config.content_weight,
+        config.style_weight_used,
+        config.tv_weight,
+        config.normalization,
+        dict(zip(config.style_layers, weights, strict=True)) if weights else None,
+    )
+
+
+def initial_image(config: OptimizeConfig, content_frame: np.ndarray, device: torch.device) -> Tensor:
+    """The picture that the descent begins with: (1, 3, H, W), or (1, 1, H, W) where only luminance is painted.
+
+    Noise is white, around middle grey; the same for the same seed and size, on any device.
+    """
+    channels = 1 if config.keep_color == "luminance" else 3
+    height, width = content_frame.shape[:2]
+    if config.init == "noise":
+        noise = torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(config.seed))
+        return (0.5 + NOISE * noise).clamp(0.0, 1.0).to(device)
+    frame = content_frame
+    if config.init != "content":
+        frame = resize(read_picture(config.init, config.max_pixels).frame, height, width)
+        if channels == 1:
+            frame = grey(luminance(frame))
+    return to_image(torch.tensor(frame)[None], device)[:, :channels]
+
+
+def moving_average(average: Tensor | None, image: Tensor) -> Tensor:
+    """Exponential; begins anew where the size changes."""
+    if average is None or average.shape != image.shape:
+        return image
+    return torch.lerp(average, image, 1.0 - AVERAGE_DECAY)
+
+
+def to_picture(image: Tensor, scene: Scene, bits: int) -> Picture:
+    """A picture of the descent for a file: at the result's size, in 8 or 16 bits, a grey one with the content's chroma."""
+    height, width = scene.content.frame.shape[:2]
+    if image.shape[2:] != (height, width):  # a coarse scale's
+        image = torch.nn.functional.interpolate(image, (height, width), mode="bicubic").clamp(0.0, 1.0)
+    most, dtype = (255, np.uint8) if bits == 8 else (65535, np.uint16)
+    frame = (image[0].permute(1, 2, 0).cpu().numpy() * most).round().astype(dtype)
+    if frame.shape[2] == 1:
+        content_frame = np.multiply(scene.content.frame, most // 255, dtype=dtype)
+        frame = keep_luminance(content_frame, frame[:, :, 0])
+    return Picture(frame, scene.content.alpha if bits == 8 else None, scene.content.icc_profile if bits == 8 else None)
+
+
+def expected_time(config: OptimizeConfig, image: Tensor, seconds: float, size: tuple[int, int]) -> str:
+    """How long all iterations will take, by the first ones.
+
+    Args:
+        image: of the scale that they ran at. seconds: of one of them. size: height and width of the result.
+    """
+    per_pixel = seconds / image[0, 0].numel()
+    pixels = [size[0] * size[1] * 0.25 ** (config.scales - 1 - scale) for scale in range(config.scales)]
+    total = per_pixel * sum(pixels) / config.scales * config.iterations
+    length = f"{total / 60:.0f} min" if total > 150 else f"{total:.0f} s"
+    one = f"{seconds:.2f} s each at {image.shape[3]}x{image.shape[2]} px"
+    return f"{config.iterations} iterations will take about {length} here ({one})"
