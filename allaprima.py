@@ -11,7 +11,16 @@ from typing import Any
 
 from models import __version__
 from models.errors import AllaPrimaError, OptimizeError, StyleError, TrainingError
-from training.config import CHOICES, OPTIMIZE_CHOICES, STYLE_WEIGHTS, EvaluateConfig, OptimizeConfig, TrainConfig, flag
+from training.config import (
+    CHOICES,
+    OPTIMIZE_CHOICES,
+    STYLE_WEIGHTS,
+    EvaluateConfig,
+    OptimizeConfig,
+    ReconstructConfig,
+    TrainConfig,
+    flag,
+)
 
 COLOR_MODES = ("none", "luminance", "histogram", "linear")  # inference.color.MODES; importing it would import OpenCV
 
@@ -162,6 +171,24 @@ def optimize(options: argparse.Namespace) -> int:
     return 0
 
 
+def reconstruct(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from rich.console import Console
+
+    from training.console import Interrupted
+    from training.reconstruct import reconstruct as run_reconstruction
+
+    config = ReconstructConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(ReconstructConfig)})
+    output = Path(options.output)
+    try:
+        run_reconstruction(config, output, Console(highlight=False), options.overwrite)
+    except Interrupted as stopped:
+        print(f"allaprima: {stopped}", file=sys.stderr)
+        return 130
+    print(f"look at {output.resolve()}")
+    return 0
+
+
 def evaluate(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
@@ -211,9 +238,12 @@ def bench(options: argparse.Namespace) -> int:
 
         print(report(_chosen_config(options), options.rounds, options.ladder))
     else:
-        from training.benchmark import report as report_networks
+        import json
 
-        print(report_networks(options.height, options.width, options.rounds))
+        from training.benchmark import measure, table
+
+        result = measure(options.sizes, options.rounds, options.device, options.precision)
+        print(json.dumps(result, indent=1) if options.json else table(result))
     return 0
 
 
@@ -324,6 +354,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_sweep(commands)
     _add_optimize(commands)
+    _add_reconstruct(commands)
     _add_evaluate(commands)
     _add_export(commands)
     _add_import(commands)
@@ -474,6 +505,30 @@ def _add_optimize(commands: Commands) -> None:
     _add_optimize_options(parser, [field.name for field in dataclasses.fields(OptimizeConfig)][2:])
 
 
+def _add_reconstruct(commands: Commands) -> None:
+    text = (
+        "Makes pictures out of noise until VGG-19 sees in them what it sees in IMAGE (Gatys, Ecker, Bethge 2016, Fig. 1):\n"
+        "content from each layer's features, style from the Gram matrices of the layers up to each. One labelled sheet."
+    )
+    example = "allaprima reconstruct painting.jpg -o reconstructions.png"
+    parser = _add(commands, "reconstruct", reconstruct, "show what each layer of VGG-19 knows", text, example)
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(ReconstructConfig)}
+    parser.add_argument("image", metavar="IMAGE", help="a photo or a painting")
+    parser.add_argument("-o", "--output", required=True, metavar="SHEET.png")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    layers = defaults["layers"]
+    what = f"of VGG-19, conv1_1, relu1_1, ... relu5_4 (default: {','.join(layers)})"
+    parser.add_argument("--layers", type=_tuple_of(str), default=layers, metavar="LAYER,...", help=what)
+    parser.add_argument("--what", choices=("content", "style", "both"), default=defaults["what"], help="(default: both)")
+    for name, metavar, what in (
+        ("iterations", "N", "updates of each reconstruction"),
+        ("size_px", "PX", "long side; a smaller picture keeps its size"),
+    ):
+        what = f"{what} (default: {defaults[name]})"
+        parser.add_argument(flag(name), dest=name, type=_whole(1), default=defaults[name], metavar=metavar, help=what)
+    _add_optimize_options(parser, ("optimizer", "pooling", "seed", "device", "precision", "vgg19", "max_pixels"))
+
+
 def _add_evaluate(commands: Commands) -> None:
     text = (
         "Content, style and total loss of one or more networks on photos they were not trained on, beside those of the\n"
@@ -559,18 +614,21 @@ def _add_import(commands: Commands) -> None:
 
 def _add_bench(commands: Commands) -> None:
     text = (
-        "Without --training: how fast the networks paint in ONNX Runtime, beside Johnson's network, in one process.\n"
+        "Without --training: seconds a picture of the classic optimization and of each network, Johnson's among them, in\n"
+        "torch and in ONNX Runtime, beside the paper's (Johnson et al. 2016, Table 1). Minutes; downloads nothing.\n"
         "With --training: photos a second and peak memory of the training loop, beside the plain loop of peers."
     )
-    example = "allaprima bench --training painting.jpg --photos ~/Pictures"
+    example = "allaprima bench --sizes 256,640x480"
     parser = _add(commands, "bench", bench, "measure speed side by side", text, example)
+    sizes = [(256, 256), (512, 512), (1024, 1024)]
+    what = "side of a square, or WIDTHxHEIGHT (default: 256,512,1024)"
+    parser.add_argument("--sizes", type=_sizes, default=sizes, metavar="PX,PX", help=what)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("painting", nargs="?", metavar="PAINTING", help="with --training")
     parser.add_argument("--photos", metavar="FOLDER", help="with --training")
     parser.add_argument("--training", action="store_true", help="measure the training loop")
     parser.add_argument("--ladder", action="store_true", help="with --training: idea by idea from the plain loop to ours")
-    parser.add_argument("--rounds", type=_whole(1), default=5, metavar="N", help="turns of each (default: 5)")
-    parser.add_argument("--height", type=_whole(16), default=480, metavar="PX", help="(default: 480)")
-    parser.add_argument("--width", type=_whole(16), default=640, metavar="PX", help="(default: 640)")
+    parser.add_argument("--rounds", type=_whole(1), default=5, metavar="N", help="turns of each network or loop (default: 5)")
     names = ("tier", "device", "precision", "compile", "workers", "batch_size", "size_px", "vgg19")
     _add_training_options(parser, names)
 
@@ -618,6 +676,17 @@ def _add_training_options(parser: argparse.ArgumentParser, names: Sequence[str])
 
 def _style_weight(text: str) -> float | str:
     return text if text == "auto" else float(text)
+
+
+def _sizes(text: str) -> list[tuple[int, int]]:
+    """Height and width of each, multiples of the networks' stride."""
+    sizes = []
+    for part in text.split(","):
+        width, _, height = part.partition("x")
+        sizes.append((int(height or width), int(width)))
+        if any(side < 16 or side % 4 for side in sizes[-1]):
+            raise argparse.ArgumentTypeError(f"{part} has a side that is not a multiple of 4 and at least 16")
+    return sizes
 
 
 def _tuple_of(kind: Callable[[str], object]) -> Callable[[str], tuple[object, ...]]:

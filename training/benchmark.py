@@ -1,38 +1,136 @@
-"""How fast the shipped networks paint, beside the network that every peer has, all in one process.
+"""How fast the networks paint, beside the classic optimization and beside the network that every peer has: Table 1 of
+Johnson et al. 2016 on this machine, all in one process.
 
     allaprima bench
 
-The yardstick is Johnson's network as pytorch/examples ships it (1.68 M parameters, reflection padding, instance norm,
-nearest resize, the output clipped), which is also what `training.import_torch` imports. Runs alternate, so that a busy
-machine slows all of them alike; ratios are what to read.
+Nothing is downloaded: the time does not depend on VGG-19's weights, so they are random. Johnson's network is as
+pytorch/examples ships it (1.68 M parameters, reflection padding, instance norm, nearest resize, the output clipped), which
+is also what `training.import_torch` imports. Runs alternate, so that a busy machine slows all of them alike; ratios are
+what to read.
 """
 
-import os
+import copy
+import datetime
+import platform
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
+from PIL import Image
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from inference.demo import paint_landscape
+from inference.session import cuda_devices
 from models.contract import INPUT
 from models.image_transform_net import TIERS, JohnsonNet
+from models.vgg import VGG19Features, load_vgg19
+from training import losses
+from training.benchmark_loop import our_loop
+from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
+from training.descent import Objective, descend
+from training.device import device_name, in_precision, pick_device, pick_precision
 from training.export import to_onnx
+from training.loop import read_painting
 
 UNTIMED, TIMED = 3, 5  # runs of one network in a row
+ITERATIONS = (100, 300, 500)  # of the optimization, as in the paper's table
+TIMED_ITERATIONS = 3  # measured; the rest is computed
+TIMED_STEPS = 4  # of the training
+# Johnson et al. 2016, Table 1, on a Titan X: seconds of 100, 300 and 500 iterations, and of the network.
+PAPER = {256: (3.17, 9.52, 15.86, 0.015), 512: (10.97, 32.91, 54.85, 0.05), 1024: (42.89, 128.66, 214.44, 0.21)}
 
 
-def measure(height: int, width: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every timed run of each network in ONNX Runtime on the CPU, all cores, batch 1."""
-    nets: dict[str, nn.Module] = {"johnson": JohnsonNet()} | {tier: net() for tier, net in TIERS.items()}
-    sessions = {}
+def measure(sizes: list[tuple[int, int]], rounds: int, device_wanted: str, precision_wanted: str) -> dict[str, Any]:
+    """All of it.
+
+    Args:
+        sizes: height and width each.
+        rounds: turns of each network in ONNX Runtime.
+        device_wanted, precision_wanted: of torch and of VGG-19, as in `TrainConfig`.
+    Returns:
+        "machine", "versions", "date", "peak_gflops" of a matrix product, "training_photos_per_s", and "sizes" -> "640x480"
+        -> "iteration_s" of the optimization and "networks" -> name -> "gflop", "torch_ms", "onnx_ms" (median) and
+        "onnx_fastest_ms".
+    """
+    device = pick_device(device_wanted)
+    vgg = load_vgg19("random").to(device).to(memory_format=torch.channels_last)
+    precision = pick_precision(precision_wanted, vgg, device)
+    result: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "machine": device_name(device),
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}",
+        "vgg19": precision,
+        "provider": providers(device)[0],
+        "peak_gflops": peak_gflops(device),
+        "sizes": {},
+    }
+    looking_vgg = in_precision(vgg, precision)
+    nets: dict[str, nn.Module] = {"johnson": JohnsonNet(), **{tier: net() for tier, net in TIERS.items()}}
     with tempfile.TemporaryDirectory() as folder:
+        sessions = {}
         for name, net in nets.items():
             path = Path(folder, f"{name}.onnx")
             path.write_bytes(to_onnx(net).SerializeToString())
-            sessions[name] = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            sessions[name] = onnxruntime.InferenceSession(path, providers=providers(device))
+        for height, width in sizes:
+            onnx_ms = time_sessions(sessions, height, width, rounds)
+            rows = {
+                name: {
+                    "gflop": count_gflop(net, height, width),
+                    "torch_ms": time_net(net.to(device), height, width, device),
+                    "onnx_ms": float(np.median(onnx_ms[name])),
+                    "onnx_fastest_ms": min(onnx_ms[name]),
+                }
+                for name, net in nets.items()
+            }
+            iteration_s = time_iteration(looking_vgg, height, width)
+            result["sizes"][f"{width}x{height}"] = {"iteration_s": iteration_s, "networks": rows}
+        result["training_photos_per_s"] = training_speed(Path(folder), device_wanted, precision)
+    return result
+
+
+def providers(device: torch.device) -> list[str]:
+    return [*(["CUDAExecutionProvider"] if device.type == "cuda" and cuda_devices() else []), "CPUExecutionProvider"]
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_gflops(device: torch.device) -> float:
+    """What a large float32 matrix product reaches here, the best of several."""
+    n = 2048
+    a, b = torch.rand(n, n, device=device), torch.rand(n, n, device=device)
+    times = []
+    for _ in range(8):
+        wait_for(device)
+        began = time.perf_counter()
+        a @ b
+        wait_for(device)
+        times.append(time.perf_counter() - began)
+    return 2e-9 * n**3 / min(times)
+
+
+def count_gflop(net: nn.Module, height: int, width: int) -> float:
+    """Of one picture; a multiplication and an addition are two."""
+    with torch.device("meta"):
+        image = torch.empty(1, 3, height, width)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy.deepcopy(net).to("meta")(image)
+    return counter.get_total_flops() / 1e9
+
+
+def time_sessions(
+    sessions: dict[str, onnxruntime.InferenceSession], height: int, width: int, rounds: int
+) -> dict[str, list[float]]:
+    """Milliseconds of every timed run of each network in ONNX Runtime, batch 1."""
     image = np.random.default_rng(0).random((1, 3, height, width), dtype=np.float32)
     times_ms: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(rounds):
@@ -47,16 +145,88 @@ def measure(height: int, width: int, rounds: int) -> dict[str, list[float]]:
     return times_ms
 
 
-def report(height: int, width: int, rounds: int) -> str:
-    """The comparison as a table."""
-    results = measure(height, width, rounds)
-    versions = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
+@torch.inference_mode()
+def time_net(net: nn.Module, height: int, width: int, device: torch.device) -> float:
+    """Milliseconds of a picture in torch, the median of some."""
+    net = net.to(memory_format=torch.channels_last)
+    image = torch.rand(1, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
+    times_ms = []
+    for _ in range(UNTIMED + TIMED):
+        wait_for(device)
+        began = time.perf_counter()
+        net(image)
+        wait_for(device)
+        times_ms.append(1000 * (time.perf_counter() - began))
+    return float(np.median(times_ms[UNTIMED:]))
+
+
+def time_iteration(vgg: VGG19Features, height: int, width: int) -> float:
+    """Seconds of one iteration of the optimization, L-BFGS from noise, the mean of some after the first."""
+    content_image, style_image, image = torch.rand(3, 1, 3, height, width, device=vgg.mean.device).unbind()
+    with torch.no_grad():
+        content_features = vgg(content_image, CONTENT_LAYERS)
+        style_features = vgg(style_image, STYLE_LAYERS)
+    style_grams = {layer: losses.gram_matrix(features) for layer, features in style_features.items()}
+    objective = Objective(vgg, content_features, style_grams)
+    began = 0.0
+    for step in descend(image, objective, TIMED_ITERATIONS + 1):  # each step's losses are read, which waits for a GPU
+        if step.iteration == 0:
+            began = time.perf_counter()
+        if step.iteration == TIMED_ITERATIONS:
+            break
+    return (time.perf_counter() - began) / TIMED_ITERATIONS
+
+
+def training_speed(folder: Path, device: str, precision: str) -> float:
+    """Photos a second of the training loop with its defaults, on photos that are made up in a folder."""
+    for i in range(8):
+        Image.fromarray(paint_landscape(320, 420, seed=i)).save(folder / f"{i}.jpg", quality=90)
+    config = TrainConfig(str(folder / "0.jpg"), str(folder), device=device, precision=precision, vgg19="random")
+    style_frame = read_painting(config.painting, config.style_size_px)
+    loop = our_loop(config, load_vgg19("random").to(pick_device(device)), style_frame, pick_device(device))
+    next(loop)  # makes caches, picks kernels
+    next(loop)
+    began = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        next(loop)
+    speed = TIMED_STEPS * config.batch_size / (time.perf_counter() - began)
+    loop.close()
+    return speed
+
+
+def table(result: dict[str, Any]) -> str:
+    """The measurements as text, beside the paper's."""
     lines = [
-        f"{width}x{height}, {os.cpu_count()} cores, {versions}",
-        f"{'':10} median ms   fastest ms   times johnson's speed, by median and by fastest",
+        f"{result['date']}, {result['machine']}",
+        f"{result['versions']}, {result['provider']}, VGG-19 in {result['vgg19']}",
+        f"optimization: seconds of {', '.join(str(n) for n in ITERATIONS)} iterations, "
+        f"computed from {TIMED_ITERATIONS} measured ones; networks: milliseconds a picture; the paper's on a Titan X",
     ]
-    median_ms, fastest_ms = np.median(results["johnson"]), min(results["johnson"])
-    for name, times_ms in results.items():
-        median, fastest = np.median(times_ms), min(times_ms)
-        lines.append(f"{name:10} {median:9.1f} {fastest:12.1f} {median_ms / median:10.1f} {fastest_ms / fastest:6.1f}")
+    for size, found in result["sizes"].items():
+        seconds = [n * found["iteration_s"] for n in ITERATIONS]
+        lines += ["", f"{size:>10}  optimization {slashed(seconds, '.1f')} s"]
+        heads = ("torch ms", "ONNX ms", "fastest", "x johnson", "x faster than the optimization", "share of peak")
+        lines.append(f"{'':10}  {heads[0]:>9} {heads[1]:>9} {heads[2]:>9} {heads[3]:>10}  {heads[4]:30} {heads[5]:>13}")
+        johnson_ms = found["networks"]["johnson"]["onnx_ms"]
+        for name, row in found["networks"].items():
+            ratios = slashed([1000 * s / row["onnx_ms"] for s in seconds], ",.0f")
+            share = row["gflop"] / (row["onnx_ms"] / 1000) / result["peak_gflops"]
+            lines.append(
+                f"{name:>10}  {row['torch_ms']:9.1f} {row['onnx_ms']:9.1f} {row['onnx_fastest_ms']:9.1f} "
+                f"{johnson_ms / row['onnx_ms']:10.1f}  {ratios:30} {share:13.0%}"
+            )
+        side = int(size.split("x")[0])
+        if size == f"{side}x{side}" and side in PAPER:
+            *paper_s, network_s = PAPER[side]
+            ratios = slashed([s / network_s for s in paper_s], ",.0f")
+            lines.append(
+                f"{'the paper':>10}  optimization {slashed(paper_s, '')} s, network {1000 * network_s:.0f} ms: {ratios}"
+            )
+    lines.append("")
+    lines.append(f"training: {result['training_photos_per_s']:.1f} photos/s (realtime, batch 4, 256 px)")
+    lines.append(f"peak: {result['peak_gflops']:.0f} GFLOP/s, a 2048x2048 float32 matrix product")
     return "\n".join(lines)
+
+
+def slashed(numbers: Sequence[float], form: str) -> str:
+    return " / ".join(f"{number:{form}}" for number in numbers)

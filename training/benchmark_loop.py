@@ -12,7 +12,7 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +111,7 @@ def plain_loop(
 
 def our_loop(
     config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device
-) -> Iterator[dict[str, float]]:
+) -> Generator[dict[str, float]]:
     """The product's own loop, of `training.loop`'s parts, without checkpoints and previews.
 
     The losses are read at every step, as the plain loop reads its own.

@@ -163,6 +163,32 @@ class OptimizeConfig:
 
 
 @dataclass(frozen=True)
+class ReconstructConfig:
+    """What to reconstruct from noise."""
+
+    image: str  # the picture's file
+    layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+    what: str = "both"  # "content", "style" or "both"
+    iterations: int = 300  # updates of each reconstruction
+    optimizer: str = "lbfgs"  # "lbfgs" or "adam"
+    size_px: int = 256  # long side; a smaller picture keeps its size
+    pooling: str = "max"  # VGG-19's: "max", as it was trained, or "avg"
+    seed: int = 0  # of the noise
+    device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
+    precision: str = "auto"  # of VGG-19: "auto", "fp32" or "bf16"
+    vgg19: str | None = None  # VGG-19 file, or "random" (tests); None: $ALLAPRIMA_VGG19, else torchvision's download
+    max_pixels: int = 0  # larger pictures are refused as decompression bombs; 0: Pillow's limit, 179 million
+
+    def __post_init__(self) -> None:
+        if self.what not in ("content", "style", "both"):
+            raise OptimizeError(f'--what is "{self.what}"; content, style or both is wanted')
+        if not self.layers:
+            raise OptimizeError("--layers is empty; one layer at least is needed")
+        if self.iterations < 1:
+            raise OptimizeError(f"--iterations is {self.iterations}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """What a network is measured on, and beside what."""
 

@@ -5,7 +5,7 @@ the networks are measured against.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from inference.color import LINEAR_METHODS, keep_luminance, luminance, match_histogram, match_linear, match_luminance
 from inference.pictures import Picture, check_writable, contact_sheet, read_picture, resize, resize_short_side, write_picture
 from models.errors import OptimizeError
-from models.vgg import VGG19Features, load_vgg19
+from models.vgg import LAYERS, VGG19Features, load_vgg19
 from training import losses
 from training.config import OptimizeConfig
 from training.console import Interrupted, catch_interrupt, progress_bar
@@ -60,7 +60,8 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
             spent.
         Interrupted: by Ctrl-C or SIGTERM, after the best picture so far was written.
     """
-    # Check the files.
+    # Check names.
+    check_layers((*config.content_layers, *config.style_layers))
     files = {n: output.with_name(f"{output.stem}_{n:06d}{output.suffix}") for n in config.snapshots}
     sheet_path = output.with_name(f"{output.stem}_snapshots.png")
     for path in (output, *files.values(), *([sheet_path] if files else [])):
@@ -119,6 +120,13 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
     return sheet_path
 
 
+def check_layers(layers: Sequence[str]) -> None:
+    """Raises OptimizeError where VGG-19 has no layer of a name."""
+    unknown = [layer for layer in layers if layer not in LAYERS]
+    if unknown:
+        raise OptimizeError(f'there is no layer "{unknown[0]}" in VGG-19; there are {", ".join(LAYERS)}')
+
+
 def load_scene(config: OptimizeConfig) -> Scene:
     """Read content and styles, scale them, control their colours (Gatys et al. 2016b).
 
@@ -128,17 +136,27 @@ def load_scene(config: OptimizeConfig) -> Scene:
         PictureError: unreadable. OptimizeError: smaller than VGG-19 can look at.
     """
     content = read_picture(config.content, config.max_pixels)
-    height, width = content.frame.shape[:2]
-    scale = min(1.0, config.size_px / max(height, width))
-    height, width = round(height * scale), round(width * scale)
-    if min(height, width) < LEAST_PX:
-        raise OptimizeError(f"{config.content} gives {width}x{height} px; at least {LEAST_PX} px a side are needed: --size")
+    height, width = fitted_size(content.frame, config.size_px, config.content)
     frame = resize(content.frame, height, width)
     alpha = None if content.alpha is None else resize(content.alpha, height, width)
     styles = [resize_short_side(read_picture(path, config.max_pixels).frame, min(height, width)) for path in config.styles]
     content_frame = grey(luminance(frame)) if config.keep_color == "luminance" else frame
     style_frames = [control_color(config.keep_color, frame, style_frame) for style_frame in styles]
     return Scene(Picture(frame, alpha, content.icc_profile), content_frame, style_frames)
+
+
+def fitted_size(frame: np.ndarray, size_px: int, name: str) -> tuple[int, int]:
+    """Height and width of a frame whose long side is `size_px` at most; `name` is for messages.
+
+    Raises:
+        OptimizeError: smaller than VGG-19 can look at.
+    """
+    height, width = frame.shape[:2]
+    scale = min(1.0, size_px / max(height, width))
+    height, width = round(height * scale), round(width * scale)
+    if min(height, width) < LEAST_PX:
+        raise OptimizeError(f"{name} gives {width}x{height} px; at least {LEAST_PX} px a side are needed")
+    return height, width
 
 
 def control_color(mode: str, content_frame: np.ndarray, style_frame: np.ndarray) -> np.ndarray:
