@@ -13,8 +13,7 @@ from training import losses
 
 ADAM_LR = 0.03  # of pixels in [0, 1]
 LBFGS_HISTORY = 20  # pictures and gradients kept
-WORSE = 2.0  # times the lowest total so far: a step that far off is taken back
-MOST_BACK = 10  # steps taken back, in all, before we give up
+WORSE = 1.5  # times the lowest total so far: a step that far off is taken back
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,11 @@ def descend(image: Tensor, objective: Objective, iterations: int, optimizer: str
 
     Args:
         image: (1, 3, H, W), or (1, 1, H, W) for a grey picture, in [0, 1]; not changed.
-        iterations: updates, each one forward and backward pass (L-BFGS runs without a line search).
+        iterations: updates, each one forward and backward pass. L-BFGS runs without a line search; a step after which the
+            total is far too high, or not finite, is taken back, and its history begins anew.
         optimizer: "lbfgs" or "adam".
     Raises:
-        OptimizeError: the losses are not finite, or rise again and again.
+        OptimizeError: the losses are not finite from the start.
     """
     pixels = image.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
     update = _optimizer(pixels, optimizer)
@@ -93,7 +93,7 @@ def descend(image: Tensor, objective: Objective, iterations: int, optimizer: str
             pixels.grad = torch.zeros_like(pixels)
         return parts["total"].item()
 
-    best, best_total, times_back = image, math.inf, 0
+    best, best_total = image, math.inf
     for iteration in range(iterations + 1):
         now = pixels.detach().clone()
         if iteration < iterations:
@@ -104,13 +104,9 @@ def descend(image: Tensor, objective: Objective, iterations: int, optimizer: str
         read = {name: part.item() for name, part in parts.items()}
         if read["total"] < best_total:
             best, best_total = now, read["total"]
+        elif best_total == math.inf:
+            raise OptimizeError(f"the total loss is {read['total']} from the start; try smaller weights or --precision fp32")
         elif not read["total"] <= WORSE * best_total:  # also where it is not a number
-            times_back += 1
-            if best_total == math.inf or times_back > MOST_BACK:
-                raise OptimizeError(
-                    f"the total loss is {read['total']} after {iteration} iterations; "
-                    "try smaller weights, --optimizer adam or --precision fp32"
-                )
             with torch.no_grad():
                 pixels.copy_(best)
             update = _optimizer(pixels, optimizer)

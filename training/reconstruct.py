@@ -12,7 +12,7 @@ from models.vgg import VGG19Features, load_vgg19
 from training import losses
 from training.config import OptimizeConfig, ReconstructConfig
 from training.console import Interrupted, catch_interrupt, progress_bar
-from training.descent import Objective, descend
+from training.descent import Objective, Step, descend
 from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
 from training.optimize import check_layers, fitted_size, initial_image
 from training.photos import to_image
@@ -54,15 +54,19 @@ def reconstruct(config: ReconstructConfig, output: Path, console: Console, overw
         for kind, layers in jobs:
             objective = make_objective(kind, layers, vgg, looking_vgg, frame)
             image = initial_image(OptimizeConfig("", (), init="noise", seed=config.seed), frame, device)
+            best: Step | None = None
             for step in descend(image, objective, config.iterations, config.optimizer):
+                if best is None or step.losses[kind] < best.losses[kind]:
+                    best = step
                 progress.update(task, advance=1, losses=f"{kind} from {layers[-1]}, loss {step.losses[kind]:.1e}")
                 if interrupted:
                     break
+            assert best is not None
             begin = f"{layers[0]} to " if kind == "style" and len(layers) > 1 else ""
             text = f"{kind} from {begin}{layers[-1]}"
             if not console.is_terminal:
-                console.print(f"{text}: loss {step.losses[kind]:.1e}", soft_wrap=True)
-            rows[kind].append(to_frame(step.image[0].permute(1, 2, 0).cpu().numpy()))
+                console.print(f"{text}: loss {best.losses[kind]:.1e}", soft_wrap=True)
+            rows[kind].append(to_frame(best.image[0].permute(1, 2, 0).cpu().numpy()))
             labels[kind].append(text)
             if interrupted:
                 break

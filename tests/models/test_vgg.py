@@ -32,6 +32,22 @@ def test_features_equal_torchvisions_vgg19_layer_by_layer():
         torch.testing.assert_close(features[name], expected, msg=name)
 
 
+def test_pooling_takes_the_largest_or_the_mean_of_four():
+    largest, mean = VGG19Features(pooling="max"), VGG19Features(pooling="avg")
+    mean.load_state_dict(largest.state_dict())
+    image = torch.rand(1, 3, 16, 16)
+    relu1_2 = largest(image, ["relu1_2"])["relu1_2"]
+    squares = relu1_2.unfold(2, 2, 2).unfold(3, 2, 2)  # (1, 64, 8, 8, 2, 2)
+    for vgg, pooled in ((largest, squares.amax((-2, -1))), (mean, squares.mean((-2, -1)))):
+        expected = torch.nn.functional.relu(vgg.convs["2_1"](pooled))
+        torch.testing.assert_close(vgg(image, ["relu2_1"])["relu2_1"], expected)
+
+
+def test_an_unknown_pooling_is_named():
+    with pytest.raises(ValueError, match='pooling is "min"; one of max, avg'):
+        VGG19Features(pooling="min")
+
+
 def test_stops_at_the_deepest_layer_asked_for():
     vgg = VGG19Features()
     ran = []

@@ -1,10 +1,16 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from inference.session import StyleSession
 from models.vgg import load_vgg19
 from training import ship as ship_module
-from training.evaluate import heldout_losses, middle_square
+from training.evaluate import first_at_most, heldout_losses, read_square, summarize, table
+from training.loop import read_painting
+from training.photos import list_photos
 
 
 class Paint(torch.nn.Module):
@@ -20,16 +26,17 @@ class Paint(torch.nn.Module):
 
 def test_a_copy_has_no_content_loss_and_black_a_large_one(photo_folder, landscape):
     vgg = load_vgg19("random")
-    copy = heldout_losses(Paint(1.0), vgg, landscape, photo_folder, 64)
-    black = heldout_losses(Paint(0.0), vgg, landscape, photo_folder, 64)
+    copy = heldout_losses(Paint(1.0), vgg, landscape, list_photos(photo_folder), 64)
+    black = heldout_losses(Paint(0.0), vgg, landscape, list_photos(photo_folder), 64)
     assert copy["content"] == 0
     assert black["content"] > 0.1
     assert copy["total10"] == pytest.approx(copy["content"] + 10 * copy["style"], abs=2e-3)
 
 
-def test_middle_square_is_the_middle():
-    frame = np.arange(6 * 4).reshape(6, 4)[:, :, None].repeat(3, axis=2)
-    np.testing.assert_array_equal(middle_square(frame, 4)[:, :, 0], frame[1:5, :, 0])
+def test_a_photo_is_measured_in_its_middle_square(tmp_path):
+    frame = np.arange(64 * 48 * 3, dtype=np.uint32).astype(np.uint8).reshape(64, 48, 3)
+    Image.fromarray(frame).save(tmp_path / "photo.png")
+    np.testing.assert_array_equal(read_square(tmp_path / "photo.png", 48), frame[8:56])
 
 
 def test_shipping_writes_weights_card_and_onnx(run, painting, photo_folder, tmp_path, monkeypatch):
@@ -58,3 +65,90 @@ def test_shipping_writes_weights_card_and_onnx(run, painting, photo_folder, tmp_
 
     [style] = shipped_styles(tmp_path / "checkpoints")
     assert set(style.card["heldout"]["64"]) == {"content", "style", "total10"}
+
+
+def test_the_first_iteration_that_is_as_good_counts():
+    assert first_at_most(np.array([5.0, 3.0, 2.0, 2.5, 1.0]), 2.0) == 2
+    assert first_at_most(np.array([5.0, 3.0]), 2.0) is None
+    assert first_at_most(np.array([5.0, 3.0]), 9.0) == 0
+
+
+def test_a_network_is_worth_as_many_iterations_as_reach_its_mean_total():
+    network = [[0.0, 0.0, 0.0, 3.0], [0.0, 0.0, 0.0, 5.0]]  # two photos: content, style, tv, total
+    curves = [[[1.0, 0.0, 0.0, total] for total in totals] for totals in ([9.0, 3.0, 1.0], [9.0, 7.0, 6.0])]
+    found = summarize({"net": network}, {"noise": curves})
+    assert found["networks"]["net"]["total"] == 4.0
+    assert found["networks"]["net"]["equals"] == {"noise": 2}  # means 9, 5, 3.5
+    assert found["networks"]["net"]["equals_by_photo"] == {"noise": [1, None]}
+    assert found["classic"]["noise"]["total"] == [9.0, 5.0, 3.5]
+
+
+@pytest.fixture
+def evaluation(painting, photo_folder, tmp_path) -> list[object]:
+    """Options of a small evaluation."""
+    fast = ("--sizes", "32", "--vgg19", "random", "--device", "cpu", "--precision", "fp32")
+    options = ("--limit", "2", "--against", "1,3", *fast)
+    return ["--style-image", painting, "--photos", photo_folder, "-o", tmp_path / "evaluation.json", *options]
+
+
+def test_evaluate_writes_table_json_and_plot(run, evaluation, painting, photo_folder, style_file, tmp_path):
+    code, out, _ = run("evaluate", style_file, *evaluation)
+    assert code == 0
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert table(result) in out
+    with Image.open(tmp_path / "evaluation.png") as picture:
+        assert picture.width > 400
+    found = result["sizes"]["32"]
+    assert set(found["classic"]) == {"noise", "content"}
+    assert all(len(values) == 4 for parts in found["classic"].values() for values in parts.values())
+    assert found["classic"]["content"]["content"][0] == 0  # it starts as the photo
+    [(name, row)] = found["networks"].items()
+    session = StyleSession(style_file)
+    expected = heldout_losses(
+        lambda image: torch.tensor(session.stylize_image(image.contiguous().numpy())),
+        load_vgg19("random"),
+        read_painting(str(painting), 320),
+        list_photos(photo_folder)[:2],
+        32,
+    )
+    assert row["content"] == pytest.approx(expected["content"], rel=1e-2)
+    assert row["style"] == pytest.approx(expected["style"], rel=1e-2)
+    assert row["total"] == pytest.approx(row["content"] + 5 * row["style"] + 0.5 * row["tv"], rel=1e-3)
+    assert f"{name:32}" in out
+
+
+def test_evaluate_overwrites_nothing(run, evaluation, style_file, tmp_path):
+    (tmp_path / "evaluation.png").write_text("precious")
+    code, _, err = run("evaluate", style_file, *evaluation)
+    assert code == 1
+    assert "evaluation.png exists" in err
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--sizes", "40"], "multiples of 16"),
+        (["--inits", "photo"], "noise, content or both"),
+        (["--against", "-1"], "from 0 up"),
+        (["--photos", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_what_cannot_be_evaluated_says_why(run, evaluation, style_file, more, message, tmp_path):
+    code, _, err = run("evaluate", style_file, *evaluation, *more)
+    assert code == 1
+    assert message in err
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_networks_with_other_weights_are_not_compared(run, evaluation, style_file, tmp_path):
+    import onnx
+
+    model = onnx.load(style_file)
+    for prop in model.metadata_props:
+        if prop.key == "allaprima.card":
+            prop.value = json.dumps({**json.loads(prop.value), "options": {"style_weight": 8.0}})
+    onnx.save(model, tmp_path / "other.onnx")
+    code, _, err = run("evaluate", style_file, tmp_path / "other.onnx", *evaluation)
+    assert code == 1
+    assert "other loss weights" in err

@@ -79,3 +79,20 @@ def test_total_is_the_weighted_sum():
     parts = perceptual_losses(image, {"a": x}, {"a": y}, {"a": gram_matrix(y)}, 2.0, 3.0, 5.0)
     expected = 2 * parts["content"] + 3 * parts["style"] + 5 * parts["tv"]
     torch.testing.assert_close(parts["total"], expected)
+
+
+@pytest.mark.parametrize("normalization", ["unitless", "gatys", "johnson"])
+def test_style_layer_weights_count_in_proportion(normalization):
+    features = {"a": torch.rand(1, 4, 6, 6), "b": torch.rand(1, 3, 4, 4)}
+    grams = {layer: gram_matrix(torch.rand_like(x)) for layer, x in features.items()}
+    one = {layer: style_loss(features, {layer: gram}, normalization).item() for layer, gram in grams.items()}
+    alike = style_loss(features, grams, normalization).item()
+    assert style_loss(features, grams, normalization, {"a": 2.0, "b": 2.0}).item() == pytest.approx(alike)
+    weighted = style_loss(features, grams, normalization, {"a": 3.0, "b": 1.0}).item()
+    expected = 1.5 * one["a"] + 0.5 * one["b"]
+    assert weighted == pytest.approx(expected if normalization == "johnson" else expected / 2)
+
+
+def test_no_layers_are_no_loss():
+    assert content_loss({}, {}) == 0
+    assert style_loss({}, {}, "johnson", {}) == 0

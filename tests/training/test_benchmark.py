@@ -1,0 +1,49 @@
+import json
+
+import pytest
+from torch import nn
+
+from training.benchmark import count_gflop, table
+
+
+def test_operations_of_a_convolution_are_counted():
+    net = nn.Conv2d(3, 5, 3, padding=1, bias=False)
+    assert count_gflop(net, 10, 20) == pytest.approx(2 * 3 * 5 * 9 * 200 / 1e9)
+    assert net.weight.device.type == "cpu"
+
+
+def test_bench_measures_optimization_networks_and_training(run):
+    code, out, _ = run("bench", "--sizes", "32x64", "--rounds", "1", "--json", "--device", "cpu", "--precision", "fp32")
+    assert code == 0
+    result = json.loads(out)
+    found = result["sizes"]["32x64"]
+    assert set(found["networks"]) == {"johnson", "quality", "realtime"}
+    assert found["iteration_s"] > 0
+    assert all(row[key] > 0 for row in found["networks"].values() for key in row)
+    assert result["training_photos_per_s"] > 0
+
+
+def test_the_table_shows_ratios_beside_the_papers():
+    row = {"gflop": 1.0, "torch_ms": 30.0, "onnx_ms": 20.0, "onnx_fastest_ms": 18.0}
+    networks = {"johnson": {**row, "onnx_ms": 200.0}, "realtime": row}
+    result = {
+        "date": "2026-01-02",
+        "machine": "abacus",
+        "versions": "Python 4",
+        "provider": "CPU",
+        "vgg19": "fp32",
+        "peak_gflops": 100.0,
+        "training_photos_per_s": 4.0,
+        "sizes": {"256x256": {"iteration_s": 0.5, "networks": networks}},
+    }
+    text = table(result)
+    assert "optimization 50.0 / 150.0 / 250.0 s" in text
+    [line] = [line for line in text.splitlines() if line.lstrip().startswith("realtime")]
+    assert line.split() == ["realtime", "30.0", "20.0", "18.0", "10.0", "2,500", "/", "7,500", "/", "12,500", "50%"]
+    assert "optimization 3.17 / 9.52 / 15.86 s, network 15 ms: 211 / 635 / 1,057" in text
+
+
+def test_a_size_off_the_networks_stride_is_refused(run, capsys):
+    with pytest.raises(SystemExit):
+        run("bench", "--sizes", "30")
+    assert "30 has a side that is not a multiple of 4" in capsys.readouterr().err

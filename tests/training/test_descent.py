@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from models.errors import OptimizeError
+from models.vgg import load_vgg19
+from training import losses
+from training.descent import Objective, descend
+
+STYLE = ("relu1_1", "relu2_1")
+
+
+@pytest.fixture(scope="module")
+def objective() -> Objective:
+    """Smooth content, blocky style, random VGG-19."""
+    vgg = load_vgg19("random")
+    ramp = torch.linspace(0, 1, 48)
+    content = torch.stack([ramp[:, None] * ramp, ramp.expand(48, 48), 1 - ramp.expand(48, 48)])[None]
+    generator = torch.Generator().manual_seed(1)
+    style = torch.rand(1, 3, 12, 12, generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    with torch.no_grad():
+        style_features = vgg(style, STYLE)
+        content_features = vgg(content, ("relu2_2",))
+    grams = {layer: losses.gram_matrix(features) for layer, features in style_features.items()}
+    return Objective(vgg, content_features, grams, 1.0, 10.0, 0.1)
+
+
+@pytest.fixture(scope="module")
+def noise() -> torch.Tensor:
+    return torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_the_total_falls_in_every_window_and_to_a_tenth(objective, noise, optimizer):
+    totals = [step.losses["total"] for step in descend(noise, objective, 60, optimizer)]
+    lowest = [min(totals[i : i + 15]) for i in range(0, 60, 15)]
+    assert lowest == sorted(lowest, reverse=True)
+    assert lowest[-1] < 0.1 * totals[0]
+
+
+def test_a_steps_losses_are_those_of_its_own_picture(objective, noise):
+    for step in descend(noise, objective, 4):
+        with torch.no_grad():
+            expected = objective(step.image)
+        assert step.losses["total"] == pytest.approx(expected["total"].item(), rel=1e-5)
+        assert step.losses["style"] == pytest.approx(expected["style"].item(), rel=1e-5)
+
+
+def test_pictures_begin_with_the_given_one_and_stay_in_range(objective, noise):
+    kept = noise.clone()
+    steps = list(descend(noise, objective, 8))
+    assert [step.iteration for step in steps] == list(range(9))
+    torch.testing.assert_close(steps[0].image, kept, rtol=0, atol=0)
+    torch.testing.assert_close(noise, kept, rtol=0, atol=0)
+    assert all(step.image.min() >= 0 and step.image.max() <= 1 for step in steps)
+
+
+def test_the_same_start_gives_the_same_picture(objective, noise):
+    first, second = (list(descend(noise, objective, 6))[-1].image for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_the_content_image_alone_is_at_rest(objective, optimizer):
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        features = objective.vgg(image.contiguous(memory_format=torch.channels_last), ("relu2_2",))
+    steps = list(descend(image, Objective(objective.vgg, features, {}), 3, optimizer))
+    assert steps[-1].losses["total"] == 0
+    torch.testing.assert_close(steps[-1].image, image, rtol=0, atol=0)
+
+
+def test_a_grey_picture_has_one_channel_all_the_way(objective, noise):
+    steps = list(descend(noise[:, :1], objective, 10))
+    assert steps[-1].image.shape == (1, 1, 48, 48)
+    assert steps[-1].losses["total"] < steps[0].losses["total"]
+
+
+def falling(image: torch.Tensor, spoiled: dict[int, float], seen: list[float]) -> dict[str, torch.Tensor]:
+    """Squared distance to middle grey, but what `spoiled` says at some looks."""
+    loss = (image - 0.5).square().mean()
+    loss = loss * 0 + spoiled[len(seen)] if len(seen) in spoiled else loss
+    seen.append(loss.item())
+    return {"content": loss, "style": loss * 0, "tv": loss * 0, "total": loss}
+
+
+@pytest.mark.parametrize("bad", [100.0, float("nan"), float("inf")])
+def test_a_step_that_went_wrong_is_taken_back(noise, bad):
+    seen: list[float] = []
+    steps = list(descend(noise, lambda image: falling(image, {3: bad}, seen), 12))
+    torch.testing.assert_close(steps[4].image, min(steps[:3], key=lambda step: step.losses["total"]).image)
+    assert steps[-1].losses["total"] < 0.01 * steps[0].losses["total"]
+
+
+def test_losses_that_are_not_finite_from_the_start_are_an_error(noise):
+    with pytest.raises(OptimizeError, match="total loss is nan from the start"):
+        list(descend(noise, lambda image: falling(image, {0: float("nan")}, []), 3))
