@@ -14,7 +14,7 @@ from models.errors import AllaPrimaError, OptimizeError, StyleError, TrainingErr
 from training.config import (
     CHOICES,
     OPTIMIZE_CHOICES,
-    STYLE_WEIGHTS,
+    STYLE_WEIGHT,
     EvaluateConfig,
     OptimizeConfig,
     ReconstructConfig,
@@ -559,13 +559,12 @@ def _add_evaluate(commands: Commands) -> None:
 
 def _add_optimize_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     """Options of `OptimizeConfig`, by its fields' names."""
-    weights = ", ".join(f"{weight:g} {normalization}" for normalization, weight in STYLE_WEIGHTS.items())
     kinds: dict[str, tuple[Callable[[str], object], str, str]] = {
         "style_blend": (_tuple_of(float), "X,X", "how much each of several styles counts (default: all alike)"),
         "iterations": (int, "N", "updates of the picture, over all scales together"),
         "init": (str, "content|noise|FILE", "what to start from"),
         "content_weight": (float, "X", "more keeps the photo"),
-        "style_weight": (float, "X", f"more gives the painting (default: {weights})"),
+        "style_weight": (float, "X", f"more gives the painting (default: {STYLE_WEIGHT:g}, or as much in other units)"),
         "tv_weight": (float, "X", "total variation: more is smoother"),
         "content_layers": (_tuple_of(str), "LAYER,...", "of VGG-19, conv1_1, relu1_1, ... relu5_4"),
         "style_layers": (_tuple_of(str), "LAYER,...", "likewise"),

@@ -107,8 +107,8 @@ class OptimizeConfig:
     optimizer: str = "lbfgs"  # "lbfgs" or "adam"
     init: str = "content"  # what to start from: "content", "noise" or a picture's file
     content_weight: float = 1.0
-    style_weight: float | None = None  # None: `STYLE_WEIGHTS` of the normalization
-    tv_weight: float = 0.5  # total variation: higher is smoother
+    style_weight: float | None = None  # None: `STYLE_WEIGHT` where losses are unitless, as much where they are not
+    tv_weight: float = 1.0  # total variation: higher is smoother
     content_layers: tuple[str, ...] = CONTENT_LAYERS
     style_layers: tuple[str, ...] = STYLE_LAYERS
     style_layer_weights: tuple[float, ...] = ()  # one for each style layer, only proportions matter; none: all alike
@@ -156,10 +156,6 @@ class OptimizeConfig:
         least_px = self.size_px / 2 ** (self.scales - 1)
         if least_px < 32:
             raise OptimizeError(f"--scales {self.scales} begins at {least_px:.0f} px; 32 px at least is needed: fewer scales")
-
-    @property
-    def style_weight_used(self) -> float:
-        return STYLE_WEIGHTS[self.normalization] if self.style_weight is None else self.style_weight
 
 
 @dataclass(frozen=True)
@@ -214,8 +210,7 @@ class EvaluateConfig:
             raise OptimizeError(f"--inits is {','.join(self.inits)}; noise, content or both are wanted")
 
 
-# The default style weight of the classic optimization: units differ between normalizations.
-STYLE_WEIGHTS = {"unitless": 10.0, "gatys": 1e3, "johnson": 1e3}
+STYLE_WEIGHT = 30.0  # of the classic optimization, unitless; networks are trained with less, lest content gets lost
 
 COLOR_CONTROLS = ("none", "luminance", "histogram", "cholesky", "image-analogies", "optimal-transport")
 

@@ -5,7 +5,7 @@ the networks are measured against.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from inference.pictures import Picture, check_writable, contact_sheet, read_pict
 from models.errors import OptimizeError
 from models.vgg import LAYERS, VGG19Features, load_vgg19
 from training import losses
-from training.config import OptimizeConfig
+from training.config import STYLE_WEIGHT, OptimizeConfig
 from training.console import Interrupted, catch_interrupt, progress_bar
 from training.descent import Objective, Step, descend
 from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
@@ -238,11 +238,27 @@ def make_objective(
         content_features,
         style_grams,
         config.content_weight,
-        config.style_weight_used,
+        default_style_weight(content_features, style_grams, config.normalization)
+        if config.style_weight is None
+        else config.style_weight,
         config.tv_weight,
         config.normalization,
         dict(zip(config.style_layers, weights, strict=True)) if weights else None,
     )
+
+
+def default_style_weight(
+    content_features: Mapping[str, Tensor], style_grams: Mapping[str, Tensor], normalization: str
+) -> float:
+    """`STYLE_WEIGHT` where losses are unitless; else what weighs a black picture's style against its content in the same way.
+
+    Without units, the ratio depends on the VGG-19 file by orders of magnitude, so no fixed number would do.
+    """
+    black = {layer: torch.zeros_like(features) for layer, features in content_features.items()}
+    content = losses.content_loss(black, content_features, normalization)
+    black = {layer: gram.new_zeros(1, gram.shape[1], 1, 1) for layer, gram in style_grams.items()}
+    style = losses.style_loss(black, style_grams, normalization)
+    return STYLE_WEIGHT * (content.item() or 1.0) / (style.item() or 1.0)
 
 
 def initial_image(config: OptimizeConfig, content_frame: np.ndarray, device: torch.device) -> Tensor:

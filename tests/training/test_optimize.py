@@ -16,9 +16,10 @@ from inference.demo import paint_landscape
 from models.errors import OptimizeError
 from models.vgg import load_vgg19
 from training import device as device_module
+from training import losses
 from training import optimize as optimize_module
-from training.config import COLOR_CONTROLS, OptimizeConfig
-from training.optimize import Scene, control_color, descend_through_scales, load_scene, optimize
+from training.config import COLOR_CONTROLS, STYLE_WEIGHT, OptimizeConfig
+from training.optimize import Scene, control_color, default_style_weight, descend_through_scales, load_scene, optimize
 
 CONSOLE = Console(quiet=True)
 FAST = ("--size", "48", "--vgg19", "random", "--device", "cpu", "--precision", "fp32")
@@ -92,6 +93,17 @@ def test_linear_recoloring_gives_the_style_the_contents_mean_and_covariance(mode
     wanted_mean, wanted_covariance = color_statistics(content)
     np.testing.assert_allclose(mean, wanted_mean, atol=0.6)
     np.testing.assert_allclose(covariance, wanted_covariance, rtol=0.03, atol=2.0)
+
+
+def test_the_default_style_weight_means_the_same_in_every_normalization():
+    content, style = {"relu4_2": 7 * torch.rand(1, 4, 5, 5)}, {"relu1_1": torch.rand(1, 6, 6), "relu2_1": torch.rand(1, 3, 3)}
+    assert default_style_weight(content, style, "unitless") == pytest.approx(STYLE_WEIGHT)
+    black = {"relu4_2": torch.zeros(1, 4, 5, 5), "relu1_1": torch.zeros(1, 6, 2, 2), "relu2_1": torch.zeros(1, 3, 2, 2)}
+    for normalization in ("gatys", "johnson"):
+        weight = default_style_weight(content, style, normalization)
+        parts = [losses.content_loss(black, content, normalization), losses.style_loss(black, style, normalization)]
+        assert weight * parts[1].item() == pytest.approx(STYLE_WEIGHT * parts[0].item())
+    assert default_style_weight({}, style, "unitless") == pytest.approx(STYLE_WEIGHT)
 
 
 def test_color_control_changes_the_target_not_the_photo(content, painting):
