@@ -321,6 +321,9 @@ def styles(options: argparse.Namespace) -> int:
             print(f"{'':24} started from {card['started_from']}")
         for size, parts in card.get("heldout", {}).items():
             print(f"{'':24} held-out photos at {size} px: content {parts['content']:.3f}, style {parts['style']:.3f}")
+        for size, figures in card.get("classic", {}).items():
+            worth = [f"{figures[start]} iterations from {start}" for start in ("noise", "content") if figures.get(start)]
+            print(f"{'':24} worth {', '.join(worth)} of the classic optimization at {size} px")
     return 0
 
 

@@ -13,7 +13,7 @@ from training import losses
 
 ADAM_LR = 0.03  # of pixels in [0, 1]
 LBFGS_HISTORY = 20  # pictures and gradients kept
-WORSE = 1.5  # times the lowest total so far: a step that far off is taken back
+WORSE, PATIENCE = 1.5, 20  # times the lowest total so far, and for how many steps in a row, before they are taken back
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def descend(image: Tensor, objective: Objective, iterations: int, optimizer: str
 
     Args:
         image: (1, 3, H, W), or (1, 1, H, W) for a grey picture, in [0, 1]; not changed.
-        iterations: updates, each one forward and backward pass. L-BFGS runs without a line search; a step after which the
-            total is far too high, or not finite, is taken back, and its history begins anew.
+        iterations: updates, each one forward and backward pass. L-BFGS runs without a line search: it may
+            overshoot, and mends that within a few updates. If it does not, or the total is not finite, it begins anew at
+            the best picture.
         optimizer: "lbfgs" or "adam".
     Raises:
         OptimizeError: the losses are not finite from the start.
@@ -83,17 +84,23 @@ def descend(image: Tensor, objective: Objective, iterations: int, optimizer: str
     pixels = image.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
     update = _optimizer(pixels, optimizer)
     parts: dict[str, Tensor] = {}
+    scales: list[float] = []
 
     def closure() -> float:
         pixels.grad = None
         parts.update(objective(pixels))
-        if parts["total"].requires_grad:  # not with every weight at zero
-            parts["total"].backward()  # type: ignore[no-untyped-call]
-        else:
+        if not parts["total"].requires_grad:  # every weight is zero
             pixels.grad = torch.zeros_like(pixels)
-        return parts["total"].item()
+            return 0.0
+        parts["total"].backward()  # type: ignore[no-untyped-call]
+        assert pixels.grad is not None
+        # The first gradient's mean size becomes 1: torch's L-BFGS drops pairs of step and change of gradient whose product
+        # is below 1e-10, and then creeps. Otherwise neither optimizer minds the scale.
+        scales.append(scales[0] if scales else 1.0 / (pixels.grad.abs().mean().item() or 1.0))
+        pixels.grad *= scales[0]
+        return scales[0] * parts["total"].item()
 
-    best, best_total = image, math.inf
+    best, best_total, worse = image, math.inf, 0
     for iteration in range(iterations + 1):
         now = pixels.detach().clone()
         if iteration < iterations:
@@ -102,11 +109,13 @@ def descend(image: Tensor, objective: Objective, iterations: int, optimizer: str
             with torch.no_grad():
                 parts.update(objective(pixels))
         read = {name: part.item() for name, part in parts.items()}
+        worse = 0 if read["total"] <= WORSE * best_total else worse + 1
         if read["total"] < best_total:
             best, best_total = now, read["total"]
         elif best_total == math.inf:
             raise OptimizeError(f"the total loss is {read['total']} from the start; try smaller weights or --precision fp32")
-        elif not read["total"] <= WORSE * best_total:  # also where it is not a number
+        elif worse > PATIENCE or not math.isfinite(read["total"]):
+            worse = 0
             with torch.no_grad():
                 pixels.copy_(best)
             update = _optimizer(pixels, optimizer)

@@ -3,6 +3,7 @@ import torch
 
 from models.errors import OptimizeError
 from models.vgg import load_vgg19
+from training import descent as descent_module
 from training import losses
 from training.descent import Objective, descend
 
@@ -32,8 +33,8 @@ def noise() -> torch.Tensor:
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_the_total_falls_in_every_window_and_to_a_tenth(objective, noise, optimizer):
     totals = [step.losses["total"] for step in descend(noise, objective, 60, optimizer)]
-    lowest = [min(totals[i : i + 15]) for i in range(0, 60, 15)]
-    assert lowest == sorted(lowest, reverse=True)
+    lowest = [min(totals[:20]), min(totals[20:])]
+    assert lowest[1] < 0.9 * lowest[0]
     assert lowest[-1] < 0.1 * totals[0]
 
 
@@ -75,6 +76,18 @@ def test_a_grey_picture_has_one_channel_all_the_way(objective, noise):
     assert steps[-1].losses["total"] < steps[0].losses["total"]
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_the_losses_scale_does_not_matter(noise, scale):
+    """Where gradients are tiny, torch's L-BFGS would keep no history and creep."""
+
+    def objective(image: torch.Tensor) -> dict[str, torch.Tensor]:
+        loss = scale * ((image - 0.5).square() * torch.linspace(0.1, 1.0, 48)).mean()
+        return {"content": loss, "style": loss * 0, "tv": loss * 0, "total": loss}
+
+    totals = [step.losses["total"] for step in descend(noise, objective, 25)]
+    assert totals[-1] < 1e-3 * totals[0]
+
+
 def falling(image: torch.Tensor, spoiled: dict[int, float], seen: list[float]) -> dict[str, torch.Tensor]:
     """Squared distance to middle grey, but what `spoiled` says at some looks."""
     loss = (image - 0.5).square().mean()
@@ -83,11 +96,19 @@ def falling(image: torch.Tensor, spoiled: dict[int, float], seen: list[float]) -
     return {"content": loss, "style": loss * 0, "tv": loss * 0, "total": loss}
 
 
-@pytest.mark.parametrize("bad", [100.0, float("nan"), float("inf")])
-def test_a_step_that_went_wrong_is_taken_back(noise, bad):
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_is_taken_back(noise, bad):
     seen: list[float] = []
     steps = list(descend(noise, lambda image: falling(image, {3: bad}, seen), 12))
     torch.testing.assert_close(steps[4].image, min(steps[:3], key=lambda step: step.losses["total"]).image)
+    assert steps[-1].losses["total"] < 0.01 * steps[0].losses["total"]
+
+
+def test_steps_that_stay_far_too_high_are_taken_back(noise, monkeypatch):
+    monkeypatch.setattr(descent_module, "PATIENCE", 3)
+    seen: list[float] = []
+    steps = list(descend(noise, lambda image: falling(image, dict.fromkeys(range(3, 7), 100.0), seen), 12))
+    torch.testing.assert_close(steps[7].image, min(steps[:3], key=lambda step: step.losses["total"]).image)
     assert steps[-1].losses["total"] < 0.01 * steps[0].losses["total"]
 
 

@@ -5,9 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from inference import styles as styles_module
 from inference.session import StyleSession
 from models.vgg import load_vgg19
 from training import ship as ship_module
+from training.checkpoint import load_net
 from training.evaluate import first_at_most, heldout_losses, read_square, summarize, table
 from training.loop import read_painting
 from training.photos import list_photos
@@ -152,3 +154,24 @@ def test_networks_with_other_weights_are_not_compared(run, evaluation, style_fil
     code, _, err = run("evaluate", style_file, tmp_path / "other.onnx", *evaluation)
     assert code == 1
     assert "other loss weights" in err
+
+
+def test_an_evaluation_goes_onto_the_cards_and_changes_no_weight(style_file, tmp_path, run, monkeypatch):
+    (tmp_path / "strokes").mkdir()
+    for suffix in (".safetensors", ".json", ".onnx"):
+        source = style_file.with_suffix(suffix)
+        (tmp_path / "strokes" / f"realtime{suffix}").write_bytes(source.read_bytes())
+    before, _ = load_net(style_file.with_suffix(".safetensors"))
+    for size, equals in (("256", {"noise": 21, "content": None}), ("512", {"noise": 30, "content": 12})):
+        sizes = {size: {"networks": {"strokes/realtime": {"total": 1.2, "equals": equals}}}}
+        ship_module.add_evaluation({"photos": 10, "optimizer": "lbfgs", "sizes": sizes}, tmp_path)
+    after, card = load_net(tmp_path / "strokes" / "realtime.safetensors")
+    assert card["classic"]["256"] == {"photos": 10, "optimizer": "lbfgs", "total": 1.2, "noise": 21, "content": None}
+    assert card["title"] == "Strokes"
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=0)
+    assert StyleSession(tmp_path / "strokes" / "realtime.onnx").contract.card["classic"]["512"]["content"] == 12
+    monkeypatch.setattr(styles_module.shipped_styles, "__defaults__", (tmp_path,))
+    _, out, _ = run("styles")
+    assert "worth 21 iterations from noise of the classic optimization at 256 px" in out
+    assert "worth 30 iterations from noise, 12 iterations from content of the classic optimization at 512 px" in out
