@@ -529,7 +529,8 @@ def _add_reconstruct(commands: Commands) -> None:
     ):
         what = f"{what} (default: {defaults[name]})"
         parser.add_argument(flag(name), dest=name, type=_whole(1), default=defaults[name], metavar=metavar, help=what)
-    _add_optimize_options(parser, ("optimizer", "pooling", "seed", "device", "precision", "vgg19", "max_pixels"))
+    names = ("optimizer", "pooling", "seed", "device", "precision", "vgg19", "max_pixels")
+    _add_optimize_options(parser, names, ReconstructConfig)
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -557,11 +558,16 @@ def _add_evaluate(commands: Commands) -> None:
         what = f"{what} (default: {','.join(str(part) for part in default)})"
         parser.add_argument(flag(name), dest=name, type=_tuple_of(kind), default=default, metavar=metavar, help=what)
     parser.add_argument("--limit", type=_whole(0), default=0, metavar="N", help="only the first N photos")
-    _add_optimize_options(parser, ("optimizer", "seed", "device", "precision", "vgg19", "max_pixels"))
+    names = ("optimizer", "seed", "device", "precision", "vgg19", "max_pixels")
+    _add_optimize_options(parser, names, EvaluateConfig)
 
 
-def _add_optimize_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """Options of `OptimizeConfig`, by its fields' names."""
+def _add_optimize_options(
+    parser: argparse.ArgumentParser,
+    names: Sequence[str],
+    config: type[OptimizeConfig | ReconstructConfig | EvaluateConfig] = OptimizeConfig,
+) -> None:
+    """Options by the fields' names, with the defaults of a config."""
     kinds: dict[str, tuple[Callable[[str], object], str, str]] = {
         "style_blend": (_tuple_of(float), "X,X", "how much each of several styles counts (default: all alike)"),
         "iterations": (int, "N", "updates of the picture, over all scales together"),
@@ -583,10 +589,10 @@ def _add_optimize_options(parser: argparse.ArgumentParser, names: Sequence[str])
         "pooling": "VGG-19's",
         "normalization": "of the losses",
         "bits": "a color channel of the result; 16 with PNG and TIFF",
-        "precision": "of VGG-19; auto takes the faster",
+        "precision": "of VGG-19; bf16 may be twice as fast, for another picture of the same loss; auto takes the faster",
         "keep_color": "keep the photo's colors: paint only light and dark, or recolor the painting first",
     }
-    defaults = {field.name: field.default for field in dataclasses.fields(OptimizeConfig)}
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name in names:
         default = defaults[name]
         shown = ",".join(str(part) for part in default) if isinstance(default, tuple) else default
