@@ -10,7 +10,8 @@ from inference.color import MODES
 from inference.demo import paint_landscape
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("demo", "stylize", "train", "sweep", "export", "import", "bench", "styles", "doctor")
+COMMANDS = ("demo", "stylize", "train", "sweep", "export", "import", "styles", "doctor")
+COMMANDS += ("optimize", "reconstruct", "evaluate", "bench")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

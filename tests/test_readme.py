@@ -20,7 +20,20 @@ COMMANDS = [
 
 def test_readme_shows_every_command():
     shown = {shlex.split(command)[1] for command in COMMANDS}
-    assert shown >= {"demo", "stylize", "train", "sweep", "export", "import", "styles", "doctor"}
+    assert shown >= {
+        "demo",
+        "stylize",
+        "train",
+        "sweep",
+        "export",
+        "import",
+        "styles",
+        "doctor",
+        "optimize",
+        "reconstruct",
+        "evaluate",
+        "bench",
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -78,6 +78,7 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
     # Descend.
     best: Step | None = None
     average: Tensor | None = None
+    averaged = 0  # pictures in it
     snapshots: dict[str, np.ndarray] = {}
     began = 0.0
     with (
@@ -89,7 +90,10 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
         for step in descend_through_scales(config, scene, vgg, precision):
             if best is None or best.image.shape != step.image.shape or step.losses["total"] < best.losses["total"]:
                 best = step
-            average = moving_average(average, step.image) if config.average else step.image
+            if average is None or average.shape != step.image.shape or not config.average:
+                average, averaged = step.image, 1
+            else:
+                average, averaged = moving_average(average, averaged, step.image), averaged + 1
             text = " ".join(f"{name} {loss:.3g}" for name, loss in step.losses.items())
             progress.update(task, completed=step.iteration, losses=text)
             if step.iteration == 1:  # the first one also sets up buffers
@@ -279,11 +283,13 @@ def initial_image(config: OptimizeConfig, content_frame: np.ndarray, device: tor
     return to_image(torch.tensor(frame)[None], device)[:, :channels]
 
 
-def moving_average(average: Tensor | None, image: Tensor) -> Tensor:
-    """Exponential; begins anew where the size changes."""
-    if average is None or average.shape != image.shape:
-        return image
-    return torch.lerp(average, image, 1.0 - AVERAGE_DECAY)
+def moving_average(average: Tensor, averaged: int, image: Tensor) -> Tensor:
+    """One more image in an exponential average, shorter at the start so that the initial picture fades.
+
+    Args:
+        averaged: how many images are in it.
+    """
+    return torch.lerp(image, average, min(AVERAGE_DECAY, averaged / (9 + averaged)))
 
 
 def to_picture(image: Tensor, scene: Scene, bits: int) -> Picture:
