@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models import __version__
-from models.errors import AllaPrimaError, OptimizeError, StyleError, TrainingError
+from models.errors import AllaPrimaError, Interrupted, OptimizeError, StyleError, TrainingError
 from training.config import (
     CHOICES,
     OPTIMIZE_CHOICES,
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(options)
     except AllaPrimaError as error:
         print(f"allaprima: {error}", file=sys.stderr)
-        return 1
+        return 130 if isinstance(error, Interrupted) else 1
     except BrokenPipeError:  # | head
         sys.stderr.close()
         return 1
@@ -98,7 +98,6 @@ def train(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.console import Interrupted
     from training.loop import train as run_training
 
     console = Console(highlight=False)
@@ -111,11 +110,7 @@ def train(options: argparse.Namespace) -> int:
         return 0
     if writes and not options.resume:
         _save_options(run_folder, config)
-    try:
-        run_training(config, run_folder, console, resume=bool(options.resume))
-    except Interrupted as stopped:
-        print(f"allaprima: {stopped}", file=sys.stderr)
-        return 130
+    run_training(config, run_folder, console, resume=bool(options.resume))
     if not writes:
         return 0
     from training.export import export as export_onnx
@@ -135,7 +130,6 @@ def sweep(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.console import Interrupted
     from training.quick import sweep as run_sweep
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -144,9 +138,8 @@ def sweep(options: argparse.Namespace) -> int:
     folder = Path(options.output or Path("runs", f"{Path(config.painting).stem}-sweep"))
     try:
         sheet = run_sweep(config, options.style_weights, options.style_sizes, folder, Console(highlight=False))
-    except Interrupted:
-        print("allaprima: stopped; the same command goes on", file=sys.stderr)
-        return 130
+    except Interrupted as error:
+        raise Interrupted("stopped; the same command goes on") from error
     print(f"look at {sheet.resolve()}")
     return 0
 
@@ -155,18 +148,13 @@ def optimize(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.console import Interrupted
     from training.optimize import optimize as run_optimization
 
     config = OptimizeConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(OptimizeConfig)})
     content = Path(config.content)
     names = "_".join(Path(style).stem for style in config.styles)
     output = Path(options.output or content.with_name(f"{content.stem}_{names}_optimized.png"))
-    try:
-        to_look_at = run_optimization(config, output, Console(highlight=False), options.overwrite)
-    except Interrupted as stopped:
-        print(f"allaprima: {stopped}", file=sys.stderr)
-        return 130
+    to_look_at = run_optimization(config, output, Console(highlight=False), options.overwrite)
     print(f"look at {to_look_at.resolve()}")
     return 0
 
@@ -175,16 +163,11 @@ def reconstruct(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.console import Interrupted
     from training.reconstruct import reconstruct as run_reconstruction
 
     config = ReconstructConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(ReconstructConfig)})
     output = Path(options.output)
-    try:
-        run_reconstruction(config, output, Console(highlight=False), options.overwrite)
-    except Interrupted as stopped:
-        print(f"allaprima: {stopped}", file=sys.stderr)
-        return 130
+    run_reconstruction(config, output, Console(highlight=False), options.overwrite)
     print(f"look at {output.resolve()}")
     return 0
 
@@ -194,7 +177,6 @@ def evaluate(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from inference.styles import find_style
-    from training.console import Interrupted
     from training.evaluate import evaluate as run_evaluation
     from training.evaluate import table
 
@@ -209,11 +191,7 @@ def evaluate(options: argparse.Namespace) -> int:
     for style in options.styles:
         path = find_style(style)
         networks[f"{path.parent.name}/{path.stem}"] = path
-    try:
-        result = run_evaluation(config, networks, output, Console(highlight=False))
-    except Interrupted as stopped:
-        print(f"allaprima: {stopped}", file=sys.stderr)
-        return 130
+    result = run_evaluation(config, networks, output, Console(highlight=False))
     print(table(result))
     print(f"look at {output.with_suffix('.png').resolve()}")
     return 0

@@ -23,3 +23,7 @@ class TrainingError(AllaPrimaError):
 
 class OptimizeError(AllaPrimaError):
     """A classic optimization that cannot start or cannot go on."""
+
+
+class Interrupted(AllaPrimaError):
+    """Ctrl-C or SIGTERM: what was done is saved, and the message says where or how to go on."""

@@ -10,10 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: what was done is saved, and the message says where or how to go on."""
-
-
 @contextmanager
 def catch_interrupt() -> Iterator[list[int]]:
     """A list that is empty until Ctrl-C or SIGTERM; the second Ctrl-C acts at once."""

@@ -17,10 +17,10 @@ from torch import Tensor
 from inference.atomic import write_atomically
 from inference.pictures import read_picture, resize_short_side, write_encoded
 from inference.session import StyleSession
-from models.errors import OptimizeError
+from models.errors import Interrupted, OptimizeError
 from models.vgg import VGG19Features, load_vgg19
 from training.config import CONTENT_LAYERS, EvaluateConfig, OptimizeConfig, TrainConfig
-from training.console import Interrupted, catch_interrupt, progress_bar
+from training.console import catch_interrupt, progress_bar
 from training.descent import Objective, descend
 from training.device import device_name, pick_device, pick_precision
 from training.loop import make_target, read_painting

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from inference.atomic import remove_partial_files
 from inference.pictures import read_picture, resize_short_side
-from models.errors import TrainingError
+from models.errors import Interrupted, TrainingError
 from models.image_transform_net import TIERS, ImageTransformNet
 from models.vgg import VGG19Features, load_vgg19
 from training import balance, losses
@@ -32,7 +32,7 @@ from training.checkpoint import (
     save_weights,
 )
 from training.config import STYLE_LAYERS, TrainConfig
-from training.console import Interrupted, catch_interrupt, progress_bar
+from training.console import catch_interrupt, progress_bar
 from training.device import in_precision, pick_device, pick_precision
 from training.photos import Batch, HubPhotos, PhotoFolder, is_folder, list_photos, prefetched, to_image
 from training.preview import load_preview_frames, look_at, write_sheet

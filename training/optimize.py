@@ -16,11 +16,11 @@ from torch import Tensor
 
 from inference.color import LINEAR_METHODS, keep_luminance, luminance, match_histogram, match_linear, match_luminance
 from inference.pictures import Picture, check_writable, contact_sheet, read_picture, resize, resize_short_side, write_picture
-from models.errors import OptimizeError
+from models.errors import Interrupted, OptimizeError
 from models.vgg import LAYERS, VGG19Features, load_vgg19
 from training import losses
 from training.config import STYLE_WEIGHT, OptimizeConfig
-from training.console import Interrupted, catch_interrupt, progress_bar
+from training.console import catch_interrupt, progress_bar
 from training.descent import Objective, Step, descend
 from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
 from training.photos import to_image

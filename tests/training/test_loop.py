@@ -15,13 +15,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from models.errors import StyleError, TrainingError
+from models.errors import Interrupted, StyleError, TrainingError
 from models.image_transform_net import TIERS
 from models.vgg import load_vgg19
 from training import loop, losses, preview, update
 from training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
 from training.config import CHOICES, TrainConfig
-from training.console import Interrupted
 from training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
