@@ -153,7 +153,7 @@ def optimize(options: argparse.Namespace) -> int:
     config = OptimizeConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(OptimizeConfig)})
     content = Path(config.content)
     names = "_".join(Path(style).stem for style in config.styles)
-    output = Path(options.output or content.with_name(f"{content.stem}_{names}_optimized.png"))
+    output = Path(options.output or content.parent / f"{content.stem}_{names}_optimized.png")
     to_look_at = run_optimization(config, output, Console(highlight=False), options.overwrite)
     print(f"look at {to_look_at.resolve()}")
     return 0
@@ -190,7 +190,8 @@ def evaluate(options: argparse.Namespace) -> int:
     networks = {}
     for style in options.styles:
         path = find_style(style)
-        networks[f"{path.parent.name}/{path.stem}"] = path
+        name = f"{path.parent.name}/{path.stem}".removeprefix("/")
+        networks[str(path) if name in networks else name] = path
     result = run_evaluation(config, networks, output, Console(highlight=False))
     print(table(result))
     print(f"look at {output.with_suffix('.png').resolve()}")
@@ -211,6 +212,11 @@ def import_style(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     _need_training_packages()
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(TrainConfig)} | {"painting": None, "photos": None}
+    names = ("painting", "photos", "tier", "compile", "workers", "batch_size", "size_px", "vgg19")
+    useless = [name for name in names if getattr(options, name) != defaults[name]] if not options.training else []
+    if useless:
+        raise TrainingError(f"{', '.join(flag(name) for name in useless)}: only with --training; sizes are given with --sizes")
     if options.training:
         from training.benchmark_loop import report
 
@@ -300,7 +306,7 @@ def styles(options: argparse.Namespace) -> int:
         for size, parts in card.get("heldout", {}).items():
             print(f"{'':24} held-out photos at {size} px: content {parts['content']:.3f}, style {parts['style']:.3f}")
         for size, figures in card.get("classic", {}).items():
-            worth = [f"{figures[start]} iterations from {start}" for start in ("noise", "content") if figures.get(start)]
+            worth = [f"{figures[start]} iterations from {start}" for start in ("noise", "content") if start in figures]
             print(f"{'':24} worth {', '.join(worth)} of the classic optimization at {size} px")
     return 0
 
@@ -316,7 +322,9 @@ def doctor(options: argparse.Namespace) -> int:
 def _need_training_packages() -> None:
     import importlib.util
 
-    missing = [name for name in ("torch", "safetensors", "onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("torch", "safetensors", "onnx", "onnxscript", "matplotlib") if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise TrainingError(f"training needs {', '.join(missing)}: pip install -e '.[train]'")
 
@@ -463,10 +471,10 @@ def _add_sweep(commands: Commands) -> None:
     parser.add_argument("-o", "--output", metavar="FOLDER", help="(default: runs/PAINTING-sweep)")
     weights = f"(default: {TrainConfig.style_weight:g})"
     parser.add_argument(
-        "--style-weights", type=_list_of(float), default=[TrainConfig.style_weight], metavar="X,X", help=weights
+        "--style-weights", type=_tuple_of(float), default=[TrainConfig.style_weight], metavar="X,X", help=weights
     )
     sizes = f"(default: {TrainConfig.style_size_px})"
-    parser.add_argument("--style-sizes", type=_list_of(int), default=[TrainConfig.style_size_px], metavar="PX,PX", help=sizes)
+    parser.add_argument("--style-sizes", type=_tuple_of(int), default=[TrainConfig.style_size_px], metavar="PX,PX", help=sizes)
     names = ("tier", "device", "precision", "steps", "batch_size", "size_px", "seed", "init", "vgg19", "preview")
     _add_training_options(parser, names)
 
@@ -680,13 +688,6 @@ def _tuple_of(kind: Callable[[str], object]) -> Callable[[str], tuple[object, ..
         return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
 
     return parts
-
-
-def _list_of(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
-    def numbers(text: str) -> list[float]:
-        return [kind(part) for part in text.split(",")]
-
-    return numbers
 
 
 def _add_export(commands: Commands) -> None:

@@ -157,7 +157,7 @@ def write_picture(path: str | Path, picture: Picture, overwrite: bool = True) ->
     if picture_format == "WEBP" and max(height, width) > MAX_WEBP_SIDE_PX:
         raise PictureError(f"{path}: WebP holds at most {MAX_WEBP_SIDE_PX} px a side, not {width}x{height}; use .png")
     if picture.frame.dtype == np.uint16:
-        write_encoded(path, _encode_deep(picture.frame, path.suffix))
+        write_encoded(path, _encode_deep(picture, path.suffix))
         return
     image = Image.fromarray(picture.frame)
     if picture.alpha is not None:
@@ -196,11 +196,20 @@ def check_writable(path: Path, overwrite: bool, bits: int = 8) -> str:
         raise PictureError(f'{path}: no format for "{path.suffix}"; one of {", ".join(FORMATS)} is wanted')
     if bits == 16 and picture_format not in ("PNG", "TIFF"):
         raise PictureError(f"{path}: {picture_format} holds 8 bits a channel; for 16 give a .png or .tif")
-    if not path.parent.is_dir():
-        raise PictureError(f"{path} cannot be written: there is no folder {path.parent}")
+    check_folder(path)
     if not overwrite and path.exists():
         raise PictureError(f"{path} exists; give --overwrite to replace it, or another -o")
     return picture_format
+
+
+def check_folder(path: Path) -> None:
+    """Raises PictureError where a file of this name cannot be written, as far as can be told before."""
+    if not path.parent.is_dir():
+        raise PictureError(f"{path} cannot be written: there is no folder {path.parent}")
+    if path.is_dir():
+        raise PictureError(f"{path} cannot be written: it is a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise PictureError(f"{path} cannot be written: the folder may not be written to; give another -o")
 
 
 def write_encoded(path: Path, data: bytes) -> None:
@@ -215,10 +224,21 @@ def write_encoded(path: Path, data: bytes) -> None:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _encode_deep(frame: np.ndarray, suffix: str) -> bytes:
-    """16 bits a channel, (H, W, 3) uint16 RGB, which Pillow cannot write."""
-    _, encoded = cv2.imencode(suffix.lower(), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+def _encode_deep(picture: Picture, suffix: str) -> bytes:
+    """16 bits a channel, which Pillow cannot write; a profile cannot be written."""
+    pixels = cv2.cvtColor(picture.frame, cv2.COLOR_RGB2BGR)
+    if picture.alpha is not None:
+        pixels = np.dstack([pixels, np.multiply(picture.alpha, 257, dtype=np.uint16)])
+    _, encoded = cv2.imencode(suffix.lower(), pixels)
     return encoded.tobytes()
+
+
+def to_srgb(picture: Picture) -> Picture:
+    """A picture's colours as sRGB, without a profile."""
+    if picture.icc_profile is None:
+        return picture
+    converted = _to_srgb(Image.fromarray(picture.frame), picture.icc_profile)
+    return Picture(np.asarray(converted), picture.alpha)
 
 
 def list_pictures(folder: Path, without: Path | None = None) -> list[Path]:

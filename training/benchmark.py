@@ -5,8 +5,8 @@ Johnson et al. 2016 on this machine, all in one process.
 
 Nothing is downloaded: the time does not depend on VGG-19's weights, so they are random. Johnson's network is as
 pytorch/examples ships it (1.68 M parameters, reflection padding, instance norm, nearest resize, the output clipped), which
-is also what `training.import_torch` imports. Runs alternate, so that a busy machine slows all of them alike; ratios are
-what to read.
+is also what `training.import_torch` imports. The networks' runs in ONNX Runtime alternate, so that a busy machine slows all
+of them alike; the optimization and torch are timed in one go each.
 """
 
 import copy
@@ -102,6 +102,8 @@ def providers(device: torch.device) -> list[str]:
 def wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def peak_gflops(device: torch.device) -> float:
@@ -166,7 +168,7 @@ def time_iteration(vgg: VGG19Features, height: int, width: int) -> float:
     with torch.no_grad():
         content_features = vgg(content_image, CONTENT_LAYERS)
         style_features = vgg(style_image, STYLE_LAYERS)
-    style_grams = {layer: losses.gram_matrix(features) for layer, features in style_features.items()}
+    style_grams = losses.gram_matrices(style_features)
     objective = Objective(vgg, content_features, style_grams)
     began = 0.0
     for step in descend(image, objective, TIMED_ITERATIONS + 1):  # each step's losses are read, which waits for a GPU

@@ -150,14 +150,16 @@ class OptimizeConfig:
             if values and len(values) != len(others):
                 wanted = f"{len(others)} are needed, for {', '.join(others)}"
                 raise OptimizeError(f"{flag(name)} has {len(values)} numbers; {wanted}")
+        if self.seed >= 2**63:
+            raise OptimizeError(f"--seed is {self.seed}; less than 2^63 is needed")
+        for name, layers in (("content_layers", self.content_layers), ("style_layers", self.style_layers)):
+            if len(set(layers)) < len(layers):
+                raise OptimizeError(f"{flag(name)} names a layer twice: {','.join(layers)}")
         if not self.content_layers and not self.style_layers:
             raise OptimizeError("there are neither content nor style layers; one at least is needed")
         late = [n for n in self.snapshots if not 0 <= n <= self.iterations]
         if late:
             raise OptimizeError(f"--snapshots has {late[0]}; numbers from 0 to --iterations ({self.iterations}) are wanted")
-        least_px = self.size_px / 2 ** (self.scales - 1)
-        if least_px < 32:
-            raise OptimizeError(f"--scales {self.scales} begins at {least_px:.0f} px; 32 px at least is needed: fewer scales")
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,8 @@ class ReconstructConfig:
     def __post_init__(self) -> None:
         if self.what not in ("content", "style", "both"):
             raise OptimizeError(f'--what is "{self.what}"; content, style or both is wanted')
-        if not self.layers:
-            raise OptimizeError("--layers is empty; one layer at least is needed")
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise OptimizeError("--layers is empty or names a layer twice; different layers are needed")
         if self.iterations < 1:
             raise OptimizeError(f"--iterations is {self.iterations}; at least 1 is needed")
 

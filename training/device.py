@@ -83,8 +83,8 @@ def free_bytes(device: torch.device) -> float:
 
 
 @contextmanager
-def guarded_memory(height: int, width: int, precision: str, device: torch.device) -> Iterator[None]:
-    """Refuse a picture too large to be optimized, and say what size would fit.
+def guarded_memory(height: int, width: int, precision: str, device: torch.device, option: str = "--size") -> Iterator[None]:
+    """Refuse a picture too large to be optimized, and say what size would fit, and with which option.
 
     Linux kills a process that takes more memory than there is, so the need is compared first.
 
@@ -96,9 +96,9 @@ def guarded_memory(height: int, width: int, precision: str, device: torch.device
 
     def too_large(room: float) -> OptimizeError:
         side = int(max(height, width) * math.sqrt(room / need)) // 16 * 16
-        return OptimizeError(
-            f"{width}x{height} px need about {need / 2**30:.1f} GB, {free / 2**30:.1f} GB are free; --size {side} would fit"
-        )
+        remedy = f"{option} {side} would fit" if side >= 32 else "no size would fit"
+        sizes = f"{need / 2**30:.1f} GB, {free / 2**30:.1f} GB are free"
+        return OptimizeError(f"{width}x{height} px need about {sizes}; {remedy}")
 
     if need > free:
         raise too_large(0.9 * free)
@@ -107,6 +107,7 @@ def guarded_memory(height: int, width: int, precision: str, device: torch.device
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise too_large(0.5 * need) from error
     except RuntimeError as error:
-        if "allocate memory" not in str(error):  # what torch's CPU allocator says
+        # What torch's allocators say: on a CPU, on a CPU under Windows, on MPS, and libraries under CUDA.
+        if not any(words in str(error) for words in ("allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")):
             raise
         raise too_large(0.5 * need) from error

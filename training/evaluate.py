@@ -5,8 +5,9 @@ import datetime
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from inference.atomic import write_atomically
-from inference.pictures import read_picture, resize_short_side, write_encoded
+from inference.pictures import check_folder, read_picture, resize_short_side, write_encoded
 from inference.session import StyleSession
 from models.errors import Interrupted, OptimizeError
 from models.vgg import VGG19Features, load_vgg19
-from training.config import CONTENT_LAYERS, EvaluateConfig, OptimizeConfig, TrainConfig
+from training.config import CONTENT_LAYERS, EvaluateConfig, TrainConfig
 from training.console import catch_interrupt, progress_bar
 from training.descent import Objective, descend
-from training.device import device_name, pick_device, pick_precision
+from training.device import device_name, guarded_memory, pick_device, pick_precision
 from training.loop import make_target, read_painting
-from training.optimize import initial_image
-from training.photos import list_photos, to_image
+from training.optimize import noise_image
+from training.photos import frame_to_image, list_photos
 from training.update import DEFAULT_STYLE_WEIGHT, Target
 
 Painter = Callable[[Tensor], Tensor]  # image -> stylized image
@@ -51,7 +51,7 @@ def heldout_losses(
     rows = []
     for path in photos:
         frame = read_square(path, size_px)
-        losses = make_objective(target, frame)(paint(to_image(torch.tensor(frame)[None], vgg.mean.device)))
+        losses = make_objective(target, frame)(paint(frame_to_image(frame, vgg.mean.device)))
         rows.append((losses["content"].item(), losses["style"].item()))
     content, style = np.mean(rows, axis=0)
     return {"content": round(content, 4), "style": round(style, 4), "total10": round(content + 10 * style, 4)}
@@ -64,29 +64,29 @@ def read_square(path: Path, size_px: int, max_pixels: int = 0) -> np.ndarray:
     return frame[top : top + size_px, left : left + size_px]
 
 
-def make_objective(target: Target, content_frame: np.ndarray, weights: "Weights | None" = None) -> Objective:
-    """What a picture of a photo, (H, W, 3) uint8, should be close to."""
-    weights = weights or Weights()
+def make_objective(target: Target, content_frame: np.ndarray, weights: Mapping[str, Any] = MappingProxyType({})) -> Objective:
+    """What a picture of a photo, (H, W, 3) uint8, should be close to; `weights` are those of `Objective`."""
     with torch.no_grad():
-        features = target.vgg(to_image(torch.tensor(content_frame)[None], target.vgg.mean.device), CONTENT_LAYERS)
-    return Objective(target.vgg, features, target.style_grams, **asdict(weights))
+        features = target.vgg(frame_to_image(content_frame, target.vgg.mean.device), CONTENT_LAYERS)
+    return Objective(target.vgg, features, target.style_grams, **weights)
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The objective that a network was trained for, and that the optimization gets, too."""
+class Training:
+    """What a network was trained for: the weights of the losses, as `Objective` takes them, and the painting's size."""
 
-    content_weight: float = TrainConfig.content_weight
-    style_weight: float = DEFAULT_STYLE_WEIGHT
-    tv_weight: float = TrainConfig.tv_weight
-    normalization: str = TrainConfig.normalization
+    weights: dict[str, Any]
+    style_size_px: int
 
     @classmethod
-    def of(cls, card: Mapping[str, Any]) -> "Weights":
-        """Those of a card; the defaults where it does not say, as with an imported style."""
-        options = card.get("options", {})
-        known = {name: options[name] for name in asdict(cls()) if options.get(name, "auto") != "auto"}
-        return cls(**known)
+    def of(cls, card: Mapping[str, Any]) -> "Training":
+        """That of a card; the defaults where it does not say, as with an imported style."""
+        defaults = {f.name: f.default for f in fields(TrainConfig)} | {"style_weight": DEFAULT_STYLE_WEIGHT}
+        options = {name: value for name, value in card.get("options", {}).items() if value != "auto"}
+        names = ("content_weight", "style_weight", "tv_weight", "normalization")
+        return cls(
+            {name: options.get(name, defaults[name]) for name in names}, options.get("style_size_px", defaults["style_size_px"])
+        )
 
 
 def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path, console: Console) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
     Args:
         config: what to compare.
         networks: name -> .onnx file, all trained on one painting with the same weights.
-        output: gets the result as JSON, whole after every size; the plot goes beside it as .png.
+        output: gets the result as JSON, whole after every size, as the plot beside it, .png.
         console: for progress.
     Returns:
         what the JSON holds: "sizes" -> size -> "networks" -> name -> mean losses, and "equals", from where -> the
@@ -106,15 +106,18 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
         Interrupted: by Ctrl-C or SIGTERM; sizes that were finished are written.
     """
     # Load.
+    check_folder(output)
     device = pick_device(config.device)
-    sessions = {name: StyleSession(path, "cuda" if device.type == "cuda" else "cpu") for name, path in networks.items()}
-    weights = {name: Weights.of(session.contract.card) for name, session in sessions.items()}
-    first = next(iter(weights))
-    for name in weights:
-        if weights[name] != weights[first]:
-            raise OptimizeError(f"{first} and {name} were trained with other loss weights; evaluate one at a time")
-    options = sessions[first].contract.card.get("options", {})
-    style_size_px = int(options.get("style_size_px", TrainConfig.style_size_px))
+    onnx_device = config.device if config.device in ("cpu", "cuda") else "auto"
+    sessions = {name: StyleSession(path, onnx_device) for name, path in networks.items()}
+    trainings = {name: Training.of(session.contract.card) for name, session in sessions.items()}
+    first = next(iter(trainings))
+    for name in trainings:
+        if trainings[name] != trainings[first]:
+            raise OptimizeError(
+                f"{first} and {name} were trained with other loss weights or style sizes; evaluate one at a time"
+            )
+    weights, style_size_px = trainings[first].weights, trainings[first].style_size_px
     style_frame = read_painting(config.style_image, style_size_px, config.max_pixels)
     paths = list_photos(Path(config.photos))[: config.limit or None]
     vgg = load_vgg19(config.vgg19).to(device).to(memory_format=torch.channels_last)
@@ -126,39 +129,46 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
         "style_image": Path(config.style_image).name,
         "style_size_px": style_size_px,
         "photos": len(paths),
-        "weights": asdict(weights[first]),
+        "weights": weights,
         "optimizer": config.optimizer,
         "against": list(config.against),
         "sizes": {},
     }
 
-    with catch_interrupt() as interrupted, progress_bar(console) as progress:
-        most = max(config.against)
+    most = max(config.against)
+    largest = max(config.sizes_px)
+    with (
+        guarded_memory(largest, largest, precision, device, "--sizes"),
+        catch_interrupt() as interrupted,
+        progress_bar(console) as progress,
+    ):
         task = progress.add_task("", total=len(config.sizes_px) * len(paths) * len(config.inits) * (most + 1), losses="")
         for size_px in config.sizes_px:
             rows: dict[str, list[list[float]]] = {name: [] for name in sessions}
             curves: dict[str, list[list[list[float]]]] = {start: [] for start in config.inits}
             for path in paths:
                 frame = read_square(path, size_px, config.max_pixels)
-                objective = make_objective(target, frame, weights[first])
+                objective = make_objective(target, frame, weights)
                 for name, session in sessions.items():
                     with torch.no_grad():
-                        losses = objective(painter_of(session)(to_image(torch.tensor(frame)[None], device)))
+                        losses = objective(painter_of(session)(frame_to_image(frame, device)))
                     rows[name].append([losses[part].item() for part in PARTS])
                 for start in config.inits:
-                    init = initial_image(OptimizeConfig("", (), init=start, seed=config.seed), frame, device)
+                    image = frame_to_image(frame, device)
+                    init = noise_image(size_px, size_px, config.seed, device) if start == "noise" else image
                     curve = []
                     for step in descend(init, objective, most, config.optimizer):
                         curve.append([step.losses[part] for part in PARTS])
                         progress.update(task, advance=1, losses=f"{size_px} px, {path.name}, from {start}")
                         if interrupted:
-                            raise Interrupted("stopped; sizes that were finished are written")
+                            done = f"finished sizes are in {output}" if result["sizes"] else "no size was finished"
+                            raise Interrupted(f"stopped; {done}")
                     curves[start].append(curve)
                 if not console.is_terminal:
                     console.print(f"{size_px} px, {path.name} done", soft_wrap=True)
             result["sizes"][str(size_px)] = summarize(rows, curves)
-            write_atomically(output, json.dumps(result, indent=1).encode() + b"\n")
-    plot(result, output.with_suffix(".png"))
+            write_encoded(output, json.dumps(result, indent=1).encode() + b"\n")
+            plot(result, output.with_suffix(".png"))
     return result
 
 

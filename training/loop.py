@@ -34,7 +34,7 @@ from training.checkpoint import (
 from training.config import STYLE_LAYERS, TrainConfig
 from training.console import catch_interrupt, progress_bar
 from training.device import in_precision, pick_device, pick_precision
-from training.photos import Batch, HubPhotos, PhotoFolder, is_folder, list_photos, prefetched, to_image
+from training.photos import Batch, HubPhotos, PhotoFolder, frame_to_image, is_folder, list_photos, prefetched, to_image
 from training.preview import load_preview_frames, look_at, write_sheet
 from training.ranks import Ranks, from_environment, joined
 from training.record import LOG_EVERY, BadPhotos, MetricsLog, make_card, spared
@@ -334,10 +334,10 @@ def read_painting(painting: str, style_size_px: int, max_pixels: int = 0) -> np.
 
 def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> Target:
     """VGG-19 in the precision to train with, and the painting's Gram matrices, from the float32 one."""
-    style_image = to_image(torch.tensor(style_frame)[None], vgg.mean.device)
+    style_image = frame_to_image(style_frame, vgg.mean.device)
     with torch.no_grad():
         style_features = vgg(style_image, STYLE_LAYERS)
-    style_grams = {layer: losses.gram_matrix(features) for layer, features in style_features.items()}
+    style_grams = losses.gram_matrices(style_features)
     return Target(in_precision(vgg, precision), style_grams)
 
 

@@ -37,6 +37,11 @@ def gram_matrix(features: Tensor) -> Tensor:
     return _Gram.apply(psi.permute(0, 2, 3, 1).flatten(1, 2)).float() / (c * h * w)
 
 
+def gram_matrices(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`gram_matrix` of each layer."""
+    return {layer: gram_matrix(each) for layer, each in features.items()}
+
+
 class _Gram(torch.autograd.Function):
     """X^T X of (N, H*W, C), the order that channels-last features lie in, so that nothing is copied.
 

@@ -6,6 +6,7 @@ the networks are measured against.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +16,25 @@ from rich.console import Console
 from torch import Tensor
 
 from inference.color import LINEAR_METHODS, keep_luminance, luminance, match_histogram, match_linear, match_luminance
-from inference.pictures import Picture, check_writable, contact_sheet, read_picture, resize, resize_short_side, write_picture
-from models.errors import Interrupted, OptimizeError
+from inference.pictures import (
+    Picture,
+    check_writable,
+    contact_sheet,
+    read_picture,
+    resize,
+    resize_short_side,
+    to_srgb,
+    write_picture,
+)
+from models.errors import Interrupted, OptimizeError, PictureError
 from models.vgg import LAYERS, VGG19Features, load_vgg19
 from training import losses
 from training.config import STYLE_WEIGHT, OptimizeConfig
 from training.console import catch_interrupt, progress_bar
 from training.descent import Objective, Step, descend
 from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
-from training.photos import to_image
+from training.loop import read_painting
+from training.photos import frame_to_image
 
 LEAST_PX = 16  # of a picture's sides: VGG-19 halves them four times
 NOISE = 0.15  # standard deviation of the initial noise
@@ -39,11 +50,13 @@ class Scene:
     Attributes:
         content: the content image at the result's size, in its own colours.
         content_frame, style_frames: (H, W, 3) uint8, what the losses compare with; grey where only luminance is painted.
+        init_frame: (H, W, 3) uint8, what the descent begins with; None: noise.
     """
 
     content: Picture
     content_frame: np.ndarray
     style_frames: list[np.ndarray]
+    init_frame: np.ndarray | None
 
 
 def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: bool = False) -> Path:
@@ -51,20 +64,22 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
 
     Args:
         config: what to paint.
-        output: the picture; snapshots go beside it as NAME_000100.png, their sheet as NAME_snapshots.png.
+        output: the picture; snapshots go beside it as NAME_000100.png, their sheet as NAME_snapshots.png. With `average`
+            they show the average, and the losses of the newest picture in it.
         console: for progress.
     Returns:
         the file to look at: the sheet where there are snapshots, else the picture.
     Raises:
-        PictureError, WeightsError, OptimizeError: something cannot be used or written; most is checked before minutes are
-            spent.
+        PictureError, WeightsError, OptimizeError, TrainingError: something cannot be used or written; most is checked before
+            minutes are spent, and what goes wrong later leaves the best picture so far, too.
         Interrupted: by Ctrl-C or SIGTERM, after the best picture so far was written.
     """
     # Check names.
     check_layers((*config.content_layers, *config.style_layers))
+    check_writable(output, overwrite, config.bits)
     files = {n: output.with_name(f"{output.stem}_{n:06d}{output.suffix}") for n in config.snapshots}
     sheet_path = output.with_name(f"{output.stem}_snapshots.png")
-    for path in (output, *files.values(), *([sheet_path] if files else [])):
+    for path in (*files.values(), *([sheet_path] if files else [])):
         check_writable(path, overwrite, config.bits)
 
     # Load.
@@ -81,47 +96,50 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
     averaged = 0  # pictures in it
     snapshots: dict[str, np.ndarray] = {}
     began = 0.0
-    with (
-        guarded_memory(height, width, precision, device),
-        catch_interrupt() as interrupted,
-        progress_bar(console) as progress,
-    ):
-        task = progress.add_task("optimize", total=config.iterations, losses="")
-        for step in descend_through_scales(config, scene, vgg, precision):
-            if best is None or best.image.shape != step.image.shape or step.losses["total"] < best.losses["total"]:
-                best = step
-            if average is None or average.shape != step.image.shape or not config.average:
-                average, averaged = step.image, 1
-            else:
-                average, averaged = moving_average(average, averaged, step.image), averaged + 1
-            text = " ".join(f"{name} {loss:.3g}" for name, loss in step.losses.items())
-            progress.update(task, completed=step.iteration, losses=text)
-            if step.iteration == 1:  # the first one also sets up buffers
-                began = time.perf_counter()
-            if step.iteration == 1 + TIMED:
-                seconds = (time.perf_counter() - began) / TIMED
-                console.print(expected_time(config, step.image, seconds, (height, width)), soft_wrap=True)
-            if not console.is_terminal and step.iteration % LOG_EVERY == 0:
-                console.print(f"iteration {step.iteration}/{config.iterations} {text}", soft_wrap=True)
-            if step.iteration in files:
-                picture = to_picture(average, scene, config.bits)
-                write_picture(files[step.iteration], picture, overwrite)
-                label = f"{step.iteration}: content {step.losses['content']:.3g} style {step.losses['style']:.3g}"
-                snapshots[label] = to_picture(average, scene, 8).frame
-            if interrupted:
-                break
 
-    # Save.
-    assert best is not None
-    assert average is not None
-    finished = not interrupted and config.average
-    write_picture(output, to_picture(average if finished else best.image, scene, config.bits), overwrite)
+    def save(image: Tensor) -> None:
+        write_picture(output, to_picture(image, scene, config.bits), overwrite)
+        if snapshots:
+            sheet = contact_sheet([list(snapshots.values())], [list(snapshots)], 320)
+            write_picture(sheet_path, Picture(sheet), overwrite)
+
+    with catch_interrupt() as interrupted:
+        try:
+            with guarded_memory(height, width, precision, device), progress_bar(console) as progress:
+                task = progress.add_task("optimize", total=config.iterations, losses="")
+                for step in descend_through_scales(config, scene, vgg, precision):
+                    if best is None or best.image.shape != step.image.shape or step.losses["total"] < best.losses["total"]:
+                        best = step
+                    if average is None or average.shape != step.image.shape or not config.average:
+                        average, averaged = step.image, 1
+                    else:
+                        average, averaged = moving_average(average, averaged, step.image), averaged + 1
+                    text = " ".join(f"{name} {loss:.3g}" for name, loss in step.losses.items())
+                    progress.update(task, completed=step.iteration, losses=text)
+                    if step.iteration == 1:  # the first one also sets up buffers
+                        began = time.perf_counter()
+                    if step.iteration == 1 + TIMED:
+                        seconds = (time.perf_counter() - began) / TIMED
+                        console.print(expected_time(config, step.image, seconds, (height, width)), soft_wrap=True)
+                    if not console.is_terminal and step.iteration % LOG_EVERY == 0:
+                        console.print(f"iteration {step.iteration}/{config.iterations} {text}", soft_wrap=True)
+                    if step.iteration in files:
+                        write_picture(files[step.iteration], to_picture(average, scene, config.bits), overwrite)
+                        label = f"{step.iteration}: content {step.losses['content']:.3g} style {step.losses['style']:.3g}"
+                        snapshots[label] = to_picture(average, scene, 8).frame
+                    if interrupted:
+                        break
+            assert best is not None
+            assert average is not None
+            save(average if config.average and not interrupted else best.image)
+        except (Exception, KeyboardInterrupt):  # a full disk, too little memory, the second Ctrl-C: minutes are not thrown away
+            if best is not None:
+                with suppress(PictureError):
+                    save(best.image)
+            raise
     if interrupted:
         raise Interrupted(f"stopped after {step.iteration} iterations; the best picture so far is {output}")
-    if not snapshots:
-        return output
-    write_picture(sheet_path, Picture(contact_sheet([list(snapshots.values())], [list(snapshots)], 320)), overwrite)
-    return sheet_path
+    return sheet_path if snapshots else output
 
 
 def check_layers(layers: Sequence[str]) -> None:
@@ -132,34 +150,43 @@ def check_layers(layers: Sequence[str]) -> None:
 
 
 def load_scene(config: OptimizeConfig) -> Scene:
-    """Read content and styles, scale them, control their colours (Gatys et al. 2016b).
+    """Read content, styles and initial picture, scale them, control their colours (Gatys et al. 2016b).
 
     A style image is scaled until its short side is the result's: the strokes keep their size in relation to the picture.
 
     Raises:
-        PictureError: unreadable. OptimizeError: smaller than VGG-19 can look at.
+        PictureError: unreadable. OptimizeError: smaller than VGG-19 can look at. TrainingError: a style image of one flat
+            colour, or hopelessly narrow.
     """
     content = read_picture(config.content, config.max_pixels)
-    height, width = fitted_size(content.frame, config.size_px, config.content)
+    if config.bits == 16:  # written without a profile
+        content = to_srgb(content)
+    height, width = fitted_size(content.frame, config.size_px, config.content, config.scales)
     frame = resize(content.frame, height, width)
     alpha = None if content.alpha is None else resize(content.alpha, height, width)
-    styles = [resize_short_side(read_picture(path, config.max_pixels).frame, min(height, width)) for path in config.styles]
     content_frame = grey(luminance(frame)) if config.keep_color == "luminance" else frame
+    styles = [read_painting(path, min(height, width), config.max_pixels) for path in config.styles]
     style_frames = [control_color(config.keep_color, frame, style_frame) for style_frame in styles]
-    return Scene(Picture(frame, alpha, content.icc_profile), content_frame, style_frames)
+    init_frame = None if config.init == "noise" else content_frame
+    if config.init not in ("content", "noise"):
+        init_frame = resize(read_picture(config.init, config.max_pixels).frame, height, width)
+        init_frame = grey(luminance(init_frame)) if config.keep_color == "luminance" else init_frame
+    return Scene(Picture(frame, alpha, content.icc_profile), content_frame, style_frames, init_frame)
 
 
-def fitted_size(frame: np.ndarray, size_px: int, name: str) -> tuple[int, int]:
+def fitted_size(frame: np.ndarray, size_px: int, name: str, scales: int = 1) -> tuple[int, int]:
     """Height and width of a frame whose long side is `size_px` at most; `name` is for messages.
 
     Raises:
-        OptimizeError: smaller than VGG-19 can look at.
+        OptimizeError: smaller, at the coarsest of the scales, than VGG-19 can look at.
     """
     height, width = frame.shape[:2]
     scale = min(1.0, size_px / max(height, width))
     height, width = round(height * scale), round(width * scale)
-    if min(height, width) < LEAST_PX:
-        raise OptimizeError(f"{name} gives {width}x{height} px; at least {LEAST_PX} px a side are needed")
+    least_px = LEAST_PX * 2 ** (scales - 1)
+    if min(height, width) < least_px:
+        scaled = f" for {scales} scales" if scales > 1 else ""
+        raise OptimizeError(f"{name} gives {width}x{height} px; at least {least_px} px a side are needed{scaled}")
     return height, width
 
 
@@ -197,12 +224,16 @@ def descend_through_scales(config: OptimizeConfig, scene: Scene, vgg: VGG19Featu
     image = None
     for scale in range(config.scales):
         factor = 0.5 ** (config.scales - 1 - scale)
-        size = max(LEAST_PX, round(height * factor)), max(LEAST_PX, round(width * factor))
+        size = max(LEAST_PX, round(height * factor)), max(LEAST_PX, round(width * factor))  # rounding may give 15
         content_frame = resize(scene.content_frame, *size)
         style_frames = [resize_short_side(frame, min(size)) for frame in scene.style_frames]
         objective = make_objective(config, vgg, looking_vgg, content_frame, style_frames)
         if image is None:
-            image = initial_image(config, content_frame, vgg.mean.device)
+            channels = 1 if config.keep_color == "luminance" else 3
+            if scene.init_frame is None:
+                image = noise_image(*size, config.seed, vgg.mean.device)[:, :channels]
+            else:
+                image = frame_to_image(resize(scene.init_frame, *size), vgg.mean.device)[:, :channels]
         else:
             image = torch.nn.functional.interpolate(image, size, mode="bicubic", antialias=True).clamp(0.0, 1.0)
         until = config.iterations * (scale + 1) // config.scales
@@ -222,37 +253,40 @@ def make_objective(
 ) -> Objective:
     """What the picture of one scale is compared with.
 
-    Several styles become one target, the blend of their Gram matrices: for a squared error the gradient is that of the
-    blended losses.
+    Several styles become one target, the blend of their Gram matrices. With the losses of Gatys and of Johnson that has the
+    gradient of the blended losses.
 
     Args:
         vgg: float32, for the targets. looking_vgg: in the precision that the picture is looked at.
     """
     device = vgg.mean.device
     blend = np.array(config.style_blend or [1.0] * len(style_frames))
-    style_grams = {layer: torch.zeros(()) for layer in config.style_layers}
+    style_grams = {layer: torch.zeros((), device=device) for layer in config.style_layers}
     with torch.no_grad():
-        content_features = vgg(to_image(torch.tensor(content_frame)[None], device), config.content_layers)
+        content_features = vgg(frame_to_image(content_frame, device), config.content_layers)
         for share, style_frame in zip(blend / blend.sum(), style_frames, strict=True):
-            features = vgg(to_image(torch.tensor(style_frame)[None], device), config.style_layers)
-            style_grams = {layer: gram + share * losses.gram_matrix(features[layer]) for layer, gram in style_grams.items()}
-    weights = config.style_layer_weights
+            grams = losses.gram_matrices(vgg(frame_to_image(style_frame, device), config.style_layers))
+            style_grams = {layer: gram + share * grams[layer] for layer, gram in style_grams.items()}
+    layer_weights = dict(zip(config.style_layers, config.style_layer_weights, strict=False)) or None
     return Objective(
         looking_vgg,
         content_features,
         style_grams,
         config.content_weight,
-        default_style_weight(content_features, style_grams, config.normalization)
+        default_style_weight(content_features, style_grams, config.normalization, layer_weights)
         if config.style_weight is None
         else config.style_weight,
         config.tv_weight,
         config.normalization,
-        dict(zip(config.style_layers, weights, strict=True)) if weights else None,
+        layer_weights,
     )
 
 
 def default_style_weight(
-    content_features: Mapping[str, Tensor], style_grams: Mapping[str, Tensor], normalization: str
+    content_features: Mapping[str, Tensor],
+    style_grams: Mapping[str, Tensor],
+    normalization: str,
+    layer_weights: Mapping[str, float] | None = None,
 ) -> float:
     """`STYLE_WEIGHT` where losses are unitless; else what weighs a black picture's style against its content in the same way.
 
@@ -261,26 +295,14 @@ def default_style_weight(
     black = {layer: torch.zeros_like(features) for layer, features in content_features.items()}
     content = losses.content_loss(black, content_features, normalization)
     black = {layer: gram.new_zeros(1, gram.shape[1], 1, 1) for layer, gram in style_grams.items()}
-    style = losses.style_loss(black, style_grams, normalization)
+    style = losses.style_loss(black, style_grams, normalization, layer_weights)
     return STYLE_WEIGHT * (content.item() or 1.0) / (style.item() or 1.0)
 
 
-def initial_image(config: OptimizeConfig, content_frame: np.ndarray, device: torch.device) -> Tensor:
-    """The picture that the descent begins with: (1, 3, H, W), or (1, 1, H, W) where only luminance is painted.
-
-    Noise is white, around middle grey; the same for the same seed and size, on any device.
-    """
-    channels = 1 if config.keep_color == "luminance" else 3
-    height, width = content_frame.shape[:2]
-    if config.init == "noise":
-        noise = torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(config.seed))
-        return (0.5 + NOISE * noise).clamp(0.0, 1.0).to(device)
-    frame = content_frame
-    if config.init != "content":
-        frame = resize(read_picture(config.init, config.max_pixels).frame, height, width)
-        if channels == 1:
-            frame = grey(luminance(frame))
-    return to_image(torch.tensor(frame)[None], device)[:, :channels]
+def noise_image(height: int, width: int, seed: int, device: torch.device) -> Tensor:
+    """White noise around middle grey, (1, 3, H, W) in [0, 1]; the same for the same seed and size on any device."""
+    noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    return (0.5 + NOISE * noise).clamp(0.0, 1.0).to(device)
 
 
 def moving_average(average: Tensor, averaged: int, image: Tensor) -> Tensor:
@@ -302,7 +324,7 @@ def to_picture(image: Tensor, scene: Scene, bits: int) -> Picture:
     if frame.shape[2] == 1:
         content_frame = np.multiply(scene.content.frame, most // 255, dtype=dtype)
         frame = keep_luminance(content_frame, frame[:, :, 0])
-    return Picture(frame, scene.content.alpha if bits == 8 else None, scene.content.icc_profile if bits == 8 else None)
+    return Picture(frame, scene.content.alpha, scene.content.icc_profile)
 
 
 def expected_time(config: OptimizeConfig, image: Tensor, seconds: float, size: tuple[int, int]) -> str:

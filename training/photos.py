@@ -368,3 +368,8 @@ def to_image(frames: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and not frames.is_cuda:
         frames = frames.pin_memory()  # or the copy would wait for everything before it
     return frames.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255.0
+
+
+def frame_to_image(frame: np.ndarray, device: torch.device) -> Tensor:
+    """One (H, W, 3) uint8 frame as a (1, 3, H, W) image."""
+    return to_image(torch.tensor(frame)[None], device)

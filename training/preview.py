@@ -10,7 +10,7 @@ import torch
 from inference.pictures import Picture, contact_sheet, read_picture, resize_short_side, write_picture
 from training import losses
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
-from training.photos import PhotoFolder, to_image
+from training.photos import PhotoFolder, frame_to_image
 from training.update import DEFAULT_STYLE_WEIGHT, Target
 from training.watchdog import picture_fault
 
@@ -53,7 +53,7 @@ def load_preview_frames(config: TrainConfig, photos: Sequence[Path]) -> list[np.
 @torch.no_grad()
 def stylize_frame(net: torch.nn.Module, frame: np.ndarray) -> np.ndarray:
     """A (H, W, 3) uint8 frame, cut to the network's stride, as the network paints it: (H, W, 3) float32."""
-    content_image = to_image(torch.tensor(cut_to_stride(net, frame))[None], next(net.parameters()).device)
+    content_image = frame_to_image(cut_to_stride(net, frame), next(net.parameters()).device)
     return np.asarray(net(content_image)[0].permute(1, 2, 0).float().cpu())
 
 
@@ -76,7 +76,7 @@ def look_at(net: torch.nn.Module, target: Target, frames: Sequence[np.ndarray], 
     content_frames = [cut_to_stride(net, frame) for frame in frames]
     images, rows = [], []
     for frame in content_frames:
-        content_image = to_image(torch.tensor(frame)[None], device)
+        content_image = frame_to_image(frame, device)
         stylized_image = net(content_image)
         features = target.vgg(stylized_image, (*STYLE_LAYERS, *CONTENT_LAYERS))
         content_features = target.vgg(content_image, CONTENT_LAYERS)

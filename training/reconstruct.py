@@ -11,12 +11,12 @@ from inference.pictures import Picture, check_writable, contact_sheet, read_pict
 from models.errors import Interrupted
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
-from training.config import OptimizeConfig, ReconstructConfig
+from training.config import ReconstructConfig
 from training.console import catch_interrupt, progress_bar
 from training.descent import Objective, Step, descend
 from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
-from training.optimize import check_layers, fitted_size, initial_image
-from training.photos import to_image
+from training.optimize import check_layers, fitted_size, noise_image
+from training.photos import frame_to_image
 from training.preview import to_frame
 
 
@@ -54,7 +54,7 @@ def reconstruct(config: ReconstructConfig, output: Path, console: Console, overw
         task = progress.add_task("", total=len(jobs) * (config.iterations + 1), losses="")
         for kind, layers in jobs:
             objective = make_objective(kind, layers, vgg, looking_vgg, frame)
-            image = initial_image(OptimizeConfig("", (), init="noise", seed=config.seed), frame, device)
+            image = noise_image(height, width, config.seed, device)
             best: Step | None = None
             for step in descend(image, objective, config.iterations, config.optimizer):
                 if best is None or step.losses[kind] < best.losses[kind]:
@@ -72,7 +72,8 @@ def reconstruct(config: ReconstructConfig, output: Path, console: Console, overw
             if interrupted:
                 break
     done = [kind for kind in kinds if len(rows[kind]) > 1]
-    sheet = contact_sheet([rows[kind] for kind in done], [labels[kind] for kind in done])
+    cell_px = max(256, height, width)
+    sheet = contact_sheet([rows[kind] for kind in done], [labels[kind] for kind in done], cell_px)
     write_picture(output, Picture(sheet), overwrite)
     if interrupted:
         raise Interrupted(f"stopped; what was done is in {output}")
@@ -87,7 +88,7 @@ def make_objective(
         vgg: float32, for the targets. looking_vgg: in the precision that the picture is looked at.
     """
     with torch.no_grad():
-        features = vgg(to_image(torch.tensor(frame)[None], vgg.mean.device), layers)
+        features = vgg(frame_to_image(frame, vgg.mean.device), layers)
     if kind == "content":
         return Objective(looking_vgg, {layers[-1]: features[layers[-1]]}, {}, 1.0, 0.0)
-    return Objective(looking_vgg, {}, {layer: losses.gram_matrix(features[layer]) for layer in layers}, 0.0, 1.0)
+    return Objective(looking_vgg, {}, losses.gram_matrices(features), 0.0, 1.0)

@@ -59,8 +59,10 @@ def add_evaluation(result: Mapping[str, Any], folder: Path = FOLDER) -> list[Pat
             output = folder / f"{name}.onnx"
             if output not in cards:
                 nets[output], cards[output] = load_net(output.with_suffix(".safetensors"))
-            figures = {"photos": result["photos"], "optimizer": result["optimizer"], "total": row["total"], **row["equals"]}
-            cards[output].setdefault("classic", {})[size] = figures
+            most = max(result["against"])
+            equals = {start: f"more than {most}" if n is None else n for start, n in row["equals"].items()}
+            figures = {"photos": result["photos"], "optimizer": result["optimizer"], "total": row["total"], **equals}
+            cards[output].setdefault("classic", {}).setdefault(size, {}).update(figures)
     for output, card in cards.items():
         write_style(nets[output], card, output)
     return list(cards)

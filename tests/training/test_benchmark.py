@@ -47,3 +47,9 @@ def test_a_size_off_the_networks_stride_is_refused(run, capsys):
     with pytest.raises(SystemExit):
         run("bench", "--sizes", "30")
     assert "30 has a side that is not a multiple of 4" in capsys.readouterr().err
+
+
+def test_options_of_the_training_benchmark_are_refused_without_it(run):
+    code, _, err = run("bench", "--size", "512", "--tier", "quality")
+    assert code == 1
+    assert "--tier, --size: only with --training; sizes are given with --sizes" in err

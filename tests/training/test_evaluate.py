@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 from inference import styles as styles_module
 from inference.session import StyleSession
 from models.vgg import load_vgg19
+from training import evaluate as evaluate_module
 from training import ship as ship_module
 from training.checkpoint import load_net
 from training.evaluate import first_at_most, heldout_losses, read_square, summarize, table
@@ -119,6 +122,22 @@ def test_evaluate_writes_table_json_and_plot(run, evaluation, painting, photo_fo
     assert f"{name:32}" in out
 
 
+def test_an_interrupted_evaluation_keeps_finished_sizes(run, evaluation, style_file, tmp_path, monkeypatch):
+    descend = evaluate_module.descend
+
+    def interrupted(image, *rest):
+        for step in descend(image, *rest):
+            if image.shape[2] == 48:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield step
+
+    monkeypatch.setattr(evaluate_module, "descend", interrupted)
+    code, _, err = run("evaluate", style_file, *evaluation, "--sizes", "32,48")
+    assert code == 130
+    assert "finished sizes are in" in err
+    assert list(json.loads((tmp_path / "evaluation.json").read_text())["sizes"]) == ["32"]
+
+
 def test_evaluate_overwrites_nothing(run, evaluation, style_file, tmp_path):
     (tmp_path / "evaluation.png").write_text("precious")
     code, _, err = run("evaluate", style_file, *evaluation)
@@ -134,6 +153,8 @@ def test_evaluate_overwrites_nothing(run, evaluation, style_file, tmp_path):
         (["--inits", "photo"], "noise, content or both"),
         (["--against", "-1"], "from 0 up"),
         (["--photos", "nowhere"], "nowhere is not a folder"),
+        (["-o", "nowhere/e.json"], "there is no folder nowhere"),
+        (["-o", "evaluation.txt"], "a name that ends in .json"),
     ],
 )
 def test_what_cannot_be_evaluated_says_why(run, evaluation, style_file, more, message, tmp_path):
@@ -164,14 +185,14 @@ def test_an_evaluation_goes_onto_the_cards_and_changes_no_weight(style_file, tmp
     before, _ = load_net(style_file.with_suffix(".safetensors"))
     for size, equals in (("256", {"noise": 21, "content": None}), ("512", {"noise": 30, "content": 12})):
         sizes = {size: {"networks": {"strokes/realtime": {"total": 1.2, "equals": equals}}}}
-        ship_module.add_evaluation({"photos": 10, "optimizer": "lbfgs", "sizes": sizes}, tmp_path)
+        ship_module.add_evaluation({"photos": 10, "optimizer": "lbfgs", "against": [20, 40], "sizes": sizes}, tmp_path)
     after, card = load_net(tmp_path / "strokes" / "realtime.safetensors")
-    assert card["classic"]["256"] == {"photos": 10, "optimizer": "lbfgs", "total": 1.2, "noise": 21, "content": None}
+    assert card["classic"]["256"] == {"photos": 10, "optimizer": "lbfgs", "total": 1.2, "noise": 21, "content": "more than 40"}
     assert card["title"] == "Strokes"
     for old, new in zip(before.parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(new, old, rtol=0, atol=0)
     assert StyleSession(tmp_path / "strokes" / "realtime.onnx").contract.card["classic"]["512"]["content"] == 12
     monkeypatch.setattr(styles_module.shipped_styles, "__defaults__", (tmp_path,))
     _, out, _ = run("styles")
-    assert "worth 21 iterations from noise of the classic optimization at 256 px" in out
+    assert "worth 21 iterations from noise, more than 40 iterations from content of the classic optimization at 256 px" in out
     assert "worth 30 iterations from noise, 12 iterations from content of the classic optimization at 512 px" in out

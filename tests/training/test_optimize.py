@@ -1,14 +1,16 @@
 import dataclasses
 import os
+import re
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from rich.console import Console
 
 from inference.color import LINEAR_METHODS, color_statistics, luminance
@@ -19,6 +21,7 @@ from training import device as device_module
 from training import losses
 from training import optimize as optimize_module
 from training.config import COLOR_CONTROLS, STYLE_WEIGHT, OptimizeConfig
+from training.descent import Step
 from training.optimize import Scene, control_color, default_style_weight, descend_through_scales, load_scene, optimize
 
 CONSOLE = Console(quiet=True)
@@ -144,7 +147,9 @@ def test_sixteen_bits_do_not_fit_into_a_jpeg(run, content, painting, tmp_path):
     assert "give a .png or .tif" in err
 
 
-def test_snapshots_are_files_and_a_sheet(run, content, painting, tmp_path):
+def test_snapshots_are_files_and_a_sheet(run, content, painting, tmp_path, monkeypatch):
+    sheets, contact_sheet = [], optimize_module.contact_sheet
+    monkeypatch.setattr(optimize_module, "contact_sheet", lambda *a: (sheets.append(a), contact_sheet(*a))[1])
     options = [
         "--iterations",
         "6",
@@ -168,6 +173,9 @@ def test_snapshots_are_files_and_a_sheet(run, content, painting, tmp_path):
         np.testing.assert_array_equal(np.asarray(first), np.asarray(image.resize((48, 36), Image.Resampling.LANCZOS)))
     with Image.open(tmp_path / "out_snapshots.png") as sheet:
         assert sheet.width > 3 * 320
+    [(frames, labels)] = [(frames[0], labels[0]) for frames, labels, _ in sheets]
+    assert len(frames) == 3
+    assert re.fullmatch(r"3: content [\d.e-]+ style [\d.e-]+", labels[1])
 
 
 def test_the_average_is_the_result_where_it_is_asked_for(paint, monkeypatch):
@@ -211,6 +219,24 @@ def test_ctrl_c_keeps_the_best_picture_so_far(run, content, painting, tmp_path, 
     assert code == 130
     assert f"stopped after 3 iterations; the best picture so far is {tmp_path / 'out.png'}" in err
     assert (tmp_path / "out.png").is_file()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), None])
+def test_the_best_picture_is_kept_whatever_happens(content, painting, tmp_path, monkeypatch, error):
+    pictures = [torch.full((1, 3, 36, 48), light) for light in (0.2, 0.4, 0.6)]
+
+    def made_up(*_):
+        for i, total in enumerate([3.0, 1.0, 2.0]):
+            yield Step(i, pictures[i], {"content": 0.0, "style": 0.0, "tv": 0.0, "total": total})
+        if error:
+            raise error
+
+    monkeypatch.setattr(optimize_module, "descend", made_up)
+    config = OptimizeConfig(str(content), (str(painting),), **SMALL)
+    with pytest.raises(type(error)) if error else nullcontext():
+        optimize(config, tmp_path / "out.png", CONSOLE)
+    with Image.open(tmp_path / "out.png") as out:
+        assert out.getpixel((0, 0)) == (102, 102, 102)
 
 
 def test_the_expected_time_is_said(run, content, painting, tmp_path):
@@ -266,7 +292,9 @@ def test_running_out_of_memory_says_what_would_fit(content, painting, tmp_path, 
         (["--style-weight", "nan"], "finite numbers"),
         (["--style-blend", "0"], "--style-blend is all zero"),
         (["--snapshots", "9999"], "--snapshots has 9999; numbers from 0 to --iterations (500)"),
-        (["--scales", "6"], "fewer scales"),
+        (["--scales", "4"], "at least 128 px a side are needed for 4 scales"),
+        (["--style-layers", "relu1_1,relu1_1"], "--style-layers names a layer twice"),
+        (["--seed", "99999999999999999999"], "less than 2^63"),
         (["--init", "nowhere.png"], "nowhere.png cannot be read"),
         (["--size", "20"], "--size is 20; at least 32"),
         (["-o", "nowhere/out.png"], "there is no folder nowhere"),
@@ -275,7 +303,8 @@ def test_running_out_of_memory_says_what_would_fit(content, painting, tmp_path, 
 )
 def test_what_cannot_be_optimized_says_why(run, content, painting, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run("optimize", content, painting, "--vgg19", "random", "--device", "cpu", *options)
+    fixed = ("--vgg19", "random", "--device", "cpu", "-o", "out.png")
+    code, _, err = run("optimize", content, painting, *fixed, *options)
     assert code == 1
     assert message in err
     assert err.count("\n") == 1
@@ -297,6 +326,21 @@ def test_transparency_of_the_content_is_kept(content, painting, tmp_path):
     with Image.open(tmp_path / "out.png") as out:
         assert out.mode == "RGBA"
         assert out.size == (48, 36)
+
+
+def test_sixteen_bits_keep_transparency_and_turn_a_profile_into_srgb(content, painting, tmp_path):
+    with Image.open(content) as image:
+        clear = image.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    clear.save(tmp_path / "clear.png", icc_profile=profile)
+    config = OptimizeConfig(str(tmp_path / "clear.png"), (str(painting),), bits=16, **SMALL)
+    optimize(config, tmp_path / "out.png", CONSOLE)
+    out = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED)
+    assert out is not None
+    assert (out.shape, out.dtype) == ((36, 48, 4), np.uint16)
+    alpha = np.asarray(clear.getchannel("A").resize((48, 36), Image.Resampling.LANCZOS)).astype(int) * 257
+    np.testing.assert_array_equal(out[:, :, 3], alpha)
 
 
 def test_a_coarse_scales_picture_is_enlarged_for_its_file(content, painting):

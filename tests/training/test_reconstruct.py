@@ -75,7 +75,7 @@ def test_ctrl_c_writes_what_was_done(run, photo, tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--layers", "conv9_1"], 'no layer "conv9_1"'),
-        (["--layers", ","], "--layers is empty"),
+        (["--layers", ","], "--layers is empty or"),
         (["-o", "sheet.doc"], 'no format for ".doc"'),
     ],
 )
