@@ -11,14 +11,16 @@ of them alike; the optimization and torch are timed in one go each.
 
 import copy
 import datetime
+import functools
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from PIL import Image
@@ -27,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from inference.demo import paint_landscape
 from inference.session import cuda_devices
-from models.contract import INPUT
+from models.contract import INPUT, OPSET
 from models.image_transform_net import TIERS, JohnsonNet
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
@@ -107,17 +109,37 @@ def wait_for(device: torch.device) -> None:
 
 
 def peak_gflops(device: torch.device) -> float:
-    """What a large float32 matrix product reaches here, the best of several."""
-    n = 2048
-    a, b = torch.rand(n, n, device=device), torch.rand(n, n, device=device)
-    times = []
-    for _ in range(8):
-        wait_for(device)
-        began = time.perf_counter()
-        a @ b
-        wait_for(device)
-        times.append(time.perf_counter() - began)
-    return 2e-9 * n**3 / min(times)
+    """What large float32 matrix products reach here: the best of several, and on a CPU of several libraries.
+
+    On one machine torch reached 201, numpy 239, ONNX Runtime 445.
+    """
+    best_s: dict[int, float] = {}
+    for n in (1024, 2048):
+        a, b = torch.rand(n, n, device=device), torch.rand(n, n, device=device)
+        products: list[Callable[[], object]] = [functools.partial(torch.matmul, a, b)]
+        if device.type == "cpu":
+            session = onnxruntime.InferenceSession(matmul_onnx(b.numpy()), providers=["CPUExecutionProvider"])
+            products.append(functools.partial(np.matmul, a.numpy(), b.numpy()))
+            products.append(functools.partial(session.run, None, {"a": a.numpy()}))
+        times = []
+        for product in products:
+            for _ in range(8):
+                wait_for(device)
+                began = time.perf_counter()
+                product()
+                wait_for(device)
+                times.append(time.perf_counter() - began)
+        best_s[n] = min(times)
+    return max(2e-9 * n**3 / seconds for n, seconds in best_s.items())
+
+
+def matmul_onnx(b: np.ndarray) -> bytes:
+    """A model that multiplies its input "a" by a square matrix."""
+    a, c = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, b.shape) for name in ("a", "c"))
+    node = onnx.helper.make_node("MatMul", ["a", "b"], ["c"])
+    graph = onnx.helper.make_graph([node], "matmul", [a], [c], [onnx.numpy_helper.from_array(b, "b")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=8)
+    return model.SerializeToString()
 
 
 def count_gflop(net: nn.Module, height: int, width: int) -> float:
@@ -226,7 +248,7 @@ def table(result: dict[str, Any]) -> str:
             )
     lines.append("")
     lines.append(f"training: {result['training_photos_per_s']:.1f} photos/s (realtime, batch 4, 256 px)")
-    lines.append(f"peak: {result['peak_gflops']:.0f} GFLOP/s, a 2048x2048 float32 matrix product")
+    lines.append(f"peak: {result['peak_gflops']:.0f} GFLOP/s, the best float32 matrix product")
     return "\n".join(lines)
 
 
