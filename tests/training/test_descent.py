@@ -7,7 +7,7 @@ import torch
 from models.errors import OptimizeError
 from models.vgg import load_vgg19
 from training import losses
-from training.descent import MOST_RISE, Objective, descend
+from training.descent import Objective, descend
 
 STYLE = ("relu1_1", "relu2_1")
 
@@ -133,9 +133,9 @@ def test_after_many_overshoots_it_begins_anew_and_still_arrives(noise):
     assert totals[-1] < 0.01 * totals[0]
 
 
-def test_the_total_never_rises_far_with_lbfgs(objective, noise):
+def test_the_total_never_rises_with_lbfgs(objective, noise):
     totals = [step.losses["total"] for step in descend(noise, objective, 60)]
-    assert all(later <= MOST_RISE * earlier for earlier, later in itertools.pairwise(totals))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(totals))
 
 
 def test_losses_that_are_not_finite_from_the_start_are_an_error(noise):
