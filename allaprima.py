@@ -150,7 +150,7 @@ def optimize(options: argparse.Namespace) -> int:
 
     from training.optimize import optimize as run_optimization
 
-    config = OptimizeConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(OptimizeConfig)})
+    config = OptimizeConfig(**_chosen(OptimizeConfig, options))
     content = Path(config.content)
     names = "_".join(Path(style).stem for style in config.styles)
     output = Path(options.output or content.parent / f"{content.stem}_{names}_optimized.png")
@@ -165,7 +165,7 @@ def reconstruct(options: argparse.Namespace) -> int:
 
     from training.reconstruct import reconstruct as run_reconstruction
 
-    config = ReconstructConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(ReconstructConfig)})
+    config = ReconstructConfig(**_chosen(ReconstructConfig, options))
     output = Path(options.output)
     run_reconstruction(config, output, Console(highlight=False), options.overwrite)
     print(f"look at {output.resolve()}")
@@ -180,7 +180,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from training.evaluate import evaluate as run_evaluation
     from training.evaluate import table
 
-    config = EvaluateConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluateConfig)})
+    config = EvaluateConfig(**_chosen(EvaluateConfig, options))
     output = Path(options.output)
     if output.suffix != ".json":
         raise OptimizeError(f"-o is {output}; a name that ends in .json is wanted")
@@ -196,6 +196,11 @@ def evaluate(options: argparse.Namespace) -> int:
     print(table(result))
     print(f"look at {output.with_suffix('.png').resolve()}")
     return 0
+
+
+def _chosen(config: type[OptimizeConfig | ReconstructConfig | EvaluateConfig], options: argparse.Namespace) -> dict[str, Any]:
+    """A config's fields as the command line gives them."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(config)}
 
 
 def import_style(options: argparse.Namespace) -> int:

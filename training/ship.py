@@ -35,8 +35,9 @@ def ship(run_folder: Path, photos: Path, name: str, folder: Path = FOLDER) -> Pa
     net, card = load_net(find_weights(run_folder))
     vgg = load_vgg19(config.vgg19)
     style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
-    card["heldout"] = {str(size): heldout_losses(net, vgg, style_frame, list_photos(photos), size) for size in SIZES_PX}
-    card["heldout_photos"] = len(list_photos(photos))
+    paths = list_photos(photos)
+    card["heldout"] = {str(size): heldout_losses(net, vgg, style_frame, paths, size) for size in SIZES_PX}
+    card["heldout_photos"] = len(paths)
     (folder / name).mkdir(parents=True, exist_ok=True)
     output = folder / name / f"{config.tier}.onnx"
     difference = write_style(net, card, output)
