@@ -22,6 +22,9 @@ from training.config import (
     flag,
 )
 
+# inference.sinks.CODECS and QUALITY, for the same reason as below
+CODECS = ("auto", "h264", "hevc", "av1")
+QUALITY = 75
 COLOR_MODES = ("none", "luminance", "histogram", "linear")  # inference.color.MODES; importing it would import OpenCV
 
 
@@ -66,16 +69,17 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def stylize(options: argparse.Namespace) -> int:
+    from inference.painter import StylizeOptions
     from inference.session import StyleSession
-    from inference.styles import find_style
-    from inference.stylize import StylizeOptions, plan_jobs, run_jobs
+    from inference.styles import find_style, style_name
+    from inference.stylize import plan_jobs, run_jobs
 
     path = find_style(options.style)
-    name = path.stem if options.style.lower().endswith(".onnx") else options.style.replace("/", "_").replace(" ", "_")
-    jobs = plan_jobs(options.photos, options.output, name)
+    jobs = plan_jobs(options.photos, options.output, style_name(options.style))
     how = StylizeOptions(options.keep_color, options.match_luminance, options.strength, options.max_side)
     at_once = min(len(jobs), options.jobs or os.cpu_count() or 1)
     session = StyleSession(path, options.device, shared=at_once > 1)
+    print(f"painting with {path} on {session.where}", file=sys.stderr)
     results = run_jobs(jobs, session, how, options.overwrite, options.max_pixels, at_once)
     if len(jobs) > 1 and sys.stderr.isatty():
         from rich.console import Console
@@ -92,6 +96,94 @@ def stylize(options: argparse.Namespace) -> int:
     if failed and len(jobs) > 1:
         print(f"allaprima: {failed} of {len(jobs)} pictures failed, the others are painted", file=sys.stderr)
     return 1 if failed else 0
+
+
+def video(options: argparse.Namespace) -> int:
+    from inference.console import catch_interrupt, film_progress
+    from inference.painter import StylizeOptions
+    from inference.profile import Profile, bare_session_ms
+    from inference.session import StyleSession
+    from inference.styles import find_style, style_name
+    from inference.video import VideoOptions, default_output, paint_video
+
+    path, source = find_style(options.style), Path(options.film)
+    output = Path(options.output) if options.output else default_output(source, style_name(options.style))
+    session = StyleSession(path, options.device, shared=True)
+    print(f"painting with {path} on {session.where}", file=sys.stderr)
+    how = StylizeOptions(options.keep_color, strength=options.strength, max_side_px=options.max_side)
+    what = VideoOptions(options.codec, options.quality, options.start, options.duration)
+    profile = Profile()
+    with catch_interrupt() as received, film_progress() as progress:
+        stopped = lambda: received  # noqa: E731
+        report = paint_video(source, output, session, how, what, options.overwrite, stopped, progress, profile)
+    for note in report.notes:
+        print(f"allaprima: {source}: {note}", file=sys.stderr)
+    if report.skipped:
+        text = f"{source}: {report.skipped} damaged stretches were skipped; the others are in their places in time"
+        print(f"allaprima: {text}", file=sys.stderr)
+    speed = f"{report.frames / report.wall_s:.1f} frames a second"
+    if options.profile:
+        print(profile.table())
+        bare_ms, frame_ms = bare_session_ms(session, *report.work_size), 1000.0 * report.wall_s / report.frames
+        print(f"{frame_ms:.1f} ms a frame in all; the network alone {bare_ms:.1f} ms")
+    if not report.whole:
+        raise Interrupted(f"stopped; {output} holds the first {report.end_s:.1f} s ({report.frames} frames)")
+    print(f"{output}: {report.frames} frames, {report.end_s:.1f} s, {report.encoder}, painted at {speed}")
+    return 0
+
+
+def webcam(options: argparse.Namespace) -> int:
+    from inference.cameras import Buffers, CameraFeed, open_camera
+    from inference.console import catch_interrupt
+    from inference.displays import VirtualCamera, Window, check_virtual_camera
+    from inference.profile import Profile, bare_session_ms
+    from inference.sinks import check_writable
+    from inference.styles import PREFERRED_LIVE, find_style, shipped_styles
+    from inference.webcam import Controls, StyleRack, Webcam
+
+    if options.record:
+        check_writable(Path(options.record), options.overwrite)
+    if options.virtual_camera:
+        check_virtual_camera()
+    window = None if options.headless else Window()
+    names = options.style or [style.full_name for style in shipped_styles() if style.tier == PREFERRED_LIVE[0]]
+    rack = StyleRack({name: find_style(name, tiers=PREFERRED_LIVE) for name in names}, options.device)
+    buffers, profile = Buffers(), Profile()
+    size = (options.size[1], options.size[0]) if options.size else None
+    feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
+    session = rack.session(names[0])
+    assert session is not None
+    print(f"painting with {names[0]} on {session.where}", file=sys.stderr)
+    controls = Controls(keep_color=options.keep_color, strength=options.strength)
+    live = Webcam(
+        feed,
+        rack,
+        buffers,
+        controls,
+        options.target_fps,
+        window,
+        Path(options.record) if options.record else None,
+        (lambda height, width: VirtualCamera(height, width, options.target_fps or 30.0)) if options.virtual_camera else None,
+        options.overwrite,
+        profile,
+        lambda text: print(text, file=sys.stderr),
+    )
+    try:
+        with catch_interrupt() as received:
+            report = live.run(options.frames, lambda: received)
+    finally:
+        feed.close()
+        rack.close()
+        if window:
+            window.close()
+    print(report)
+    if options.profile:
+        print(profile.table())
+        height, width = live.work_size
+        if height:
+            alone_ms = bare_session_ms(session, height, width)
+            print(f"the network alone at {width}x{height}: {alone_ms:.1f} ms, {1000.0 / alone_ms:.1f} a second")
+    return 0
 
 
 def train(options: argparse.Namespace) -> int:
@@ -345,6 +437,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_stylize(commands)
+    _add_video(commands)
+    _add_webcam(commands)
     _add_train(commands)
     _add_sweep(commands)
     _add_optimize(commands)
@@ -413,26 +507,11 @@ def _add_stylize(commands: Commands) -> None:
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="a file, a folder or a glob")
     parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help="a shipped style, or an .onnx file")
     parser.add_argument("-o", "--output", metavar="FILE_OR_FOLDER", help="where to write")
-    parser.add_argument(
-        "--keep-color",
-        choices=COLOR_MODES,
-        default="none",
-        help="keep the photo's colors: luminance takes only light and dark from the painting, histogram and linear "
-        "move its palette to the photo's (default: none)",
-    )
+    _add_keep_color(parser, "photo")
     parser.add_argument(
         "--match-luminance", action="store_true", help="with --keep-color luminance: keep the photo's contrast, too"
     )
-    parser.add_argument(
-        "--strength", type=_number(0.0, 1.0), default=1.0, metavar="0..1", help="0 is the photo, 1 the painting (default: 1)"
-    )
-    parser.add_argument(
-        "--max-side",
-        type=_whole(16),
-        default=0,
-        metavar="PX",
-        help="paint at this size at most and scale the result back: larger strokes, less time and memory",
-    )
+    _add_max_side(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument(
         "--jobs",
@@ -442,7 +521,77 @@ def _add_stylize(commands: Commands) -> None:
         help="photos in work at the same time (default: as many as there are cores)",
     )
     _add_max_pixels(parser)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (default: auto)")
+    _add_device(parser)
+
+
+def _add_video(commands: Commands) -> None:
+    text = (
+        "Sound and subtitles are passed on as they are; size, timestamps, colors and aspect stay the film's, which is turned\n"
+        "upright. The result appears under its name when it is whole; Ctrl-C finishes it with what is done. Damaged\n"
+        "stretches are skipped and counted. A bare STYLE means the best tier; STYLE/realtime is many times faster."
+    )
+    example = "allaprima video clip.mp4 --style great_wave/realtime --keep-color luminance"
+    parser = _add(commands, "video", video, "paint a film", text, example)
+    parser.add_argument("film", metavar="IN", help="anything that FFmpeg reads")
+    parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help="a shipped style, or an .onnx file")
+    parser.add_argument("-o", "--output", metavar="OUT", help=".mp4, .mov, .mkv or .webm (default: IN_STYLE.mp4 beside IN)")
+    _add_keep_color(parser, "film")
+    _add_max_side(parser)
+    what = "auto is H.264, AV1 in .webm; in hardware where that works (default: auto)"
+    parser.add_argument("--codec", choices=CODECS, default="auto", help=what)
+    what = f"more is better and larger (default: {QUALITY})"
+    parser.add_argument("--quality", type=_whole(1, 100), default=QUALITY, metavar="1..100", help=what)
+    parser.add_argument("--start", type=_seconds, default=0.0, metavar="T", help="begin here, in seconds or [H:]M:S")
+    parser.add_argument("--duration", type=_seconds, default=0.0, metavar="T", help="paint so much (default: to the end)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--profile", action="store_true", help="print how long each stage took")
+    _add_device(parser)
+
+
+def _add_webcam(commands: Commands) -> None:
+    text = (
+        "A window shows the camera painted; h in it lists the keys. --camera takes an index, an address (rtsp://, http://)\n"
+        "or a film, which plays at its own speed over and over. A camera that hangs or is unplugged is opened again. A bare\n"
+        "STYLE means the realtime tier; n and p change between several."
+    )
+    example = "allaprima webcam --style great_wave,starry_night --keep-color luminance"
+    parser = _add(commands, "webcam", webcam, "paint the camera live", text, example)
+    what = "shipped styles or .onnx files (default: all that are shipped in the realtime tier)"
+    parser.add_argument("-s", "--style", type=_names, metavar="STYLE[,STYLE...]", help=what)
+    parser.add_argument("--camera", default="0", metavar="N|URL|FILE", help="(default: 0, the first one)")
+    what = "what to ask the camera for (default: 640x480); films and streams are made to fit in"
+    parser.add_argument("--size", type=_size, metavar="WxH", help=what)
+    _add_keep_color(parser, "camera's picture")
+    what = "paint smaller while a frame takes too long, and larger again; the picture keeps its size"
+    parser.add_argument("--target-fps", type=_number(0.0, 1000.0), default=0.0, metavar="N", help=what)
+    parser.add_argument("--record", metavar="OUT.mp4", help="record from the beginning")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.mp4 if it exists")
+    what = "show the result as a camera to other programs; needs pip install pyvirtualcam"
+    parser.add_argument("--virtual-camera", action="store_true", help=what)
+    parser.add_argument("--headless", action="store_true", help="without a window")
+    parser.add_argument("--frames", type=_whole(0), default=0, metavar="N", help="stop after N painted frames")
+    parser.add_argument("--profile", action="store_true", help="print at the end how long each stage took")
+    _add_device(parser)
+
+
+def _add_keep_color(parser: argparse.ArgumentParser, content: str) -> None:
+    text = (
+        f"keep the {content}'s colors: luminance takes only light and dark from the painting, histogram and linear "
+        f"move its palette to the {content}'s (default: none)"
+    )
+    parser.add_argument("--keep-color", choices=COLOR_MODES, default="none", help=text)
+    text = f"0 is the {content} as it is, 1 the painting (default: 1)"
+    parser.add_argument("--strength", type=_number(0.0, 1.0), default=1.0, metavar="0..1", help=text)
+
+
+def _add_max_side(parser: argparse.ArgumentParser) -> None:
+    text = "paint at this size at most and scale the result back: larger strokes, less time and memory"
+    parser.add_argument("--max-side", type=_whole(16), default=0, metavar="PX", help=text)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    text = "where to run; auto takes CUDA where it works (default: auto)"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
 
 
 def _add_train(commands: Commands) -> None:
@@ -725,14 +874,38 @@ def _number(least: float, most: float) -> Callable[[str], float]:
     return number
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
     def whole_number(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{text} is not {least} {'or more' if most is None else f'to {most}'}")
         return value
 
     return whole_number
+
+
+def _seconds(text: str) -> float:
+    """ "90", "1:30" or "0:01:30"."""
+    parts = text.split(":")
+    if len(parts) > 3:
+        raise ValueError(text)
+    seconds = sum(float(part) * 60.0**power for power, part in enumerate(reversed(parts)))
+    if not 0.0 <= seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds or [H:]M:S")
+    return seconds
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Width and height."""
+    width, _, height = text.lower().partition("x")
+    size = int(width), int(height)
+    if not all(16 <= side <= 16384 for side in size):
+        raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT with sides from 16 to 16384")
+    return size
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 if __name__ == "__main__":

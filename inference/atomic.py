@@ -13,37 +13,71 @@ _UMASK = os.umask(0)  # can be read only by setting it, which is not safe once t
 os.umask(_UMASK)
 
 
+class AtomicFile:
+    """An empty file `temporary` beside `path`, to be filled by whoever needs a name, then committed or discarded.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+        self.temporary = Path(temporary)
+
+    def commit(self) -> None:
+        """Give the file its name.
+
+        Raises:
+            OSError: what was there before still is, unless only the folder failed to be flushed at the very end.
+        """
+        try:
+            try:
+                os.fsync(self.handle)
+            finally:
+                os.close(self.handle)
+                self.handle = -1
+            os.chmod(self.temporary, 0o666 & ~_UMASK)
+            os.replace(self.temporary, self.path)
+        except BaseException:
+            self.discard()
+            raise
+        if os.name == "posix":  # the new name, too, survives a power cut
+            try:
+                folder = os.open(self.path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+            except OSError as error:
+                if error.errno not in NO_FOLDER_FSYNC:
+                    raise
+
+    def discard(self) -> None:
+        """Leave nothing behind; harmless after `commit`."""
+        with contextlib.suppress(OSError):
+            if self.handle >= 0:
+                os.close(self.handle)
+                self.handle = -1
+        with contextlib.suppress(OSError):
+            os.unlink(self.temporary)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file or nothing.
 
     Raises:
         OSError: what was there before still is, unless only the folder failed to be flushed at the very end.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+    file = AtomicFile(path)
     try:
-        try:
-            left = memoryview(data)
-            while left:  # one write may take only a part: 2 GB on Linux, less where the disk is nearly full
-                left = left[os.write(handle, left) :]
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        os.chmod(temporary, 0o666 & ~_UMASK)
-        os.replace(temporary, path)
+        left = memoryview(data)
+        while left:  # one write may take only a part: 2 GB on Linux, less where the disk is nearly full
+            left = left[os.write(file.handle, left) :]
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        file.discard()
         raise
-    if os.name == "posix":  # the new name, too, survives a power cut
-        try:
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            if error.errno not in NO_FOLDER_FSYNC:
-                raise
+    file.commit()
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -9,7 +9,13 @@ MODES = ("none", "luminance", "histogram", "linear")
 LINEAR_METHODS = ("cholesky", "image-analogies", "optimal-transport")
 
 
-def keep_color(content_frame: np.ndarray, stylized_frame: np.ndarray, mode: str, match_luminance: bool = False) -> np.ndarray:
+def keep_color(
+    content_frame: np.ndarray,
+    stylized_frame: np.ndarray,
+    mode: str,
+    match_luminance: bool = False,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Give a stylized frame the content's colours.
 
     Args:
@@ -17,25 +23,94 @@ def keep_color(content_frame: np.ndarray, stylized_frame: np.ndarray, mode: str,
         mode: one of `MODES`. "none" returns the stylized frame; "luminance" takes only its light and dark; "histogram"
             and "linear" move its palette to the content's, statistics of the whole picture.
         match_luminance: with "luminance", see `keep_luminance`.
+        out: where to write the result; may be `stylized_frame`.
     Returns:
         (H, W, 3) uint8 RGB.
     Raises:
         ValueError: unknown mode, or sizes that differ.
     """
+    _check(content_frame, stylized_frame, mode)
+    if mode == "luminance":
+        return keep_luminance(content_frame, stylized_frame, match_luminance, out)
+    if mode == "histogram":
+        return match_histogram(stylized_frame, content_frame, out)
+    if mode == "linear":
+        return match_linear(stylized_frame, content_frame, out=out)
+    return stylized_frame
+
+
+def _check(content_frame: np.ndarray, stylized_frame: np.ndarray, mode: str) -> None:
     if mode not in MODES:
         raise ValueError(f'color mode is "{mode}"; one of {", ".join(MODES)} is wanted')
     if content_frame.shape != stylized_frame.shape:
         raise ValueError(f"content is {content_frame.shape}, stylized {stylized_frame.shape}; one size is wanted")
-    if mode == "luminance":
-        return keep_luminance(content_frame, stylized_frame, match_luminance)
-    if mode == "histogram":
-        return match_histogram(stylized_frame, content_frame)
-    if mode == "linear":
-        return match_linear(stylized_frame, content_frame)
-    return stylized_frame
 
 
-def keep_luminance(content_frame: np.ndarray, stylized_frame: np.ndarray, match: bool = False) -> np.ndarray:
+class SteadyColor:
+    """`keep_color` for the frames of a film, one after the other.
+
+    "histogram" and "linear" work by statistics of the whole picture, which jump a little from frame to frame: the colours
+    would flicker. Here both pictures' statistics are averaged over time (exponentially, `HOLD_S`). At a cut they start
+    anew.
+
+    Attributes:
+        mode: one of `MODES`; may be changed between two frames.
+    """
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self._statistics: list[np.ndarray] = []
+        self._of = (mode, 0.0)  # mode and time of the frame before
+        self._histogram = np.zeros(0)  # of its content
+
+    def keep(
+        self, content_frame: np.ndarray, stylized_frame: np.ndarray, time_s: float, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """As `keep_color`; `time_s` is the frame's, in seconds from any beginning."""
+        _check(content_frame, stylized_frame, self.mode)
+        if self.mode not in ("histogram", "linear"):
+            return keep_color(content_frame, stylized_frame, self.mode, out=out)
+        content, stylized = _sample(content_frame), _sample(stylized_frame)
+        histogram = channel_histograms(content)
+        if self.mode == "histogram":
+            new = [channel_histograms(stylized), histogram]
+        else:
+            new = [*color_statistics(stylized), *color_statistics(content)]
+        mode, before_s = self._of
+        if not self._statistics or mode != self.mode or time_s < before_s or self._is_cut(histogram):
+            self._statistics = new
+        else:
+            share = 1.0 - np.exp((before_s - time_s) / HOLD_S)
+            self._statistics = [old + share * (now - old) for old, now in zip(self._statistics, new, strict=True)]
+        self._of, self._histogram = (self.mode, time_s), histogram
+        if self.mode == "histogram":
+            return np.asarray(cv2.LUT(stylized_frame, histogram_table(*self._statistics), out))
+        mean_s, cov_s, mean_c, cov_c = self._statistics
+        return _apply(stylized_frame, *linear_transform(mean_s, cov_s, mean_c, cov_c), out)
+
+    def forget(self) -> None:
+        """Start anew with the next frame, of another film or style."""
+        self._statistics = []
+
+    def _is_cut(self, histogram: np.ndarray) -> bool:
+        """Whether most of the content's colours changed within one frame."""
+        coarse, before = (each.reshape(3, 16, 16).sum(axis=2) for each in (histogram, self._histogram))
+        return bool(0.5 * np.abs(coarse / coarse.sum() - before / before.sum()).sum() > CUT)
+
+
+HOLD_S = 0.5  # after this time 63 % of a change of light is followed
+CUT = 0.35  # share of pixels in other sixteenths of the range than a frame before
+
+
+def _sample(frame: np.ndarray) -> np.ndarray:
+    """Every n-th pixel, about 20,000: enough for statistics, a tenth of the time at 640x480."""
+    step = max(1, int(np.sqrt(frame.shape[0] * frame.shape[1] / 20_000)))
+    return np.ascontiguousarray(frame[::step, ::step])
+
+
+def keep_luminance(
+    content_frame: np.ndarray, stylized_frame: np.ndarray, match: bool = False, out: np.ndarray | None = None
+) -> np.ndarray:
     """The stylized luminance with the content's chroma: out = content + Y(stylized) - Y(content).
 
     A change of luminance in YIQ adds the same to R, G and B, so I and Q stay exactly the content's wherever the sum
@@ -45,16 +120,20 @@ def keep_luminance(content_frame: np.ndarray, stylized_frame: np.ndarray, match:
         content_frame: (H, W, 3) uint8 or uint16 RGB.
         stylized_frame: (H, W, 3) RGB of the same type, or (H, W), its luminance alone.
         match: first give the stylized luminance the content's mean and standard deviation.
+        out: where to write the result; may be `stylized_frame`.
     Returns:
         (H, W, 3) RGB of the same type.
     """
-    wide = np.int16 if content_frame.dtype == np.uint8 else np.int32
-    content_y = luminance(content_frame).astype(wide)
-    stylized_y: np.ndarray = (luminance(stylized_frame) if stylized_frame.ndim == 3 else stylized_frame).astype(wide)
+    deep = content_frame.dtype == np.uint16
+    content_y = luminance(content_frame)
+    stylized_y = luminance(stylized_frame) if stylized_frame.ndim == 3 else stylized_frame
     if match:
-        stylized_y = np.rint(match_luminance(stylized_y, content_y)).astype(wide)
-    change = np.subtract(stylized_y, content_y)
-    return np.clip(content_frame + change[:, :, None], 0, np.iinfo(content_frame.dtype).max).astype(content_frame.dtype)
+        stylized_y = np.rint(match_luminance(stylized_y, content_y)).astype(np.int32)
+        content_y = content_y.astype(np.int32)
+    # In OpenCV, which adds and clips in one go: 0.5 ms at 640x480, 1.5 in numpy.
+    change = cv2.subtract(stylized_y, content_y, dtype=cv2.CV_32S if deep or match else cv2.CV_16S)
+    changes = cv2.merge([change, change, change])
+    return np.asarray(cv2.add(content_frame, changes, out, dtype=cv2.CV_16U if deep else cv2.CV_8U))
 
 
 def luminance(frame: np.ndarray) -> np.ndarray:
@@ -75,23 +154,32 @@ def match_luminance(y: np.ndarray, reference_y: np.ndarray) -> np.ndarray:
     return np.asarray((y - y.mean()) * gain + reference_y.mean())
 
 
-def match_histogram(frame: np.ndarray, reference_frame: np.ndarray) -> np.ndarray:
+def match_histogram(frame: np.ndarray, reference_frame: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Per channel, map values so that their distribution becomes the reference's (Gonzalez & Woods).
 
     Args:
         frame: (H, W, 3) uint8. reference_frame: (H', W', 3) uint8.
+        out: where to write the result; may be `frame`.
     Returns:
         (H, W, 3) uint8, equal to scikit-image's match_histograms.
     """
+    return np.asarray(cv2.LUT(frame, histogram_table(channel_histograms(frame), channel_histograms(reference_frame)), out))
+
+
+def channel_histograms(frame: np.ndarray) -> np.ndarray:
+    """(3, 256) float64: how many of a frame's pixels have each value, channel by channel."""
+    counts = [cv2.calcHist([frame], [channel], None, [256], [0, 256]).ravel() for channel in range(3)]
+    return np.asarray(counts, np.float64)
+
+
+def histogram_table(histograms: np.ndarray, reference_histograms: np.ndarray) -> np.ndarray:
+    """(256, 1, 3) uint8, for cv2.LUT: the value whose quantile in the reference is that of each value, by channel."""
     table = np.empty((256, 1, 3), np.uint8)
-    for channel in range(3):
-        counts = np.bincount(frame[:, :, channel].ravel(), minlength=256)
-        reference_counts = np.bincount(reference_frame[:, :, channel].ravel(), minlength=256)
-        quantiles = np.cumsum(counts) / counts.sum()
-        values = np.nonzero(reference_counts)[0]
-        reference_quantiles = np.cumsum(reference_counts)[values] / reference_counts.sum()
-        table[:, 0, channel] = np.interp(quantiles, reference_quantiles, values).astype(np.uint8)
-    return np.asarray(cv2.LUT(frame, table))
+    for channel, (histogram, reference) in enumerate(zip(histograms, reference_histograms, strict=True)):
+        values = np.nonzero(reference)[0]
+        quantiles, reference_quantiles = np.cumsum(histogram) / histogram.sum(), np.cumsum(reference) / reference.sum()
+        table[:, 0, channel] = np.interp(quantiles, reference_quantiles[values], values).astype(np.uint8)
+    return table
 
 
 def linear_transform(
@@ -120,17 +208,23 @@ def linear_transform(
     return a, mean_c - a @ mean_s
 
 
-def match_linear(frame: np.ndarray, reference_frame: np.ndarray, method: str = "optimal-transport") -> np.ndarray:
+def match_linear(
+    frame: np.ndarray, reference_frame: np.ndarray, method: str = "optimal-transport", out: np.ndarray | None = None
+) -> np.ndarray:
     """Map colours linearly so that their mean and covariance become the reference's (Gatys et al. 2016, Sec. 3).
 
     Args:
         frame: (H, W, 3) uint8. reference_frame: (H', W', 3) uint8.
         method: see `linear_transform`.
+        out: where to write the result; may be `frame`.
     Returns:
         (H, W, 3) uint8; values beyond [0, 255] are clipped, which is where the match ends.
     """
-    a, b = linear_transform(*color_statistics(frame), *color_statistics(reference_frame), method)
-    return np.asarray(cv2.transform(frame, np.hstack([a, b[:, None]])))
+    return _apply(frame, *linear_transform(*color_statistics(frame), *color_statistics(reference_frame), method), out)
+
+
+def _apply(frame: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    return np.asarray(cv2.transform(frame, np.hstack([a, b[:, None]]), out))
 
 
 def color_statistics(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,24 +1,22 @@
 """What this machine can really run, found by trying it: what `allaprima doctor` prints."""
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import onnxruntime
 
+from inference.displays import display_trouble
 from inference.session import StyleSession, cuda_devices
+from inference.sinks import ENCODERS, encoder_opens, quiet_stderr
 from inference.styles import shipped_styles
 from models.errors import AllaPrimaError
 
-ENCODERS = ("libx264", "libx265", "libsvtav1", "h264_nvenc", "hevc_nvenc", "av1_nvenc", "h264_videotoolbox", "mpeg4", "aac")
 VGG19_DOWNLOAD = "vgg19-dcbb9e9d.pth"  # torchvision's name for it
 
 
@@ -86,47 +84,14 @@ def _paint_on(device: str) -> tuple[bool, str]:
 
 
 def display() -> tuple[str, bool, str]:
-    if sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        return "display", True, "found"
-    return "display", False, "none (neither DISPLAY nor WAYLAND_DISPLAY is set); windows cannot open, files can be written"
+    trouble = display_trouble()
+    return "display", not trouble, f"{trouble}; webcam runs with --headless" if trouble else "found"
 
 
 def encoders() -> tuple[str, bool, str]:
-    with _quiet_stderr():
-        opened = [name for name in ENCODERS if _encoder_opens(name)]
-    return (
-        "encoders",
-        any(name.startswith(("libx264", "h264")) for name in opened),
-        f"PyAV {av.__version__}: {', '.join(opened)}",
-    )
-
-
-def _encoder_opens(name: str) -> bool:
-    try:
-        context = av.CodecContext.create(name, "w")
-        if isinstance(context, av.VideoCodecContext):
-            context.width, context.height, context.pix_fmt = 640, 480, "yuv420p"
-            context.framerate, context.time_base = Fraction(30), Fraction(1, 30)
-        elif isinstance(context, av.AudioCodecContext):
-            context.sample_rate, context.layout, context.format = 48000, "stereo", "fltp"
-        context.open()
-    except Exception:  # unknown name, no hardware for it, refused settings: it does not open
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """x265 and SVT-AV1 print a page each when opened, past Python, onto the process's own stderr."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    with quiet_stderr():
+        opened = [name for names in ENCODERS.values() for name in names if encoder_opens(name)]
+    return "encoders", any("264" in name for name in opened), f"PyAV {av.__version__}: {', '.join(opened)}"
 
 
 def training() -> tuple[str, bool, str]:

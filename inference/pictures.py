@@ -256,6 +256,17 @@ def list_pictures(folder: Path, without: Path | None = None) -> list[Path]:
     return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 
 
+def fitted(height: int, width: int, max_side_px: int) -> tuple[int, int]:
+    """A size with the same aspect whose longer side is at most that, 0 for any."""
+    return fitted_within(height, width, max_side_px, max_side_px) if max_side_px else (height, width)
+
+
+def fitted_within(height: int, width: int, max_height: int, max_width: int) -> tuple[int, int]:
+    """The largest size with the same aspect within another, never larger than it is."""
+    scale = min(1.0, max_height / height, max_width / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def resize_short_side(frame: np.ndarray, short_side_px: int) -> np.ndarray:
     """Scale a frame, (H, W, 3) uint8, so that its shorter side has the given length; the aspect is kept."""
     height, width = frame.shape[:2]

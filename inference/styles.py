@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from models.errors import StyleError
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 PREFERRED = ("quality", "realtime")  # which tier a bare name means, best picture first
+PREFERRED_LIVE = ("realtime", "quality")
 
 
 @dataclass(frozen=True)
@@ -26,22 +28,23 @@ class Style:
         return f"{self.name}/{self.tier}"
 
 
-def shipped_styles(folder: Path = FOLDER) -> list[Style]:
+def shipped_styles(folder: Path = FOLDER, tiers: Sequence[str] = PREFERRED) -> list[Style]:
     """All shipped styles by name, the preferred tier first."""
     styles = []
     for path in folder.glob("*/*.onnx"):
         card_path = path.with_suffix(".json")
         card = json.loads(card_path.read_text()) if card_path.is_file() else {}
         styles.append(Style(path.parent.name, path.stem, path, card))
-    order = {tier: i for i, tier in enumerate(PREFERRED)}
+    order = {tier: i for i, tier in enumerate(tiers)}
     return sorted(styles, key=lambda style: (style.name, order.get(style.tier, len(order))))
 
 
-def find_style(name: str, folder: Path = FOLDER) -> Path:
+def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] = PREFERRED) -> Path:
     """The .onnx file that a user means.
 
     Args:
         name: a shipped style ("great_wave"), one of its tiers ("great_wave/realtime"), or a path to an .onnx file.
+        tiers: which one a bare name means, the preferred first.
     Raises:
         StyleError: no such style; the message suggests the nearest name.
     """
@@ -49,7 +52,7 @@ def find_style(name: str, folder: Path = FOLDER) -> Path:
         if not Path(name).is_file():
             raise StyleError(f"there is no file {name}")
         return Path(name)
-    styles = shipped_styles(folder)
+    styles = shipped_styles(folder, tiers)
     wanted = name.lower().replace("-", "_").replace(" ", "_")
     for style in styles:
         if wanted in (style.name, style.full_name):
@@ -58,3 +61,8 @@ def find_style(name: str, folder: Path = FOLDER) -> Path:
     nearest = difflib.get_close_matches(wanted, names, n=1)
     hint = f'; did you mean "{nearest[0]}"?' if nearest else "."
     raise StyleError(f'there is no style "{name}"{hint} There are {", ".join(names)}, or give an .onnx file')
+
+
+def style_name(style: str) -> str:
+    """What a user called a style, as a part of a file's name."""
+    return Path(style).stem if style.lower().endswith(".onnx") else style.replace("/", "_").replace(" ", "_")

@@ -8,51 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from inference.color import keep_color
+from inference.painter import StylizeOptions, stylize_frame
 from inference.pictures import FORMATS, Picture, list_pictures, read_picture, write_picture
 from inference.session import StyleSession
 from models.errors import AllaPrimaError, PictureError, StyleError
-
-
-@dataclass(frozen=True)
-class StylizeOptions:
-    """How to paint.
-
-    Attributes:
-        keep_color: one of `inference.color.MODES`.
-        match_luminance: with "luminance", keep the content's contrast and brightness too.
-        strength: 0 is the photo, 1 the painting.
-        max_side_px: paint at this size at most, 0 for the photo's own; the result is scaled back. Smaller means
-            larger strokes, and less time and memory.
-    """
-
-    keep_color: str = "none"
-    match_luminance: bool = False
-    strength: float = 1.0
-    max_side_px: int = 0
-
-
-def stylize_frame(session: StyleSession, content_frame: np.ndarray, options: StylizeOptions) -> np.ndarray:
-    """Paint one (H, W, 3) uint8 RGB frame; returns the same shape."""
-    height, width = content_frame.shape[:2]
-    work = content_frame
-    longest = max(height, width)
-    if 0 < options.max_side_px < longest:
-        scale = options.max_side_px / longest
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        work = np.asarray(cv2.resize(content_frame, size, interpolation=cv2.INTER_AREA))
-    stylized_frame = session.stylize(work)
-    if work is not content_frame:
-        stylized_frame = np.asarray(cv2.resize(stylized_frame, (width, height), interpolation=cv2.INTER_CUBIC))
-    stylized_frame = keep_color(content_frame, stylized_frame, options.keep_color, options.match_luminance)
-    if options.strength < 1.0:
-        stylized_frame = np.asarray(
-            cv2.addWeighted(stylized_frame, options.strength, content_frame, 1.0 - options.strength, 0.0)
-        )
-    return stylized_frame
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,10 @@ class PictureError(AllaPrimaError):
     """A picture that cannot be read or written."""
 
 
+class VideoError(AllaPrimaError):
+    """A film that cannot be read or written, a camera or a window that cannot be opened."""
+
+
 class StyleError(AllaPrimaError):
     """A style, an .onnx file or a checkpoint that does not exist or is not ours."""
 

@@ -10,7 +10,7 @@ from inference.color import MODES
 from inference.demo import paint_landscape
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("demo", "stylize", "train", "sweep", "export", "import", "styles", "doctor")
+COMMANDS = ("demo", "stylize", "video", "webcam", "train", "sweep", "export", "import", "styles", "doctor")
 COMMANDS += ("optimize", "reconstruct", "evaluate", "bench")
 
 

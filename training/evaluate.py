@@ -15,12 +15,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from inference.console import catch_interrupt, progress_bar
 from inference.pictures import check_folder, read_picture, resize_short_side, write_encoded
 from inference.session import StyleSession
 from models.errors import Interrupted, OptimizeError
 from models.vgg import VGG19Features, load_vgg19
 from training.config import CONTENT_LAYERS, EvaluateConfig, TrainConfig
-from training.console import catch_interrupt, progress_bar
 from training.descent import Objective, descend
 from training.device import device_name, guarded_memory, pick_device, pick_precision
 from training.loop import make_target, read_painting

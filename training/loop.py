@@ -16,6 +16,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from inference.atomic import remove_partial_files
+from inference.console import catch_interrupt, progress_bar
 from inference.pictures import read_picture, resize_short_side
 from models.errors import Interrupted, TrainingError
 from models.image_transform_net import TIERS, ImageTransformNet
@@ -32,7 +33,6 @@ from training.checkpoint import (
     save_weights,
 )
 from training.config import STYLE_LAYERS, TrainConfig
-from training.console import catch_interrupt, progress_bar
 from training.device import in_precision, pick_device, pick_precision
 from training.photos import Batch, HubPhotos, PhotoFolder, frame_to_image, is_folder, list_photos, prefetched, to_image
 from training.preview import load_preview_frames, look_at, write_sheet

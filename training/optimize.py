@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from inference.color import LINEAR_METHODS, keep_luminance, luminance, match_histogram, match_linear, match_luminance
+from inference.console import catch_interrupt, progress_bar
 from inference.pictures import (
     Picture,
     check_writable,
@@ -30,7 +31,6 @@ from models.errors import Interrupted, OptimizeError, PictureError
 from models.vgg import LAYERS, VGG19Features, load_vgg19
 from training import losses
 from training.config import STYLE_WEIGHT, OptimizeConfig
-from training.console import catch_interrupt, progress_bar
 from training.descent import Objective, Step, descend
 from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
 from training.loop import read_painting

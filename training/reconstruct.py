@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from inference.console import catch_interrupt, progress_bar
 from inference.pictures import Picture, check_writable, contact_sheet, read_picture, resize, write_picture
 from models.errors import Interrupted
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
 from training.config import ReconstructConfig
-from training.console import catch_interrupt, progress_bar
 from training.descent import Objective, Step, descend
 from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
 from training.optimize import check_layers, fitted_size, noise_image

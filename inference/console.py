@@ -1,7 +1,8 @@
 """What a long run says and hears: the progress bar, Ctrl-C."""
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -35,3 +36,25 @@ def progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+@contextmanager
+def film_progress() -> Iterator[Callable[[int, float, float | None], None]]:
+    """A progress bar on stderr, where that is a terminal: call it with the frames and seconds of film that are done, and
+    the seconds in all, if known."""
+    columns = (
+        TextColumn("{task.fields[frames]} frames"),
+        BarColumn(),
+        TextColumn("{task.fields[fps]:.1f} fps"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=None, frames=0, fps=0.0)
+        start_s = time.perf_counter()
+
+        def update(frames: int, done_s: float, length_s: float | None) -> None:
+            fps = frames / (time.perf_counter() - start_s)
+            bar.update(task, completed=done_s, total=length_s, frames=frames, fps=fps)
+
+        yield update

@@ -1,0 +1,115 @@
+"""One frame through a style: scaled to the size to be painted at, painted, scaled back, its colours kept, blended."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from inference.color import SteadyColor, keep_color
+from inference.pictures import fitted
+from inference.profile import Profile
+from inference.session import StyleSession, frame_to_image, image_to_frame
+
+
+@dataclass(frozen=True)
+class StylizeOptions:
+    """How to paint.
+
+    Attributes:
+        keep_color: one of `inference.color.MODES`.
+        match_luminance: with "luminance", keep the content's contrast and brightness too.
+        strength: 0 is the photo, 1 the painting.
+        max_side_px: paint at this size at most, 0 for the photo's own; the result is scaled back. Smaller means
+            larger strokes, and less time and memory.
+    """
+
+    keep_color: str = "none"
+    match_luminance: bool = False
+    strength: float = 1.0
+    max_side_px: int = 0
+
+
+def stylize_frame(session: StyleSession, content_frame: np.ndarray, options: StylizeOptions) -> np.ndarray:
+    """Paint one (H, W, 3) uint8 RGB frame; returns the same shape."""
+    height, width = content_frame.shape[:2]
+    size = fitted(height, width, options.max_side_px)
+    stylized_frame = session.stylize(_scaled(content_frame, size))
+    stylized_frame = _scaled(stylized_frame, (height, width))
+    stylized_frame = keep_color(content_frame, stylized_frame, options.keep_color, options.match_luminance)
+    return _blended(content_frame, stylized_frame, options.strength)
+
+
+class FilmPainter:
+    """Paints the frames of a film or a camera one after the other, in buffers that are used again.
+
+    Args:
+        session: the style.
+        profile: is told how long each stage takes.
+    Attributes:
+        session, strength, max_side_px: as in `StylizeOptions`; may be changed between two frames.
+        color: keeps the content's colours, steadily; its `mode` may be changed, too.
+        scale: the frames are painted at this share of their size, 0 to 1.
+    """
+
+    def __init__(self, session: StyleSession, options: StylizeOptions, profile: Profile | None = None) -> None:
+        self.session, self.strength, self.max_side_px = session, options.strength, options.max_side_px
+        self.color = SteadyColor(options.keep_color)
+        self.scale = 1.0
+        self._profile = profile or Profile()
+        self._small = self._painted = np.empty((0, 0, 3), np.uint8)
+        self._image = np.empty((1, 3, 0, 0), np.float32)
+
+    def work_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size that such a frame is painted at; scaled sizes are multiples of what the network takes."""
+        size = fitted(height, width, self.max_side_px)
+        if self.scale >= 1.0:
+            return size
+        stride, least = self.session.contract.stride_px, self.session.contract.least_px
+        scaled = [min(side, max(least, round(side * self.scale / stride) * stride)) for side in size]
+        return scaled[0], scaled[1]
+
+    def paint(self, content_frame: np.ndarray, time_s: float, out: np.ndarray | None = None) -> np.ndarray:
+        """Paint a frame.
+
+        Args:
+            content_frame: (H, W, 3) uint8 RGB.
+            time_s: when it appears, in seconds from any beginning, for the colours' statistics.
+            out: where to write the result, else a new array; not `content_frame`.
+        Returns:
+            (H, W, 3) uint8 RGB.
+        Raises:
+            StyleError: ONNX Runtime failed, for want of memory as a rule.
+        """
+        height, width = content_frame.shape[:2]
+        out = np.empty_like(content_frame) if out is None else out
+        with self._profile.stage("convert"):
+            size = self.work_size(height, width)
+            if size != self._small.shape[:2]:
+                self._small, self._painted = np.empty((2, *size, 3), np.uint8)
+                self._image = np.empty((1, 3, *size), np.float32)
+            image = frame_to_image(_scaled(content_frame, size, self._small), self._image)
+        with self._profile.stage("network"):
+            stylized_image = self.session.stylize_image(image)
+        with self._profile.stage("color"):
+            if size == (height, width):
+                image_to_frame(stylized_image, out)
+            else:
+                _scaled(image_to_frame(stylized_image, self._painted), (height, width), out)
+            self.color.keep(content_frame, out, time_s, out)
+            return _blended(content_frame, out, self.strength, out)
+
+
+def _scaled(frame: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
+    if frame.shape[:2] == size:
+        return frame
+    smaller = size[0] * size[1] < frame.shape[0] * frame.shape[1]
+    way = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(frame, size[::-1], out, interpolation=way))
+
+
+def _blended(
+    content_frame: np.ndarray, stylized_frame: np.ndarray, strength: float, out: np.ndarray | None = None
+) -> np.ndarray:
+    if strength >= 1.0:
+        return stylized_frame
+    return np.asarray(cv2.addWeighted(stylized_frame, strength, content_frame, 1.0 - strength, 0.0, out))

@@ -1,0 +1,308 @@
+"""Where frames go: a video file, a window, a virtual camera."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.reformatter import ColorRange, VideoReformatter
+
+from inference.atomic import AtomicFile
+from inference.frames import ColorTags
+from inference.pictures import check_folder
+from models.errors import VideoError
+
+os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a page when it starts; errors only
+
+FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+CODECS = ("auto", "h264", "hevc", "av1")
+# Hardware first, where it really opens; the last of each is software that always does.
+ENCODERS = {
+    "h264": ("h264_nvenc", "h264_videotoolbox", "h264_qsv", "h264_amf", "libx264"),
+    "hevc": ("hevc_nvenc", "hevc_videotoolbox", "hevc_qsv", "hevc_amf", "libx265"),
+    "av1": ("av1_nvenc", "av1_qsv", "av1_amf", "libsvtav1"),
+}
+QUALITY = 75
+
+
+class VideoWriter:
+    """A video file that appears under its name when it is whole.
+
+    Args:
+        path: .mp4, .m4v, .mov, .mkv or .webm.
+        height, width: of the frames.
+        rate: frames a second, on average. time_base: seconds a unit of the timestamps.
+        codec: one of `CODECS`; "auto" is H.264, AV1 in .webm.
+        quality: 1 to 100, more is better and larger.
+        tags: how to encode colours; None for BT.709, limited range.
+        sample_aspect: width to height of a pixel.
+        others: streams of a source whose packets will be passed on; those that the format cannot hold are left out.
+        metadata: of the whole file.
+        overwrite: whether a file of that name may be replaced.
+    Attributes:
+        encoder: the one that opened.
+        left_out: streams of `others` that the format cannot hold.
+        frames: written so far. end_s: when the last one ends.
+    Raises:
+        VideoError: no such format, a folder that cannot be written to, the file exists, no encoder opens.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        height: int,
+        width: int,
+        rate: Fraction,
+        time_base: Fraction,
+        codec: str = "auto",
+        quality: int = QUALITY,
+        tags: ColorTags | None = None,
+        sample_aspect: Fraction = Fraction(1),
+        others: Sequence[Any] = (),
+        metadata: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        check_writable(self.path, overwrite)
+        container_format = FORMATS[self.path.suffix.lower()]
+        if codec == "auto":
+            codec = "av1" if container_format == "webm" else "h264"
+        self._tags = tags or ColorTags(1, int(ColorRange.MPEG), 1, 1)
+        self._matrix, self._range = self._tags.to_rgb(height)
+        # Chroma at half resolution needs even sides, except in AV1; full chroma needs nothing.
+        self.pixel_format = "yuv444p" if codec != "av1" and (height % 2 or width % 2) else "yuv420p"
+        self._time_base, self._rate = time_base, rate
+        shape = (height, width, self.pixel_format, time_base, rate)
+        self.encoder = find_encoder(codec, quality, *shape)
+        self.frames, self.end_s, self._last_pts = 0, 0.0, -1
+        self._reformatter = VideoReformatter()
+        self._file = AtomicFile(self.path)
+        try:
+            options = {"movflags": "+faststart"} if container_format in ("mp4", "mov") else {}
+            self._container = av.open(str(self._file.temporary), "w", container_format, options)
+            self._container.metadata.update(metadata or {})
+            self._stream: Any = self._container.add_stream(self.encoder, rate, encoder_options(self.encoder, quality))
+            context: Any = self._stream.codec_context
+            context.width, context.height, context.pix_fmt = width, height, self.pixel_format
+            context.time_base, context.framerate = time_base, rate
+            context.sample_aspect_ratio = sample_aspect
+            context.colorspace, context.color_range = self._tags.matrix, self._range
+            context.color_primaries, context.color_trc = self._tags.primaries, self._tags.transfer
+            self._others: dict[int, Any] = {}
+            self.left_out = []
+            for stream in others:
+                if _fits(container_format, stream):
+                    self._others[stream.index] = self._container.add_stream_from_template(stream)
+                    self._others[stream.index].metadata.update(stream.metadata)
+                else:
+                    self.left_out.append(f"{stream.type} ({stream.codec_context.name})")
+            with quiet_stderr():
+                self._container.start_encoding()
+        except (FFmpegError, OSError, ValueError) as error:
+            self.abort()
+            raise self._failure(error) from error
+
+    def write(self, pixels: np.ndarray, pts: int, duration: int = 0) -> None:
+        """Encode a frame, (H, W, 3) uint8 RGB; `pts` grows from call to call.
+
+        Raises:
+            VideoError: the disk is full, ...
+        """
+        frame = av.VideoFrame.from_numpy_buffer(pixels, format="rgb24")  # no copy; done with when this returns
+        frame = self._reformatter.reformat(
+            frame,
+            format=self.pixel_format,
+            src_colorspace=self._matrix,
+            dst_colorspace=self._matrix,
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=self._range,
+        )
+        frame.colorspace, frame.color_primaries, frame.color_trc = (
+            self._tags.matrix,
+            self._tags.primaries,
+            self._tags.transfer,
+        )
+        frame.pts, frame.time_base = pts, self._time_base
+        if duration:
+            frame.duration = duration
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except (FFmpegError, OSError) as error:
+            raise self._failure(error) from error
+        self.frames += 1
+        self.end_s = float((pts + (duration or 1 / (self._rate * self._time_base))) * self._time_base)
+
+    def mux(self, packet: av.Packet) -> None:
+        """Pass on a packet of one of `others`; those of streams left out are dropped."""
+        stream = self._others.get(packet.stream.index)
+        if stream is None:
+            return
+        packet.stream = stream
+        try:
+            self._container.mux(packet)
+        except (FFmpegError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EINVAL,):
+                return  # a timestamp that runs backwards, in a damaged file: one packet of sound less
+            raise self._failure(error) from error
+
+    def close(self) -> None:
+        """Finish the file and give it its name.
+
+        Raises:
+            VideoError: no frame was written, or the disk is full; then there is no file, or the one of before.
+        """
+        try:
+            if not self.frames:
+                raise VideoError(f"{self.path}: no frame was painted; nothing is written")
+            with quiet_stderr():
+                self._container.mux(self._stream.encode(None))
+                self._container.close()
+            self._file.commit()
+        except (FFmpegError, OSError) as error:
+            self.abort()
+            raise self._failure(error) from error
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(Exception), quiet_stderr():
+            self._container.close()
+        self._file.discard()
+
+    def _failure(self, error: Exception) -> VideoError:
+        text = getattr(error, "strerror", None) or str(error)
+        return VideoError(f"{self.path} cannot be written: {text}")
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def check_writable(path: Path, overwrite: bool) -> None:
+    """Raises VideoError where a video of this name cannot be written, as far as can be told before."""
+    if path.suffix.lower() not in FORMATS:
+        raise VideoError(f'{path}: no video format for "{path.suffix}"; one of {", ".join(FORMATS)} is wanted')
+    check_folder(path)
+    if not overwrite and path.exists():
+        raise VideoError(f"{path} exists; give --overwrite to replace it, or another -o")
+
+
+def find_encoder(
+    codec: str, quality: int, height: int, width: int, pixel_format: str, time_base: Fraction, rate: Fraction
+) -> str:
+    """The first encoder of a codec that opens on this machine for such frames.
+
+    Raises:
+        VideoError: none does.
+    """
+    with quiet_stderr():
+        for name in ENCODERS[codec]:
+            if encoder_opens(name, height, width, pixel_format, time_base, rate, encoder_options(name, quality)):
+                return name
+    raise VideoError(
+        f"no {codec} encoder opens for {width}x{height} px ({', '.join(ENCODERS[codec])} were tried); another --codec may"
+    )
+
+
+def encoder_opens(
+    name: str,
+    height: int = 480,
+    width: int = 640,
+    pixel_format: str = "yuv420p",
+    time_base: Fraction = Fraction(1, 30),
+    rate: Fraction = Fraction(30),
+    options: Mapping[str, str] | None = None,
+) -> bool:
+    """Whether an encoder, of video or sound, really opens: FFmpeg lists those whose hardware is missing, too."""
+    try:
+        context = av.CodecContext.create(name, "w")
+        context.options = dict(options or {})
+        if isinstance(context, av.VideoCodecContext):
+            context.width, context.height, context.pix_fmt = width, height, pixel_format
+            context.framerate, context.time_base = rate, time_base
+        elif isinstance(context, av.AudioCodecContext):
+            context.sample_rate, context.layout, context.format = 48000, "stereo", "fltp"
+        context.open()
+    except Exception:  # unknown name, no hardware for it, refused settings: it does not open
+        return False
+    return True
+
+
+def encoder_options(name: str, quality: int) -> dict[str, str]:
+    """An encoder's own words for a quality of 1 to 100, at constant quality."""
+    crf = round(51 - 0.4 * quality)  # 75 is 21; x264's own default is 23, and hardly distinguishable begins at 18
+    if name == "libx264":
+        # A painted 640x640 frame takes 7 ms of one core; veryfast 11, faster 18, for files of the same size within 6 %.
+        return {"crf": str(crf), "preset": "superfast"}
+    if name == "libx265":
+        return {"crf": str(crf), "preset": "superfast", "x265-params": "log-level=error"}
+    if name == "libsvtav1":
+        return {"crf": str(max(1, round(crf * 63 / 51))), "preset": "10"}
+    if name.endswith("_nvenc"):
+        return {"rc": "vbr", "cq": str(crf), "b": "0", "preset": "p4"}
+    if name.endswith("_qsv"):
+        return {"global_quality": str(crf)}
+    if name.endswith("_amf"):
+        return {"rc": "cqp", "qp_i": str(crf), "qp_p": str(crf), "qp_b": str(crf)}
+    return {"q": str(quality)}  # VideoToolbox counts like us
+
+
+def _fits(container_format: str, stream: Any) -> bool:
+    """Whether a format can hold a stream as it is, found by trying."""
+    with av.open(_Nowhere(), "w", container_format) as container:
+        try:
+            if container_format == "webm" and stream.codec_context.name not in ("opus", "libopus", "vorbis", "webvtt"):
+                return False
+            container.add_stream_from_template(stream)
+            container.start_encoding()
+        except (FFmpegError, OSError, ValueError):
+            return False
+    return True
+
+
+class _Nowhere:
+    """A file that takes everything and keeps nothing."""
+
+    def __init__(self) -> None:
+        self._position = self._size = 0
+
+    def write(self, data: bytes) -> int:
+        self._position += len(data)
+        self._size = max(self._size, self._position)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """x265 and SVT-AV1 print a page each when opened, past Python, onto the process's own stderr."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

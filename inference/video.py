@@ -1,0 +1,234 @@
+"""`allaprima video`: a film in, the same film painted out. Reading, painting and writing overlap, each in a thread."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from inference.frames import Frame, VideoReader
+from inference.painter import FilmPainter, StylizeOptions
+from inference.profile import Profile
+from inference.session import StyleSession
+from inference.sinks import FORMATS, QUALITY, VideoWriter, check_writable
+from models.errors import VideoError
+
+AHEAD = 4  # frames between two stages at most
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """Which part to paint and how to write it; see `VideoReader` and `VideoWriter`."""
+
+    codec: str = "auto"
+    quality: int = QUALITY
+    start_s: float = 0.0
+    duration_s: float = 0.0
+
+
+@dataclass
+class VideoReport:
+    """What became of a film.
+
+    Attributes:
+        frames: painted. end_s: length of the result. skipped: damaged stretches that were left out.
+        whole: False where it was stopped before its end. work_size: (height, width) that the network painted at.
+        notes: what a user should know: streams left out, ...
+    """
+
+    output: Path
+    encoder: str
+    frames: int = 0
+    end_s: float = 0.0
+    skipped: int = 0
+    whole: bool = True
+    work_size: tuple[int, int] = (0, 0)
+    wall_s: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+def default_output(source: Path, style_name: str) -> Path:
+    """`clip_style.mp4` beside the film; a .mov, .mkv or .webm stays one."""
+    suffix = source.suffix.lower() if source.suffix.lower() in FORMATS else ".mp4"
+    return source.with_name(f"{source.stem}_{style_name}{suffix}")
+
+
+def paint_video(
+    source: Path,
+    output: Path,
+    session: StyleSession,
+    how: StylizeOptions,
+    options: VideoOptions,
+    overwrite: bool = False,
+    stopped: Callable[[], object] = lambda: False,
+    progress: Callable[[int, float, float | None], None] = lambda frames, done_s, length_s: None,
+    profile: Profile | None = None,
+) -> VideoReport:
+    """Paint a film; sound and subtitles are passed on as they are.
+
+    Args:
+        source, output: files; `output` appears when it is whole.
+        session: the style. how: how to paint. options: which part, and the codec.
+        overwrite: whether `output` may be replaced.
+        stopped: asked after each frame; once it is true, the film ends there, and is finished properly.
+        progress: called after each frame with the frames and seconds that are done, and the seconds in all, if known.
+        profile: is told how long each stage takes.
+    Raises:
+        VideoError: a film that cannot be read or written; nothing is left behind.
+    """
+    check_writable(output, overwrite)
+    profile = profile or Profile()
+    start = time.perf_counter()
+    with VideoReader(source, options.start_s, options.duration_s) as reader:
+        if output.exists() and output.samefile(source):
+            raise VideoError(f"{output} is the film to be painted; give another -o")
+        with VideoWriter(
+            output,
+            reader.height,
+            reader.width,
+            reader.rate,
+            reader.time_base,
+            options.codec,
+            options.quality,
+            reader.tags,
+            reader.sample_aspect,
+            reader.others,
+            reader.metadata,
+            overwrite,
+        ) as writer:
+            report = VideoReport(output, writer.encoder, notes=_notes(reader, writer))
+            painter = FilmPainter(session, how, profile)
+            read = _Stage(lambda put, _: _read(reader, put, profile), "read")
+            write = _Stage(lambda _, get: _write(writer, get, profile), "write")
+            try:
+                while (item := read.get()) is not None:
+                    if isinstance(item, Frame):
+                        time_s = float(item.pts * reader.time_base)
+                        pixels = painter.paint(item.pixels, time_s)
+                        item = Frame(pixels, item.pts, item.duration)
+                        report.frames += 1
+                        progress(report.frames, time_s, reader.length_s)
+                    write.put(item)
+                    if stopped():
+                        report.whole = False
+                        break
+                write.put(None)
+                write.join()
+            finally:
+                read.stop()
+                write.stop()
+            report.skipped, report.work_size = reader.skipped, painter.work_size(reader.height, reader.width)
+            report.end_s = writer.end_s
+    report.wall_s = time.perf_counter() - start
+    return report
+
+
+def _read(reader: VideoReader, put: Callable[[Any], None], profile: Profile) -> None:
+    items = iter(reader)
+    while True:
+        start = time.perf_counter()
+        item = next(items, None)
+        if isinstance(item, Frame):
+            profile.add("read", 1000.0 * (time.perf_counter() - start))
+        put(item)
+        if item is None:
+            return
+
+
+def _write(writer: VideoWriter, get: Callable[[], Any], profile: Profile) -> None:
+    while (item := get()) is not None:
+        if isinstance(item, av.Packet):
+            writer.mux(item)
+        else:
+            with profile.stage("write"):
+                writer.write(np.ascontiguousarray(item.pixels), item.pts, item.duration)
+
+
+def _notes(reader: VideoReader, writer: VideoWriter) -> tuple[str, ...]:
+    notes = []
+    if writer.left_out or reader.left_out:
+        advice = "; .mkv holds more" if writer.left_out and writer.path.suffix.lower() != ".mkv" else ""
+        notes.append(f"left out: {', '.join([*writer.left_out, *reader.left_out])}{advice}")
+    if writer.pixel_format == "yuv444p":
+        text = f"{reader.width}x{reader.height} is odd, so color is written at full resolution (4:4:4)"
+        notes.append(f"{text}, which some players refuse; --codec av1 need not")
+    if reader.depth > 8:
+        notes.append(f"{reader.depth} bits a channel in, 8 out")
+    if reader.has_alpha:
+        notes.append("transparency is not kept; white shows through")
+    if reader.interlaced:
+        notes.append("the film is interlaced; its combs are painted, too")
+    return tuple(notes)
+
+
+class _Stage:
+    """Work in a thread, with a short queue to it or from it; its exception comes out at the other end."""
+
+    def __init__(self, work: Callable[[Callable[[Any], None], Callable[[], Any]], None], name: str) -> None:
+        self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
+        self._stopping = False
+        self._error: BaseException | None = None
+        self._work = work
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work(self.put, self._take)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done = True
+
+    def put(self, item: Any) -> None:
+        """Waits for room; raises what stopped the thread."""
+        while True:
+            if self._stopping:
+                raise _Stopped
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                self._check()
+
+    def get(self) -> Any:
+        """Waits for an item; raises what stopped the thread."""
+        while True:
+            try:
+                return self._queue.get(timeout=0.1)
+            except queue.Empty:
+                if not self._thread.is_alive() and self._queue.empty():
+                    self._check()
+
+    def _take(self) -> Any:
+        while True:
+            if self._stopping:
+                raise _Stopped
+            try:
+                return self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def join(self) -> None:
+        """Waits until all is done."""
+        self._thread.join()
+        self._check()
+
+    def stop(self) -> None:
+        """Ends the thread, wherever it is."""
+        self._stopping = True
+        self._thread.join()
+
+
+class _Stopped(Exception):
+    pass
