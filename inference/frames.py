@@ -114,13 +114,18 @@ class VideoReader:
         self.metadata = dict(container.metadata)
         # Files begin at any time, transport streams at hours: the beginning of the whole file is ours, so sound keeps step.
         self._origin_s = Fraction(container.start_time or 0, av.time_base) + Fraction(self._start_s).limit_denominator(10**6)
-        self._seek()
-        first = next((item for item in self._decode() if isinstance(item, av.VideoFrame)), None)
+        first = self._first_frame()
         if first is None:
             damage = f"; {self.skipped} damaged stretches" if self.skipped else ""
-            where = f" from {self._start_s:g} s on" if self._start_s else ""
-            raise VideoError(f"{self.path} holds no frame that can be decoded{where}{damage}")
-        self._reread()
+            raise VideoError(f"{self.path} holds no frame that can be decoded{damage}")
+        if self._start_s > 0 and first.pts is not None:
+            self._reread(seek=True)
+            landed = self._first_frame()
+            # Without an index a seek may land behind the start, or nowhere; then the film is read through.
+            well = landed is not None and landed.pts is not None and landed.pts * self.time_base <= self._origin_s
+        else:
+            well = False
+        self._reread(seek=well)
         self._turns, self._mirrored = _orientation(first)
         height, width = first.height, first.width
         self.height, self.width = (width, height) if self._turns % 2 else (height, width)
@@ -145,14 +150,11 @@ class VideoReader:
         left = max(0.0, whole - self._start_s)
         return min(left, self._duration_s) if self._duration_s else left
 
-    def _seek(self) -> None:
-        """To the last key frame before the start; files that cannot be sought are read through."""
-        if self._start_s > 0:
-            with contextlib.suppress(FFmpegError):
-                self._container.seek(int(self._origin_s * av.time_base), backward=True)
+    def _first_frame(self) -> av.VideoFrame | None:
+        return next((item for item in self._decode() if isinstance(item, av.VideoFrame)), None)
 
-    def _reread(self) -> None:
-        """From the beginning again, after the first frame was looked at. A pipe could not; a file can."""
+    def _reread(self, seek: bool) -> None:
+        """From the beginning again, or from the last key frame before the start."""
         film, others = self._stream.index, [stream.index for stream in self.others]
         self._container.close()
         self._container = av.open(str(self.path), metadata_errors="ignore")
@@ -160,7 +162,9 @@ class VideoReader:
         self._stream.thread_type = "AUTO"
         self.others = [self._container.streams[index] for index in others]
         self.skipped = 0
-        self._seek()
+        if seek:
+            with contextlib.suppress(FFmpegError):
+                self._container.seek(int(self._origin_s * av.time_base), backward=True)
         self._frames = self._decode()
 
     def __iter__(self) -> Iterator[Frame | av.Packet]:
@@ -168,7 +172,7 @@ class VideoReader:
         the same beginning."""
         last = -1
         guess = 1 / (self.rate * self.time_base)  # units a frame, where the file does not say
-        expected = Fraction(0)
+        expected = Fraction(0) - Fraction(self._start_s).limit_denominator(10**6) / self.time_base
         end = Fraction(self._duration_s).limit_denominator(10**6) / self.time_base if self._duration_s else None
         for item in self._frames:
             if isinstance(item, av.Packet):
@@ -177,8 +181,9 @@ class VideoReader:
                 continue
             origin = self._origin_s / self.time_base
             pts = round(expected) if item.pts is None else round(item.pts - origin)
-            if item.pts is not None and pts < 0:
-                continue  # decoded only to get to the start
+            if pts < 0:  # decoded only to get to the start
+                expected = pts + guess
+                continue
             if end is not None and pts >= end:
                 return
             if pts <= last:  # time runs backwards where a file is damaged

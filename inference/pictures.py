@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedIma
 from PIL.Image import Resampling
 
 from inference.atomic import write_atomically
-from models.errors import PictureError
+from models.errors import AllaPrimaError, PictureError
 
 # Written formats by suffix; also what a folder is searched for. An allow-list: Pillow opens dozens of rare formats
 # (EPS runs Ghostscript) that nobody's photographs are in.
@@ -202,14 +202,14 @@ def check_writable(path: Path, overwrite: bool, bits: int = 8) -> str:
     return picture_format
 
 
-def check_folder(path: Path) -> None:
-    """Raises PictureError where a file of this name cannot be written, as far as can be told before."""
+def check_folder(path: Path, error: type[AllaPrimaError] = PictureError) -> None:
+    """Raises an error where a file of this name cannot be written, as far as can be told before."""
     if not path.parent.is_dir():
-        raise PictureError(f"{path} cannot be written: there is no folder {path.parent}")
+        raise error(f"{path} cannot be written: there is no folder {path.parent}")
     if path.is_dir():
-        raise PictureError(f"{path} cannot be written: it is a folder")
+        raise error(f"{path} cannot be written: it is a folder")
     if not os.access(path.parent, os.W_OK):
-        raise PictureError(f"{path} cannot be written: the folder may not be written to; give another -o")
+        raise error(f"{path} cannot be written: the folder may not be written to; give another -o")
 
 
 def write_encoded(path: Path, data: bytes) -> None:

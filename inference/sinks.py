@@ -197,7 +197,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
     """Raises VideoError where a video of this name cannot be written, as far as can be told before."""
     if path.suffix.lower() not in FORMATS:
         raise VideoError(f'{path}: no video format for "{path.suffix}"; one of {", ".join(FORMATS)} is wanted')
-    check_folder(path)
+    check_folder(path, VideoError)
     if not overwrite and path.exists():
         raise VideoError(f"{path} exists; give --overwrite to replace it, or another -o")
 

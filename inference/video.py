@@ -117,6 +117,8 @@ def paint_video(
                     if stopped():
                         report.whole = False
                         break
+                if not report.frames and report.whole:
+                    raise VideoError(f"{source} has no frame from {options.start_s:g} s on")
                 write.put(None)
                 write.join()
             finally:

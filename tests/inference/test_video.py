@@ -1,0 +1,442 @@
+"""Films in and out, on films made here. The network is a stand-in that inverts, unless a test is about the real one."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from films import drifting, packets_of, read_film, write_film
+
+from inference.frames import Frame, VideoReader
+from inference.painter import StylizeOptions
+from inference.session import StyleSession
+from inference.sinks import VideoWriter
+from inference.video import VideoOptions, VideoReport, paint_video
+from models.contract import Contract
+from models.errors import VideoError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Inverter:
+    """A session whose painting is the negative."""
+
+    contract = Contract(1, 1)
+
+    def stylize_image(self, image: np.ndarray) -> np.ndarray:
+        return 1.0 - image
+
+
+class Copier(Inverter):
+    """A session whose painting is the photo."""
+
+    def stylize_image(self, image: np.ndarray) -> np.ndarray:
+        return image
+
+
+def paint(source: Path, output: Path, session=None, **options) -> VideoReport:
+    return paint_video(source, output, session or Copier(), StylizeOptions(), VideoOptions(quality=100, **options))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2))))
+
+
+def test_every_frame_is_painted_in_its_place(tmp_path):
+    frames = drifting(12)
+    source = write_film(tmp_path / "a.mp4", frames)
+    report = paint(source, tmp_path / "b.mp4", Inverter())
+    painted, times_ms = read_film(tmp_path / "b.mp4")
+    assert report.frames == len(painted) == 12
+    assert times_ms == pytest.approx([40.0 * i for i in range(12)], abs=1)
+    for frame, stylized in zip(frames, painted, strict=True):
+        assert psnr(255 - frame, stylized) > 26
+    assert report.end_s == pytest.approx(0.48, abs=0.002)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".webm"])
+def test_timestamps_of_variable_rate_stay_to_the_millisecond(tmp_path, suffix):
+    times_ms = [0, 33, 40, 190, 191, 450, 1450, 1467, 2000]
+    source = write_film(tmp_path / "vfr.mkv", drifting(9), times_ms)
+    paint(source, tmp_path / f"out{suffix}")
+    assert read_film(tmp_path / f"out{suffix}")[1] == pytest.approx(times_ms, abs=1)
+
+
+def test_a_film_that_begins_late_begins_at_zero_with_its_sound_in_step(tmp_path):
+    source = write_film(tmp_path / "a.ts", drifting(30), sounds=1, container_options={"output_ts_offset": "100"})
+    with av.open(str(source)) as container:
+        assert container.start_time > 99 * 10**6
+    paint(source, tmp_path / "b.mkv")
+
+    def begin_s(path: Path, kind: str) -> float:
+        with av.open(str(path)) as container:
+            stream = next(stream for stream in container.streams if stream.type == kind)
+            packet = next(p for p in container.demux(stream) if p.pts is not None)
+            return float(packet.pts * packet.time_base)
+
+    step = begin_s(source, "audio") - begin_s(source, "video")
+    assert begin_s(tmp_path / "b.mkv", "audio") - begin_s(tmp_path / "b.mkv", "video") == pytest.approx(step, abs=0.002)
+    assert abs(begin_s(tmp_path / "b.mkv", "video")) < 0.1
+
+
+@pytest.mark.parametrize(("rotation", "turns"), [(0, 0), (90, 1), (180, 2), (270, 3)])
+def test_a_rotated_film_is_painted_upright_and_stays_so(tmp_path, rotation, turns):
+    frames = drifting(3)
+    source = write_film(tmp_path / "a.mp4", frames, rotation=rotation, sample_aspect=Fraction(4, 3))
+    paint(source, tmp_path / "b.mp4")
+    painted, _ = read_film(tmp_path / "b.mp4")
+    assert psnr(np.rot90(frames[0], turns), painted[0]) > 30  # display angles count counter-clockwise, and so does numpy
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        frame = next(container.decode(video=0))
+        assert frame.rotation == 0
+        wanted = Fraction(3, 4) if turns % 2 else Fraction(4, 3)
+        assert container.streams.video[0].sample_aspect_ratio == wanted
+
+
+def test_a_mirrored_film_is_mirrored(tmp_path):
+    frames = drifting(2)
+    source = write_film(tmp_path / "a.mp4", frames, rotation=90, hflip=True)
+    with VideoReader(source) as reader:
+        [first, _] = [item for item in reader if isinstance(item, Frame)]
+    # FFmpeg's hflip is applied to the film as it is shown, so after the turn.
+    shown = [np.rot90(frames[0])[:, ::-1], np.rot90(frames[0][:, ::-1])]
+    assert max(psnr(first.pixels, each) for each in shown) > 30
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format"), [("h264", "yuv444p"), ("hevc", "yuv444p"), ("av1", "yuv420p")], ids=lambda value: value
+)
+def test_odd_sizes_stay_to_the_pixel(tmp_path, codec, pixel_format):
+    frames = drifting(3, 241, 321)
+    source = write_film(tmp_path / "a.mkv", frames, codec="ffv1", pixel_format="yuv444p")
+    report = paint(source, tmp_path / "b.mp4", codec=codec)
+    painted, _ = read_film(tmp_path / "b.mp4")
+    assert painted[0].shape == (241, 321, 3)
+    assert psnr(frames[0], painted[0]) > 28
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == pixel_format
+    assert any("odd" in note for note in report.notes) == (pixel_format == "yuv444p")
+
+
+def test_a_film_of_one_frame(tmp_path):
+    source = write_film(tmp_path / "a.mp4", drifting(1))
+    assert paint(source, tmp_path / "b.mp4").frames == 1
+    assert len(read_film(tmp_path / "b.mp4")[0]) == 1
+
+
+def test_a_film_without_a_frame_is_said_and_leaves_nothing(tmp_path):
+    source = write_film(tmp_path / "a.mp4", drifting(5), sounds=1)
+    only_sound = tmp_path / "sound.mp4"
+    with av.open(str(source)) as container, av.open(str(only_sound), "w") as out:
+        stream = out.add_stream_from_template(container.streams.audio[0])
+        for packet in container.demux(audio=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    with pytest.raises(VideoError, match="holds no video, only audio"):
+        paint(only_sound, tmp_path / "b.mp4")
+    empty = tmp_path / "header.mkv"
+    with av.open(str(empty), "w") as out:
+        stream = out.add_stream("libx264", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        out.start_encoding()
+    with pytest.raises(VideoError, match=r"holds no frame that can be decoded|not a video that can be read"):
+        paint(empty, tmp_path / "b.mp4")
+    assert not (tmp_path / "b.mp4").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["a.h264", "a.avi", "a.mkv"])
+def test_files_without_an_index_are_read(tmp_path, name):
+    frames = drifting(20)
+    codec, options = ("mpeg4", {"qscale": "1", "b": "20000000"}) if name == "a.avi" else ("libx264", {"crf": "10", "g": "5"})
+    source = write_film(tmp_path / "whole.mkv", frames, codec=codec, options=options)
+    with av.open(str(source)) as container, av.open(str(tmp_path / name), "w") as out:
+        stream = out.add_stream_from_template(container.streams.video[0])
+        for packet in container.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    data = (tmp_path / name).read_bytes()
+    for index in (b"idx1", b"\x1c\x53\xbb\x6b"):  # an AVI's index, a Matroska's cues
+        if index in data:
+            (tmp_path / name).write_bytes(data[: data.rindex(index)])
+    paint(tmp_path / name, tmp_path / "b.mp4")
+    painted, times_ms = read_film(tmp_path / "b.mp4")
+    assert len(painted) == 20
+    assert np.diff(times_ms) == pytest.approx([40.0] * 19, abs=1)
+    paint(tmp_path / name, tmp_path / "c.mp4", start_s=0.4)
+    later, _ = read_film(tmp_path / "c.mp4")
+    assert psnr(later[0], frames[10]) > 28
+
+
+def test_a_film_cut_in_the_middle_is_painted_as_far_as_it_goes(tmp_path):
+    source = write_film(
+        tmp_path / "a.mp4", drifting(60, 240, 320), sounds=1, container_options={"movflags": "frag_keyframe+empty_moov"}
+    )
+    data = source.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
+    report = paint(tmp_path / "cut.mp4", tmp_path / "b.mp4")
+    assert 10 < report.frames < 60
+    assert len(read_film(tmp_path / "b.mp4")[0]) == report.frames
+
+
+def test_an_mp4_whose_index_was_cut_off_is_refused_with_the_likely_cause(tmp_path):
+    source = write_film(tmp_path / "a.mp4", drifting(30))
+    source.write_bytes(source.read_bytes()[:-2000])
+    with pytest.raises(VideoError, match="may lack its index"):
+        paint(source, tmp_path / "b.mp4")
+
+
+@pytest.mark.parametrize("sounds", [0, 1, 2])
+def test_sound_passes_through_untouched(tmp_path, sounds):
+    source = write_film(tmp_path / "a.mp4", drifting(25), sounds=sounds)
+    paint(source, tmp_path / "b.mp4")
+    before, after = packets_of(source, "audio"), packets_of(tmp_path / "b.mp4", "audio")
+    assert len(after) == sounds
+    assert after == before
+
+
+def test_subtitles_pass_through_where_the_format_holds_them(tmp_path):
+    source = write_film(tmp_path / "a.mkv", drifting(5), subtitle=True)
+    assert not paint(source, tmp_path / "b.mkv").notes
+    assert packets_of(tmp_path / "b.mkv", "subtitle") == packets_of(source, "subtitle")
+    [note] = paint(source, tmp_path / "b.mp4").notes
+    assert "left out: subtitle (srt); .mkv holds more" in note
+
+
+def test_ten_bits_are_read_and_said(tmp_path):
+    frames = drifting(3)
+    source = write_film(tmp_path / "a.mkv", frames, codec="libx265", pixel_format="yuv420p10le", options={"crf": "5"})
+    [note] = paint(source, tmp_path / "b.mp4").notes
+    assert "10 bits a channel in, 8 out" in note
+    assert psnr(read_film(tmp_path / "b.mp4")[0][0], frames[0]) > 30
+
+
+def test_alpha_shows_white_paper(tmp_path):
+    frames = drifting(2)
+    rgba = [np.dstack([frame, np.full(frame.shape[:2], 255, np.uint8)]) for frame in frames]
+    for frame in rgba:
+        frame[:48, :, 3] = 0
+    source = write_film(tmp_path / "a.mov", rgba, codec="png", pixel_format="rgba", source_format="rgba")
+    [note] = paint(source, tmp_path / "b.mp4").notes
+    assert "transparency is not kept" in note
+    painted = read_film(tmp_path / "b.mp4")[0][0]
+    assert painted[:40].min() > 240
+    assert psnr(painted[56:], frames[0][56:]) > 28
+
+
+def test_a_damaged_stretch_is_skipped_and_counted_and_the_rest_keeps_its_time(tmp_path):
+    frames = drifting(100)
+    source = write_film(tmp_path / "a.mkv", frames, codec="mjpeg", pixel_format="yuvj420p", options={"q:v": "2"})
+    with av.open(str(source)) as container, av.open(str(tmp_path / "bad.mkv"), "w") as out:
+        stream = out.add_stream_from_template(container.streams.video[0])
+        for i, packet in enumerate(p for p in container.demux(video=0) if p.size):
+            if i == 40:
+                broken = av.Packet(b"\x00" * packet.size)
+                broken.pts, broken.dts, broken.time_base = packet.pts, packet.dts, packet.time_base
+                packet = broken
+            packet.stream = stream
+            out.mux(packet)
+    report = paint(tmp_path / "bad.mkv", tmp_path / "b.mkv")
+    painted, times_ms = read_film(tmp_path / "b.mkv")
+    assert report.skipped == 1
+    assert len(painted) == 99
+    assert times_ms == pytest.approx([40 * i for i in range(100) if i != 40], abs=1)
+
+
+def test_noise_in_the_middle_of_a_file_does_not_end_the_film(tmp_path):
+    source = write_film(tmp_path / "a.ts", drifting(100), sounds=1)
+    data = bytearray(source.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
+    source.write_bytes(data)
+    report = paint(source, tmp_path / "b.mp4")
+    assert report.frames > 80
+    assert read_film(tmp_path / "b.mp4")[1][-1] > 3500
+
+
+@pytest.mark.parametrize("tags", [(1, 1, 1, 1), (6, 1, 6, 6), (5, 2, 5, 6), (1, 2, 1, 13)])
+def test_color_range_matrix_and_values_are_kept(tmp_path, tags):
+    frames = [np.full((64, 64, 3), color, np.uint8) for color in ((200, 60, 40), (250, 250, 250), (5, 5, 5))]
+    source = write_film(tmp_path / "a.mp4", frames, tags=tags, options={"crf": "0"}, pixel_format="yuv444p")
+    paint(source, tmp_path / "b.mp4")
+    for path in (source, tmp_path / "b.mp4"):
+        with av.open(str(path)) as container:
+            found = list(container.decode(video=0))
+        frame = found[0]
+        assert (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc) == tags
+        if path == source:
+            wanted = [frame.to_ndarray(format="yuv444p").mean(axis=(1, 2)) for frame in found]
+    values = [frame.reformat(format="yuv444p").to_ndarray().mean(axis=(1, 2)) for frame in found]
+    np.testing.assert_allclose(values, wanted, atol=2.5)
+
+
+def test_a_part_of_a_film(tmp_path):
+    frames = drifting(50)
+    source = write_film(tmp_path / "a.mp4", frames, sounds=1)
+    report = paint(source, tmp_path / "b.mp4", start_s=0.8, duration_s=0.6)
+    painted, times_ms = read_film(tmp_path / "b.mp4")
+    assert report.frames == len(painted) == 15
+    assert times_ms[0] == pytest.approx(0, abs=1)
+    assert psnr(painted[0], frames[20]) > 28
+    [sound] = packets_of(tmp_path / "b.mp4", "audio")
+    assert len(sound) == pytest.approx(0.6 * 48000 / 1024, abs=2)
+    with pytest.raises(VideoError, match="a.mp4 has no frame from 5 s on"):
+        paint(source, tmp_path / "c.mp4", start_s=5.0)
+
+
+def test_metadata_of_the_film_are_kept(tmp_path):
+    source = write_film(tmp_path / "a.mkv", drifting(2))
+    with av.open(str(source)) as container, av.open(str(tmp_path / "b.mkv"), "w") as out:
+        out.metadata["title"] = "Fox"
+        stream = out.add_stream_from_template(container.streams.video[0])
+        for packet in container.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    paint(tmp_path / "b.mkv", tmp_path / "c.mp4")
+    with av.open(str(tmp_path / "c.mp4")) as container:
+        assert container.metadata["title"] == "Fox"
+
+
+def test_nothing_is_overwritten_and_the_film_itself_never(tmp_path):
+    source = write_film(tmp_path / "a.mp4", drifting(2))
+    before = source.read_bytes()
+    (tmp_path / "b.mp4").write_text("precious")
+    with pytest.raises(VideoError, match="exists; give --overwrite"):
+        paint(source, tmp_path / "b.mp4")
+    assert (tmp_path / "b.mp4").read_text() == "precious"
+    with pytest.raises(VideoError, match="is the film to be painted"):
+        paint_video(source, source, Copier(), StylizeOptions(), VideoOptions(), overwrite=True)
+    assert source.read_bytes() == before
+    paint_video(source, tmp_path / "b.mp4", Copier(), StylizeOptions(), VideoOptions(), overwrite=True)
+    assert len(read_film(tmp_path / "b.mp4")[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("b.gif", r'no video format for ".gif"; one of .mp4'),
+        ("nowhere/b.mp4", "there is no folder"),
+        ("folder.mp4", "it is a folder"),
+    ],
+)
+def test_a_name_that_cannot_be_written_is_said_before_the_work(tmp_path, name, message):
+    source = write_film(tmp_path / "a.mp4", drifting(2))
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(VideoError, match=message):
+        paint(source, tmp_path / name)
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path, monkeypatch):
+    source = write_film(tmp_path / "a.mp4", drifting(2))
+    monkeypatch.setattr("inference.pictures.os.access", lambda path, mode: False)  # the tests may run as root
+    with pytest.raises(VideoError, match="may not be written to"):
+        paint(source, tmp_path / "b.mp4")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv"])
+def test_a_full_disk_loses_nothing_and_is_said(tmp_path, name):
+    """A limit on the size of files stands for the disk's end: write fails with EFBIG instead of ENOSPC."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (240, 320, 3), dtype=np.uint8) for _ in range(40)]
+    source = write_film(tmp_path / "a.mp4", noise)
+    (tmp_path / name).write_text("precious")
+    code = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+from test_video import *
+try:
+    paint_video(Path({str(source)!r}), Path({str(tmp_path / name)!r}), Copier(), StylizeOptions(), VideoOptions(), True)
+except VideoError as error:
+    print(error)
+    sys.exit(7)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 7, result.stderr
+    assert f"{tmp_path / name} cannot be written: {os.strerror(errno.EFBIG)}" in result.stdout
+    assert (tmp_path / name).read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", name]
+
+
+def test_ctrl_c_finishes_the_film_with_what_is_done(tmp_path, style_file):
+    source = write_film(tmp_path / "a.mp4", drifting(400, 240, 320), sounds=1)
+    command = [sys.executable, str(ROOT / "allaprima.py"), "video", str(source), "-s", str(style_file)]
+    process = subprocess.Popen([*command, "-o", str(tmp_path / "b.mp4")], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".b.mp4*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.7)
+    assert not (tmp_path / "b.mp4").exists()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped;" in err
+    frames, _ = read_film(tmp_path / "b.mp4")
+    assert 0 < len(frames) < 400
+    assert f"({len(frames)} frames)" in err
+    [sound] = packets_of(tmp_path / "b.mp4", "audio")
+    assert sound
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_commands_last_line_names_the_file(run, tmp_path, style_file):
+    source = write_film(tmp_path / "clip.mp4", drifting(5))
+    code, out, err = run("video", source, "-s", style_file, "--keep-color", "luminance", "--profile")
+    assert code == 0, err
+    assert f"{tmp_path / 'clip_strokes.mp4'}: 5 frames, 0.2 s, libx264, painted at " in out
+    for stage in ("read", "convert", "network", "color", "write", "the network alone"):
+        assert stage in out
+    assert "on the CPU" in err
+    code, _, err = run("video", source, "-s", style_file)
+    assert code == 1
+    assert "exists; give --overwrite" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read: No such file"), (b"", "is empty"), (b"no film" * 99, "is not a video that can be read")],
+)
+def test_what_is_no_film_is_said(run, tmp_path, style_file, content, message):
+    if content is not None:
+        (tmp_path / "a.mp4").write_bytes(content)
+    code, _, err = run("video", tmp_path / "a.mp4", "-s", style_file)
+    assert code == 1
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == (["a.mp4"] if content is not None else [])
+
+
+def test_a_film_painted_frame_by_frame_is_the_photos_painting(tmp_path, style_file):
+    """The same pixels go through `stylize` and `video`."""
+    session = StyleSession(style_file)
+    frames = drifting(2)
+    source = write_film(tmp_path / "a.mkv", frames, codec="ffv1", pixel_format="bgr0")
+    painted = []
+    with VideoReader(source) as reader:
+        for item in reader:
+            assert isinstance(item, Frame)
+            painted.append(session.stylize(item.pixels))
+    np.testing.assert_array_equal(painted[0], session.stylize(frames[0]))
+    paint(source, tmp_path / "b.mp4", session)
+    assert psnr(read_film(tmp_path / "b.mp4")[0][1], painted[1]) > 25
+
+
+def test_a_writer_that_was_given_no_frame_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(VideoError, match="no frame was painted"),
+        VideoWriter(tmp_path / "a.mp4", 64, 64, Fraction(25), Fraction(1, 25)),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
