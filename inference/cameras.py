@@ -193,9 +193,7 @@ class StreamCamera:
 
     def __init__(self, address: str, size: tuple[int, int] | None, buffers: Buffers) -> None:
         self._size, self._buffers = size, buffers
-        options = {"fflags": "nobuffer", "flags": "low_delay"}
-        if address.startswith("rtsp"):
-            options["rtsp_transport"] = "tcp"
+        options = {"rtsp_transport": "tcp"} if address.startswith("rtsp") else {}  # over UDP, lost packets tear the picture
         try:
             self._container = av.open(address, options=options, timeout=(5.0, 5.0))
             self._frames = self._container.decode(video=0)

@@ -42,12 +42,12 @@ class Window:
         self._shown = False
 
     def show(self, frame: np.ndarray) -> None:
-        if self._bgr.shape != frame.shape:
-            self._bgr = np.empty_like(frame)
         if not self._shown:
             cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
-            cv2.resizeWindow(TITLE, frame.shape[1], frame.shape[0])
             self._shown = True
+        if self._bgr.shape != frame.shape:  # at first, and when the original comes beside the painting
+            self._bgr = np.empty_like(frame)
+            cv2.resizeWindow(TITLE, frame.shape[1], frame.shape[0])
         cv2.imshow(TITLE, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR, self._bgr))
 
     def key(self) -> str:

@@ -294,7 +294,7 @@ class Webcam:
         network = threading.Thread(target=self._paint, name="network", daemon=True)
         network.start()
         last: Painting | None = None
-        said, shown_s, first_s = "", 0.0, 0.0
+        said, shown_s, first_s = "", time.perf_counter(), 0.0
         try:
             while not (self.controls.quit or stopped() or (frames and self.report.frames >= frames)):
                 painting = self._paintings.get(0.03)

@@ -289,7 +289,7 @@ def test_a_part_of_a_film(tmp_path):
     assert psnr(painted[0], frames[20]) > 28
     [sound] = packets_of(tmp_path / "b.mp4", "audio")
     assert len(sound) == pytest.approx(0.6 * 48000 / 1024, abs=2)
-    with pytest.raises(VideoError, match="a.mp4 has no frame from 5 s on"):
+    with pytest.raises(VideoError, match="has no frame from 5 s on"):
         paint(source, tmp_path / "c.mp4", start_s=5.0)
 
 

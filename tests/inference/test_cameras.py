@@ -1,0 +1,262 @@
+"""Cameras that hang, freeze and vanish, without hardware."""
+
+import http.server
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from films import drifting, write_film
+
+from inference import cameras
+from inference.cameras import Buffers, CameraFeed, FileCamera, Newest, Shot, open_camera
+from models.errors import VideoError
+
+
+class FakeCamera:
+    """Gives frames until told otherwise.
+
+    Attributes:
+        mode: "living", "blocked" (read does not return until released), "frozen" (the same frame again and again) or
+            "gone" (read gives None).
+    """
+
+    def __init__(self, mode: str = "living", frame_s: float = 0.01, silent_s: float = 0.3) -> None:
+        self.mode, self.frame_s, self.silent_s, self.freezes = mode, frame_s, silent_s, True
+        self.released, self.closed = threading.Event(), False
+        self._count = 0
+
+    def read(self) -> np.ndarray | None:
+        time.sleep(self.frame_s)
+        if self.mode == "blocked":
+            self.released.wait()
+        if self.mode == "gone":
+            return None
+        if self.mode != "frozen":
+            self._count += 1
+        return np.full((48, 64, 3), self._count % 256, np.uint8)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds become tenths."""
+    monkeypatch.setattr(cameras, "SILENT_S", 0.3)
+    monkeypatch.setattr(cameras, "BACK_OFF_S", (0.05, 0.1, 0.2))
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread is not threading.main_thread()}
+
+
+def test_the_newest_item_wins_and_nobody_waits_to_put():
+    slot: Newest[int] = Newest()
+    assert [slot.put(1), slot.put(2), slot.put(3)] == [None, 1, 2]
+    assert slot.get(0.0) == 3
+    assert slot.get(0.01) is None
+
+
+def test_buffers_are_used_again_but_not_a_decoders_memory():
+    buffers = Buffers()
+    array = buffers.take((4, 6, 3))
+    buffers.give(array)
+    assert buffers.take((4, 6, 3)) is array
+    view = np.zeros((8, 6, 3), np.uint8)[:4]
+    buffers.give(view)
+    assert buffers.take((4, 6, 3)) is not view
+
+
+def test_two_seconds_are_the_promise():
+    assert cameras.SILENT_S < 2.0
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [("blocked", "gives no picture"), ("frozen", "picture is frozen"), ("gone", "camera is gone")],
+)
+def test_trouble_is_noticed_said_and_mended(hurried, mode, words):
+    opened: list[FakeCamera] = []
+
+    def open_again() -> FakeCamera:
+        opened.append(FakeCamera())
+        return opened[-1]
+
+    feed = CameraFeed(open_again, Buffers())
+    try:
+        assert isinstance(feed.newest.get(5.0), Shot)
+        assert feed.trouble == ""
+        opened[0].mode = mode
+        wait_until(lambda: words in feed.trouble)
+        wait_until(lambda: len(opened) == 2 and feed.trouble == "")
+        assert feed.newest.get(5.0) is not None
+        opened[0].released.set()
+        wait_until(lambda: opened[0].closed)
+    finally:
+        feed.close()
+    assert opened[-1].closed
+    assert "capture" not in threads()
+
+
+def test_opening_is_tried_again_with_longer_and_longer_pauses(hurried):
+    attempts: list[float] = []
+
+    def open_again() -> FakeCamera:
+        attempts.append(time.monotonic())
+        if len(attempts) in (2, 3, 4):
+            raise VideoError("camera 0 cannot be opened")
+        return FakeCamera("gone" if len(attempts) == 1 else "living")
+
+    feed = CameraFeed(open_again, Buffers())
+    try:
+        wait_until(lambda: "cannot be opened" in feed.trouble)
+        wait_until(lambda: feed.newest.get(0.01) is not None)
+        assert feed.trouble == ""
+        pauses = np.diff(attempts)
+        assert pauses[1] > pauses[0] - 0.02
+        assert pauses[3] >= 0.2
+    finally:
+        feed.close()
+
+
+def test_a_picture_that_is_still_after_opening_again_is_just_still(hurried):
+    opened: list[FakeCamera] = []
+    feed = CameraFeed(lambda: opened.append(FakeCamera("frozen")) or opened[-1], Buffers())
+    try:
+        wait_until(lambda: len(opened) == 2)
+        time.sleep(0.8)
+        assert len(opened) == 2
+        assert feed.trouble == ""
+        assert feed.newest.get(1.0) is not None
+    finally:
+        feed.close()
+
+
+def test_a_wrong_camera_is_known_at_once():
+    def open_again() -> FakeCamera:
+        raise VideoError("camera 7 cannot be opened")
+
+    with pytest.raises(VideoError, match="camera 7"):
+        CameraFeed(open_again, Buffers())
+
+
+def test_a_camera_that_stays_blocked_starts_a_bounded_number_of_threads(hurried):
+    opened: list[FakeCamera] = []
+    feed = CameraFeed(lambda: opened.append(FakeCamera("blocked")) or opened[-1], Buffers())
+    try:
+        deadline = time.monotonic() + 3.0
+        while time.monotonic() < deadline:
+            assert feed.trouble in ("", "the camera gives no picture")
+            time.sleep(0.01)
+        assert 2 <= len(opened) <= cameras.MOST_STUCK + 1
+        start = time.monotonic()
+        feed.close(timeout_s=0.1)
+        assert time.monotonic() - start < 1.0  # quitting does not wait for the camera
+    finally:
+        for camera in opened:
+            camera.released.set()
+    wait_until(lambda: "capture" not in threads())
+    assert all(camera.closed for camera in opened)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts descriptors in /proc")
+def test_a_hundred_unpluggings_leave_no_thread_and_no_descriptor(hurried, monkeypatch, tmp_path):
+    monkeypatch.setattr(cameras, "BACK_OFF_S", (0.001,))
+    film = write_film(tmp_path / "a.mp4", drifting(3))
+    opened = 0
+
+    class Unplugged(FileCamera):
+        def read(self) -> np.ndarray | None:
+            return None if self._seen else super().read()
+
+    def open_again() -> FileCamera:
+        nonlocal opened
+        opened += 1
+        return Unplugged(film, None, Buffers())
+
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    feed = CameraFeed(open_again, Buffers())
+    wait_until(lambda: opened >= 5)
+    files, running = open_files(), threading.active_count()
+    wait_until(lambda: opened >= 105, 60)
+    assert abs(open_files() - files) <= 2  # one film is open at any time
+    assert threading.active_count() == running
+    feed.close()
+    assert "capture" not in threads()
+
+
+def test_a_film_plays_at_its_own_speed_and_over_and_over(tmp_path):
+    film = write_film(tmp_path / "a.mp4", drifting(5), rate=25)
+    camera = FileCamera(film, None, Buffers())
+    start = time.perf_counter()
+    frames = [camera.read() for _ in range(13)]
+    seconds = time.perf_counter() - start
+    camera.close()
+    assert seconds == pytest.approx(12 * 0.04, abs=0.25)
+    assert seconds > 0.4
+    np.testing.assert_array_equal(frames[0], frames[5])
+    np.testing.assert_array_equal(frames[2], frames[12])
+
+
+def test_size_fits_a_film_in_without_squashing_it(tmp_path):
+    film = write_film(tmp_path / "a.mp4", drifting(2, 96, 128))
+    for size, wanted in (((48, 640), (48, 64)), ((480, 640), (96, 128)), (None, (96, 128))):
+        camera = FileCamera(film, size, Buffers())
+        frame = camera.read()
+        assert frame is not None
+        assert frame.shape == (*wanted, 3)
+        camera.close()
+
+
+def test_a_stream_over_the_network_is_a_camera_and_its_end_is_noticed(tmp_path, monkeypatch):
+    write_film(tmp_path / "a.ts", drifting(4))
+    handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    monkeypatch.chdir(tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        camera = open_camera(f"{address}/a.ts", None, Buffers())
+        frames = [camera.read() for _ in range(5)]
+        camera.close()
+        with pytest.raises(VideoError, match=r"camera http://127\.0\.0\.1.*nothing.ts cannot be opened"):
+            open_camera(f"{address}/nothing.ts", None, Buffers())
+        server.shutdown()
+    assert all(frame is not None and frame.shape == (96, 128, 3) for frame in frames[:4])
+    assert frames[4] is None
+
+
+@pytest.mark.parametrize(
+    ("camera", "message"), [("9", "camera 9 cannot be opened; "), ("nowhere.mp4", "there is no camera or film nowhere.mp4; ")]
+)
+def test_a_camera_that_is_not_there_is_said_with_those_that_are(camera, message):
+    with pytest.raises(VideoError, match=message + "(found: .*--camera N|no camera was found; --camera FILE)"):
+        open_camera(camera, None, Buffers())
+
+
+def test_cameras_found_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "platform", "linux")
+    for index, name in ((10, "Capture"), (2, "Integrated Camera")):
+        (tmp_path / f"video{index}").mkdir()
+        (tmp_path / f"video{index}" / "name").write_text(f"{name}\n")
+    monkeypatch.setattr(cameras, "Path", lambda _: tmp_path)
+    assert cameras.cameras_found() == "found: 2 (Integrated Camera), 10 (Capture); choose with --camera N"
+
+
+def test_a_damaged_film_is_no_camera(tmp_path):
+    Path(tmp_path / "a.mp4").write_bytes(b"no film")
+    with pytest.raises(VideoError, match="not a video"):
+        open_camera(str(tmp_path / "a.mp4"), None, Buffers())
