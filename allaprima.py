@@ -133,7 +133,8 @@ def video(options: argparse.Namespace) -> int:
 
 
 def webcam(options: argparse.Namespace) -> int:
-    from inference.cameras import Buffers, CameraFeed, open_camera
+    from inference.buffers import Buffers
+    from inference.cameras import CameraFeed, open_camera
     from inference.console import catch_interrupt
     from inference.displays import VirtualCamera, Window, check_virtual_camera
     from inference.profile import Profile, bare_session_ms
@@ -151,9 +152,7 @@ def webcam(options: argparse.Namespace) -> int:
     buffers, profile = Buffers(), Profile()
     size = (options.size[1], options.size[0]) if options.size else None
     feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
-    session = rack.session(names[0])
-    assert session is not None
-    print(f"painting with {names[0]} on {session.where}", file=sys.stderr)
+    print(f"painting with {names[0]} on {rack.first.where}", file=sys.stderr)
     controls = Controls(keep_color=options.keep_color, strength=options.strength)
     live = Webcam(
         feed,
@@ -181,7 +180,7 @@ def webcam(options: argparse.Namespace) -> int:
         print(profile.table())
         height, width = live.work_size
         if height:
-            alone_ms = bare_session_ms(session, height, width)
+            alone_ms = bare_session_ms(rack.first, height, width)
             print(f"the network alone at {width}x{height}: {alone_ms:.1f} ms, {1000.0 / alone_ms:.1f} a second")
     return 0
 

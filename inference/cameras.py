@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
+from inference.buffers import Buffers
 from inference.frames import Frame, VideoReader, plane_as_array
 from inference.pictures import fitted_within
 from inference.profile import Profile
@@ -49,30 +50,6 @@ class Newest(Generic[T]):
             self._change.wait_for(lambda: self._item is not None, timeout_s)
             item, self._item = self._item, None
         return item
-
-
-class Buffers:
-    """Frames to be used again, so that a camera need not allocate one for each picture."""
-
-    def __init__(self) -> None:
-        self._free: list[np.ndarray] = []
-        self._lock = threading.Lock()
-
-    def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array, (H, W, 3) uint8, with anything in it."""
-        with self._lock:
-            while self._free:
-                array = self._free.pop()
-                if array.shape == shape:
-                    return array
-        return np.empty(shape, np.uint8)
-
-    def give(self, array: np.ndarray | None) -> None:
-        """Take back an array that nobody looks at any more; what belongs to a decoder is left to it."""
-        if array is not None and array.base is None and array.flags.owndata:
-            with self._lock:
-                if len(self._free) < 8:
-                    self._free.append(array)
 
 
 class Camera(Protocol):

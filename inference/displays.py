@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from inference.buffers import Scratch
 from models.errors import VideoError
 
 TITLE = "Alla Prima"
@@ -35,20 +36,22 @@ class Window:
     """
 
     def __init__(self) -> None:
+        os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")  # OpenCV's Qt complains about fonts, line after line
         trouble = display_trouble() or _probe()
         if trouble:
             raise VideoError(f"no window can be opened: {trouble}; --headless runs without one (with --record, say)")
-        self._bgr = np.empty((0, 0, 3), np.uint8)
+        self._scratch = Scratch()
+        self._size = (0, 0)
         self._shown = False
 
     def show(self, frame: np.ndarray) -> None:
         if not self._shown:
-            cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
             self._shown = True
-        if self._bgr.shape != frame.shape:  # at first, and when the original comes beside the painting
-            self._bgr = np.empty_like(frame)
+        if frame.shape[:2] != self._size:  # at first, and when the original comes beside the painting
+            self._size = frame.shape[0], frame.shape[1]
             cv2.resizeWindow(TITLE, frame.shape[1], frame.shape[0])
-        cv2.imshow(TITLE, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR, self._bgr))
+        cv2.imshow(TITLE, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR, self._scratch.get("bgr", frame.shape)))
 
     def key(self) -> str:
         if not self._shown:

@@ -79,7 +79,7 @@ class VideoWriter:
         self._matrix, self._range = self._tags.to_rgb(height)
         # Chroma at half resolution needs even sides, except in AV1; full chroma needs nothing.
         self.pixel_format = "yuv444p" if codec != "av1" and (height % 2 or width % 2) else "yuv420p"
-        self._time_base, self._rate = time_base, rate
+        self.time_base, self._rate = time_base, rate
         shape = (height, width, self.pixel_format, time_base, rate)
         self.encoder = find_encoder(codec, quality, *shape)
         self.frames, self.end_s, self._last_pts = 0, 0.0, -1
@@ -130,7 +130,7 @@ class VideoWriter:
             self._tags.primaries,
             self._tags.transfer,
         )
-        frame.pts, frame.time_base = pts, self._time_base
+        frame.pts, frame.time_base = pts, self.time_base
         if duration:
             frame.duration = duration
         try:
@@ -138,7 +138,7 @@ class VideoWriter:
         except (FFmpegError, OSError) as error:
             raise self._failure(error) from error
         self.frames += 1
-        self.end_s = float((pts + (duration or 1 / (self._rate * self._time_base))) * self._time_base)
+        self.end_s = float((pts + (duration or 1 / (self._rate * self.time_base))) * self.time_base)
 
     def mux(self, packet: av.Packet) -> None:
         """Pass on a packet of one of `others`; those of streams left out are dropped."""

@@ -12,13 +12,13 @@ import av
 import numpy as np
 
 from inference.frames import Frame, VideoReader
-from inference.painter import FilmPainter, StylizeOptions
+from inference.painter import FilmPainter, StylizeOptions, one_opencv_thread
 from inference.profile import Profile
 from inference.session import StyleSession
 from inference.sinks import FORMATS, QUALITY, VideoWriter, check_writable
 from models.errors import VideoError
 
-AHEAD = 4  # frames between two stages at most
+AHEAD = 2  # frames between two stages at most; a frame of 4K takes 25 MB, its stylized image 100
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def paint_video(
     check_writable(output, overwrite)
     profile = profile or Profile()
     start = time.perf_counter()
-    with VideoReader(source, options.start_s, options.duration_s) as reader:
+    with one_opencv_thread(), VideoReader(source, options.start_s, options.duration_s) as reader:
         if output.exists() and output.samefile(source):
             raise VideoError(f"{output} is the film to be painted; give another -o")
         with VideoWriter(
@@ -104,15 +104,13 @@ def paint_video(
             report = VideoReport(output, writer.encoder, notes=_notes(reader, writer))
             painter = FilmPainter(session, how, profile)
             read = _Stage(lambda put, _: _read(reader, put, profile), "read")
-            write = _Stage(lambda _, get: _write(writer, get, profile), "write")
+            write = _Stage(lambda _, get: _write(writer, get, painter, profile), "write")
             try:
                 while (item := read.get()) is not None:
                     if isinstance(item, Frame):
-                        time_s = float(item.pts * reader.time_base)
-                        pixels = painter.paint(item.pixels, time_s)
-                        item = Frame(pixels, item.pts, item.duration)
+                        item = (item, painter.stylize(item.pixels))
                         report.frames += 1
-                        progress(report.frames, time_s, reader.length_s)
+                        progress(report.frames, float(item[0].pts * reader.time_base), reader.length_s)
                     write.put(item)
                     if stopped():
                         report.whole = False
@@ -142,13 +140,17 @@ def _read(reader: VideoReader, put: Callable[[Any], None], profile: Profile) -> 
             return
 
 
-def _write(writer: VideoWriter, get: Callable[[], Any], profile: Profile) -> None:
+def _write(writer: VideoWriter, get: Callable[[], Any], painter: FilmPainter, profile: Profile) -> None:
+    """Packets, and frames of the film with their stylized images, until None."""
+    pixels: np.ndarray | None = None
     while (item := get()) is not None:
         if isinstance(item, av.Packet):
             writer.mux(item)
-        else:
-            with profile.stage("write"):
-                writer.write(np.ascontiguousarray(item.pixels), item.pts, item.duration)
+            continue
+        frame, stylized_image = item
+        pixels = painter.finish(frame.pixels, stylized_image, float(frame.pts * writer.time_base), pixels)
+        with profile.stage("write"):
+            writer.write(pixels, frame.pts, frame.duration)
 
 
 def _notes(reader: VideoReader, writer: VideoWriter) -> tuple[str, ...]:

@@ -16,10 +16,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from inference.cameras import Buffers, CameraFeed, Newest
+from inference.buffers import Buffers, Scratch
+from inference.cameras import CameraFeed, Newest
 from inference.color import MODES
 from inference.displays import Display, VirtualCamera
-from inference.painter import FilmPainter, StylizeOptions
+from inference.painter import FilmPainter, StylizeOptions, one_opencv_thread
 from inference.pictures import Picture, write_picture
 from inference.profile import Profile
 from inference.session import StyleSession
@@ -58,21 +59,29 @@ class Controls:
 
 
 @dataclass(frozen=True)
-class Painting:
-    """One frame painted.
+class Sketch:
+    """What the network made of a frame.
 
     Attributes:
-        content_frame, stylized_frame: (H, W, 3) uint8 RGB.
+        content_frame: (H, W, 3) uint8 RGB. stylized_image: (1, 3, H', W') float32 in [0, 1], of the working size.
         shot_s, painted_s: when it was captured and when it was painted, by time.perf_counter.
-        style: its name. work_size: (height, width) it was painted at.
+        style: its name.
     """
 
     content_frame: np.ndarray
-    stylized_frame: np.ndarray
+    stylized_image: np.ndarray
     shot_s: float
     painted_s: float
     style: str
-    work_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Painting:
+    """A sketch finished: `stylized_frame` has the content's size, and its colours where they are kept."""
+
+    content_frame: np.ndarray
+    stylized_frame: np.ndarray
+    sketch: Sketch
 
 
 class StyleRack:
@@ -80,6 +89,8 @@ class StyleRack:
 
     Args:
         paths: .onnx files by name. device: see `StyleSession`.
+    Attributes:
+        names: of the styles. first: the session of the first one. errors: why styles could not be opened, by name.
     Raises:
         StyleError: the first one cannot be opened.
     """
@@ -88,7 +99,8 @@ class StyleRack:
         self.names = list(paths)
         self.errors: dict[str, str] = {}
         self._paths, self._device = paths, device
-        self._sessions = {self.names[0]: StyleSession(paths[self.names[0]], device, shared=True)}
+        self.first = StyleSession(paths[self.names[0]], device, shared=True)
+        self._sessions = {self.names[0]: self.first}
         self._size = (0, 0)
         self._opener: threading.Thread | None = None
         self._closing = False
@@ -272,18 +284,19 @@ class Webcam:
         self._record_path, self._say = record, say
         self._profile = profile or Profile()
         self._pace = Pace(target_fps)
-        self._paintings: Newest[Painting] = Newest()
+        self._painter = FilmPainter(rack.first, StylizeOptions(controls.keep_color, strength=controls.strength), self._profile)
+        self._sketches: Newest[Sketch] = Newest()
         self._stopping = threading.Event()
         self._error: BaseException | None = None
         self._recorder: Recorder | None = None
         self._virtual_camera: VirtualCamera | None = None
-        self._canvas = np.empty((0, 0, 3), np.uint8)
+        self._scratch = Scratch()
         self._intervals_ms: deque[float] = deque(maxlen=30)
         self._latencies_ms: deque[float] = deque(maxlen=30)
         self._recording_error: VideoError | None = None
         self._note, self._note_until_s = "", 0.0
         self.report = LiveReport()
-        self.work_size = (0, 0)
+        self.work_size = (0, 0)  # that the last frame was painted at
 
     def run(self, frames: int = 0, stopped: Callable[[], object] = lambda: False) -> LiveReport:
         """Until "q", so many frames (0: any number), or `stopped`.
@@ -291,13 +304,17 @@ class Webcam:
         Raises:
             AllaPrimaError: the network failed, or a recording could not be written.
         """
+        with one_opencv_thread():
+            return self._run(frames, stopped)
+
+    def _run(self, frames: int, stopped: Callable[[], object]) -> LiveReport:
         network = threading.Thread(target=self._paint, name="network", daemon=True)
         network.start()
         last: Painting | None = None
         said, shown_s, first_s = "", time.perf_counter(), 0.0
         try:
             while not (self.controls.quit or stopped() or (frames and self.report.frames >= frames)):
-                painting = self._paintings.get(0.03)
+                sketch = self._sketches.get(0.03)
                 if self._error:
                     raise self._error
                 now_s = time.perf_counter()
@@ -306,22 +323,24 @@ class Webcam:
                     said = trouble
                     if trouble:
                         self._say(trouble)
-                if painting is not None:
+                if sketch is not None:
                     first_s = first_s or now_s
                     self.report.frames += 1
                     self.report.wall_s = now_s - first_s
-                    self._use(painting, last)
+                    painting = self._finish(sketch, last)
+                    self._use(painting)
                     if last is not None:
-                        self._give_back(last)
+                        self._buffers.give(last.stylized_frame)
+                        self._buffers.give(last.content_frame)
                     last = painting
                 if self._display is not None:
-                    if painting is not None or now_s - shown_s > 0.2:
+                    if sketch is not None or now_s - shown_s > 0.2:
                         with self._profile.stage("show"):
                             self._show(last, trouble)
                         shown_s = now_s
                     self._press(self._display.key(), last)
-                if painting is not None:
-                    self._latencies_ms.append(1000.0 * (time.perf_counter() - painting.shot_s))
+                if sketch is not None:
+                    self._latencies_ms.append(1000.0 * (time.perf_counter() - sketch.shot_s))
                     self.report.latencies_ms.append(self._latencies_ms[-1])
         finally:
             self._stopping.set()
@@ -336,61 +355,56 @@ class Webcam:
         return self.report
 
     def _paint(self) -> None:
-        """The network's thread: newest shot in, newest painting out."""
-        painter: FilmPainter | None = None
+        """The network's thread: newest shot in, newest sketch out."""
+        showing = self._rack.names[0]
+        opening = False
         try:
             while not self._stopping.is_set():
                 shot = self._feed.newest.get(0.1)
                 if shot is None:
                     continue
                 start_s = time.perf_counter()
+                if not opening:
+                    self._rack.open_all(*shot.frame.shape[:2])
+                    opening = True
                 name = self._rack.names[self.controls.style]
                 session = self._rack.session(name)
-                if painter is None:
-                    first = self._rack.session(self._rack.names[0])
-                    assert first is not None
-                    how = StylizeOptions(self.controls.keep_color, strength=self.controls.strength)
-                    painter = FilmPainter(session or first, how, self._profile)
-                    self._rack.open_all(*shot.frame.shape[:2])
-                    showing = self._rack.names[0]
-                if session is not None and session is not painter.session:
-                    painter.session, showing = session, name
-                    painter.color.forget()
-                elif session is not None:
-                    showing = name
-                painter.color.mode, painter.strength = self.controls.keep_color, self.controls.strength
-                painter.scale = self._pace.scale
-                content = shot.frame
-                if self.controls.mirror:
-                    content = np.asarray(cv2.flip(content, 1))
-                out = self._buffers.take(content.shape)
-                painter.paint(content, shot.time_s, out)
-                work_size = painter.work_size(*content.shape[:2])
+                if session is not None:  # until it is open, the one before goes on
+                    self._painter.session, showing = session, name
+                self._painter.scale = self._pace.scale
+                content = np.asarray(cv2.flip(shot.frame, 1)) if self.controls.mirror else shot.frame
+                stylized_image = self._painter.stylize(content)
                 end_s = time.perf_counter()
-                replaced = self._paintings.put(Painting(content, out, shot.time_s, end_s, showing, work_size))
+                replaced = self._sketches.put(Sketch(content, stylized_image, shot.time_s, end_s, showing))
                 if replaced is not None:
                     self.report.dropped += 1
-                    self._give_back(replaced)
-                self.work_size = work_size
+                    self._buffers.give(replaced.content_frame)
                 self._pace.update(1000.0 * (end_s - start_s), end_s)
         except BaseException as error:
             self._error = error
 
-    def _give_back(self, painting: Painting) -> None:
-        self._buffers.give(painting.stylized_frame)
-        self._buffers.give(painting.content_frame)
-
-    def _use(self, painting: Painting, last: Painting | None) -> None:
-        """Record it, send it on, count it."""
+    def _finish(self, sketch: Sketch, last: Painting | None) -> Painting:
+        """Colors, strength, size: here, so that the network's thread can go on with the next frame."""
+        painter, controls = self._painter, self.controls
         if last is not None:
-            self._intervals_ms.append(1000.0 * (painting.painted_s - last.painted_s))
+            self._intervals_ms.append(1000.0 * (sketch.painted_s - last.sketch.painted_s))
             self._profile.add("interval", self._intervals_ms[-1])
+            if last.sketch.style != sketch.style:
+                painter.color.forget()
+        painter.color.mode, painter.strength = controls.keep_color, controls.strength
+        self.work_size = sketch.stylized_image.shape[2], sketch.stylized_image.shape[3]
+        out = self._buffers.take(sketch.content_frame.shape)
+        frame = painter.finish(sketch.content_frame, sketch.stylized_image, sketch.shot_s, out)
+        return Painting(sketch.content_frame, frame, sketch)
+
+    def _use(self, painting: Painting) -> None:
+        """Record it, send it on."""
         frame = painting.stylized_frame
         if self._record_path and self._recorder is None:
             path, self._record_path = self._record_path, None
             self._recorder = Recorder(path, frame.shape[0], frame.shape[1], self._overwrite)
         if self._recorder is not None:
-            self._recorder.add(frame, painting.shot_s)
+            self._recorder.add(frame, painting.sketch.shot_s)
             if self._recorder.error:
                 self._stop_recording()
         if self._open_virtual_camera is not None and self._virtual_camera is None:
@@ -461,9 +475,7 @@ class Webcam:
             if self.controls.side_by_side:
                 parts.insert(0, painting.content_frame)
             height, width = painting.stylized_frame.shape[:2]
-            if self._canvas.shape != (height, width * len(parts), 3):
-                self._canvas = np.empty((height, width * len(parts), 3), np.uint8)
-            canvas = self._canvas
+            canvas = self._scratch.get("canvas", (height, width * len(parts), 3))
             for i, part in enumerate(parts):
                 canvas[:, i * width : (i + 1) * width] = part
         now_s = time.perf_counter()
@@ -480,7 +492,7 @@ class Webcam:
                 lines.append(self._note)
             _write(canvas, lines)
         if self.controls.help:
-            _write(canvas, [f"{key:8}{what}" for key, what in KEYS], centred=True)
+            _write(canvas, [f"{key}\t{what}" for key, what in KEYS], centred=True)
         self._display.show(canvas)
 
     def _status(self, painting: Painting) -> str:
@@ -488,15 +500,16 @@ class Webcam:
         fps = 1000.0 / float(np.mean(intervals_ms)) if intervals_ms else 0.0
         latency_ms = float(np.median(self._latencies_ms)) if self._latencies_ms else 0.0
         wanted = self._rack.names[self.controls.style]
-        style = painting.style if wanted == painting.style else f"{painting.style}, opening {wanted}"
+        style = painting.sketch.style if wanted == painting.sketch.style else f"{painting.sketch.style}, opening {wanted}"
         parts = [f"{fps:.0f} fps", f"{latency_ms:.0f} ms", style]
         if self.controls.keep_color != "none":
             parts.append(self.controls.keep_color)
         if self.controls.strength < 1.0:
             parts.append(f"strength {self.controls.strength:.1f}")
-        if painting.work_size != painting.stylized_frame.shape[:2]:
-            parts.append(f"painted at {painting.work_size[1]}x{painting.work_size[0]}")
-        return "   ".join([*parts, "h: keys"])
+        height, width = painting.sketch.stylized_image.shape[2:]
+        if (height, width) != painting.stylized_frame.shape[:2]:
+            parts.append(f"painted at {width}x{height}")
+        return "  |  ".join([*parts, "h: keys"])
 
 
 def _free_name(suffix: str) -> Path:
@@ -507,16 +520,22 @@ def _free_name(suffix: str) -> Path:
 
 
 def _write(canvas: np.ndarray, lines: Sequence[str], centred: bool = False) -> None:
-    """Write small text with a dark ground onto a canvas."""
+    """Write small text with a dark ground onto a canvas; what follows a tab begins in a second column."""
     height, width = canvas.shape[:2]
     font, size = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, min(0.5, width / 1400))
     line_px = round(40 * size)
-    lines = [line.encode("ascii", "replace").decode() for line in lines]  # the font has no other letters
-    widths = [cv2.getTextSize(line, font, size, 1)[0][0] for line in lines]
-    y = (height - line_px * len(lines)) // 2 if centred else 0
-    left = max(0, (width - max(widths)) // 2 - 8) if centred else 0
-    ground = canvas[max(0, y) : max(0, y) + line_px * len(lines) + 6, left : left + max(widths) + 16]
+    rows = [line.encode("ascii", "replace").decode().split("\t") for line in lines]  # the font has no other letters
+
+    def text_px(text: str) -> int:
+        return int(cv2.getTextSize(text, font, size, 1)[0][0])
+
+    second_px = 14 + max((text_px(row[0]) for row in rows if len(row) > 1), default=0)
+    wide_px = 16 + max(second_px + text_px(row[1]) if len(row) > 1 else text_px(row[0]) for row in rows)
+    top = max(0, (height - line_px * len(rows)) // 2) if centred else 0
+    left = max(0, (width - wide_px) // 2) if centred else 0
+    ground = canvas[top : top + line_px * len(rows) + 6, left : left + wide_px]
     np.right_shift(ground, 2, out=ground)
-    for i, line in enumerate(lines):
-        at = (left + 8, y + (i + 1) * line_px - round(10 * size))
-        cv2.putText(canvas, line, at, font, size, (255, 250, 240), 1, cv2.LINE_AA)
+    for i, row in enumerate(rows):
+        y = top + (i + 1) * line_px - round(10 * size)
+        for x, text in zip((left + 8, left + 8 + second_px), row, strict=False):
+            cv2.putText(canvas, text, (x, y), font, size, (255, 250, 240), 1, cv2.LINE_AA)

@@ -13,7 +13,8 @@ import pytest
 from films import drifting, write_film
 
 from inference import cameras
-from inference.cameras import Buffers, CameraFeed, FileCamera, Newest, Shot, open_camera
+from inference.buffers import Buffers
+from inference.cameras import CameraFeed, FileCamera, Newest, Shot, open_camera
 from models.errors import VideoError
 
 

@@ -152,7 +152,7 @@ def test_an_output_folder_that_cannot_be_made_is_said(run, style_file, photo):
     code, _, err = run("stylize", photo, "-s", style_file, "-o", photo.parent / "wall" / "out")
     assert code == 1
     assert "wall" in err
-    assert err.count("\n") == 1
+    assert err.count("\n") == 2  # the line before says where it paints
 
 
 def test_a_bomb_is_refused_and_the_limit_can_be_raised(run, style_file, photo):
@@ -260,7 +260,7 @@ def test_ctrl_c_stops_soon_and_leaves_whole_files_only(tmp_path, style_file, pho
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stderr.read() == "allaprima: stopped\n"
+        assert process.stderr.read().endswith("allaprima: stopped\n")
     written = sorted((tmp_path / "out").iterdir())
     assert 1 <= len(written) < 500
     for path in written:

@@ -38,7 +38,7 @@ class Copier(Inverter):
     """A session whose painting is the photo."""
 
     def stylize_image(self, image: np.ndarray) -> np.ndarray:
-        return image
+        return image.copy()
 
 
 def paint(source: Path, output: Path, session=None, **options) -> VideoReport:

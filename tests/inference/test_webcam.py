@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from films import drifting, read_film, write_film
 from test_cameras import FakeCamera
 
 from inference import displays, webcam
-from inference.cameras import Buffers, CameraFeed, FileCamera
+from inference.buffers import Buffers
+from inference.cameras import CameraFeed, FileCamera
 from inference.color import CUT, HOLD_S, MODES, SteadyColor, channel_histograms, match_histogram
 from inference.demo import paint_landscape
 from inference.displays import VirtualCamera
@@ -50,6 +52,7 @@ class FakeRack:
 
     def __init__(self, **sessions: SlowSession | None) -> None:
         self.names, self._sessions, self.errors = list(sessions), sessions, {}
+        self.first = sessions[self.names[0]]
 
     def session(self, name: str) -> SlowSession | None:
         return self._sessions[name]
@@ -146,7 +149,7 @@ def test_the_overlay_says_fps_latency_style_and_work_size_on_the_display_only(tm
     written: list[str] = []
     monkeypatch.setattr(webcam, "_write", lambda canvas, lines, centred=False: written.extend(lines))
     go(display=FakeDisplay(" " * 10 + "hq"), controls=Controls(keep_color="luminance", strength=0.5))
-    assert any(" fps   " in line and " ms   a   luminance   strength 0.5   h: keys" in line for line in written)
+    assert any(" fps  |  " in line and " ms  |  a  |  luminance  |  strength 0.5  |  h: keys" in line for line in written)
 
 
 def test_help_lists_every_key(monkeypatch):
@@ -381,6 +384,34 @@ def test_no_display_is_said_before_opencv_would_abort(monkeypatch):
     monkeypatch.setenv("DISPLAY", ":4711")
     with pytest.raises(VideoError, match=r"no window can be opened: .*; --headless"):
         displays.Window()
+
+
+def test_opencv_is_loaded_before_pyav_whose_libraries_would_hang_its_windows():
+    code = "import inference.sinks, sys; print([name for name in sys.modules if name in ('av', 'cv2')])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "['cv2', 'av']\n"
+
+
+@pytest.mark.skipif(not shutil.which("Xvfb"), reason="needs Xvfb")
+def test_a_real_window_opens_and_shows_frames(film, style_file, tmp_path):
+    read, write = os.pipe()
+    with subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write), "-screen", "0", "640x480x24"], pass_fds=(write,), stderr=subprocess.DEVNULL
+    ) as server:
+        os.close(write)
+        number = os.read(read, 16).decode().strip()
+        os.close(read)
+        command = [sys.executable, str(ROOT / "allaprima.py"), "webcam", "-s", str(style_file), "--camera", str(film)]
+        environment = {**os.environ, "DISPLAY": f":{number}"}
+        try:
+            result = subprocess.run(
+                [*command, "--frames", "20"], env=environment, capture_output=True, text=True, timeout=60, check=False
+            )
+        finally:
+            server.terminate()
+    assert result.returncode == 0, result.stderr
+    assert "20 frames" in result.stdout
+    assert result.stderr.count("\n") == 1  # where it paints; nothing of OpenCV's or Qt's
 
 
 def test_virtual_camera_without_pyvirtualcam_says_how_to_install_it(run, monkeypatch):
