@@ -124,8 +124,9 @@ def video(options: argparse.Namespace) -> int:
     speed = f"{report.frames / report.wall_s:.1f} frames a second"
     if options.profile:
         print(profile.table())
-        bare_ms, frame_ms = bare_session_ms(session, *report.work_size), 1000.0 * report.wall_s / report.frames
-        print(f"{frame_ms:.1f} ms a frame in all; the network alone {bare_ms:.1f} ms")
+        alone_ms, frame_ms = bare_session_ms(session, *report.work_size), 1000.0 * report.wall_s / report.frames
+        share = f"all around it costs {frame_ms / alone_ms - 1.0:.0%}"
+        print(f"{frame_ms:.1f} ms a frame in all, the network alone {alone_ms:.1f} ms: {share}")
     if not report.whole:
         raise Interrupted(f"stopped; {output} holds the first {report.end_s:.1f} s ({report.frames} frames)")
     print(f"{output}: {report.frames} frames, {report.end_s:.1f} s, {report.encoder}, painted at {speed}")
@@ -181,7 +182,8 @@ def webcam(options: argparse.Namespace) -> int:
         height, width = live.work_size
         if height:
             alone_ms = bare_session_ms(rack.first, height, width)
-            print(f"the network alone at {width}x{height}: {alone_ms:.1f} ms, {1000.0 / alone_ms:.1f} a second")
+            share = f"; with all around it {report.fps:.1f}, {0.1 * report.fps * alone_ms:.0f} % of that" if report.fps else ""
+            print(f"the network alone at {width}x{height}: {alone_ms:.1f} ms, {1000.0 / alone_ms:.1f} a second{share}")
     return 0
 
 

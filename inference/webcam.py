@@ -242,12 +242,17 @@ class LiveReport:
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))
     recordings: list[Path] = field(default_factory=list)
 
+    @property
+    def fps(self) -> float:
+        return (self.frames - 1) / self.wall_s if self.frames > 1 else 0.0
+
     def __str__(self) -> str:
         if not self.latencies_ms:
             return "no frame was painted"
         median_ms, high_ms = np.percentile(list(self.latencies_ms), [50, 95])
-        fps = (self.frames - 1) / self.wall_s if self.frames > 1 else 0.0
-        return f"{self.frames} frames, {fps:.1f} a second; camera to display {median_ms:.0f} ms, 95 % below {high_ms:.0f} ms"
+        return (
+            f"{self.frames} frames, {self.fps:.1f} a second; camera to display {median_ms:.0f} ms, 95 % below {high_ms:.0f} ms"
+        )
 
 
 class Webcam:

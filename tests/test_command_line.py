@@ -35,10 +35,12 @@ def test_the_main_help_names_every_command(capsys):
     assert all(command in text for command in COMMANDS)
 
 
-def test_color_modes_of_the_command_line_are_those_of_the_color_step():
+def test_choices_of_the_command_line_are_those_of_the_steps():
     import allaprima
+    from inference import sinks
 
     assert allaprima.COLOR_MODES == MODES
+    assert (allaprima.CODECS, allaprima.QUALITY) == (sinks.CODECS, sinks.QUALITY)
 
 
 def modules_after(statement: str) -> set[str]:

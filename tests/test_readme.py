@@ -23,6 +23,8 @@ def test_readme_shows_every_command():
     assert shown >= {
         "demo",
         "stylize",
+        "video",
+        "webcam",
         "train",
         "sweep",
         "export",
@@ -39,6 +41,13 @@ def test_readme_shows_every_command():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readmes_commands_parse(command):
     build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_readmes_key_table_is_the_webcams():
+    from inference.webcam import KEYS
+
+    for key, what in KEYS:
+        assert f"| {key} | {what} |" in README
 
 
 def test_readme_has_no_gaps():
