@@ -29,7 +29,10 @@ COLOR_MODES = ("none", "luminance", "histogram", "linear")  # inference.color.MO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 well, 1 something failed, 2 wrong arguments, 130 interrupted."""
+    """Run one command; returns the exit code: 0 well, 1 something failed, 2 wrong arguments, 130 interrupted.
+
+    For `webcam` an interrupt is a way to quit like any other: 0.
+    """
     options = build_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -119,7 +122,7 @@ def video(options: argparse.Namespace) -> int:
     for note in report.notes:
         print(f"allaprima: {source}: {note}", file=sys.stderr)
     if report.skipped:
-        text = f"{source}: {report.skipped} damaged stretches were skipped; the others are in their places in time"
+        text = f"{source}: {report.skipped} damaged packets or frames were skipped; what follows keeps its time"
         print(f"allaprima: {text}", file=sys.stderr)
     speed = f"{report.frames / report.wall_s:.1f} frames a second"
     if options.profile:
@@ -128,8 +131,8 @@ def video(options: argparse.Namespace) -> int:
         share = f"all around it costs {frame_ms / alone_ms - 1.0:.0%}"
         print(f"{frame_ms:.1f} ms a frame in all, the network alone {alone_ms:.1f} ms: {share}")
     if not report.whole:
-        raise Interrupted(f"stopped; {output} holds the first {report.end_s:.1f} s ({report.frames} frames)")
-    print(f"{output}: {report.frames} frames, {report.end_s:.1f} s, {report.encoder}, painted at {speed}")
+        raise Interrupted(f"stopped; {report.output} holds the first {report.end_s:.1f} s ({report.frames} frames)")
+    print(f"{report.output}: {report.frames} frames, {report.end_s:.1f} s, {report.encoder}, painted at {speed}")
     return 0
 
 
@@ -149,6 +152,8 @@ def webcam(options: argparse.Namespace) -> int:
         check_virtual_camera()
     window = None if options.headless else Window()
     names = options.style or [style.full_name for style in shipped_styles() if style.tier == PREFERRED_LIVE[0]]
+    if not names:
+        raise StyleError("no realtime styles in checkpoints/; give --style FILE.onnx")
     rack = StyleRack({name: find_style(name, tiers=PREFERRED_LIVE) for name in names}, options.device)
     buffers, profile = Buffers(), Profile()
     size = (options.size[1], options.size[0]) if options.size else None
@@ -551,9 +556,9 @@ def _add_video(commands: Commands) -> None:
 
 def _add_webcam(commands: Commands) -> None:
     text = (
-        "A window shows the camera painted; h in it lists the keys. --camera takes an index, an address (rtsp://, http://)\n"
-        "or a film, which plays at its own speed over and over. A camera that hangs or is unplugged is opened again. A bare\n"
-        "STYLE means the realtime tier; n and p change between several."
+        "A window shows the camera painted; h in it lists the keys, q or Ctrl-C quits. --camera takes an index,\n"
+        "an address (rtsp://, http://) or a film, which plays at its own speed over and over. A camera that hangs\n"
+        "or is unplugged is opened again. A bare STYLE means the realtime tier; n and p change between several."
     )
     example = "allaprima webcam --style great_wave,starry_night --keep-color luminance"
     parser = _add(commands, "webcam", webcam, "paint the camera live", text, example)

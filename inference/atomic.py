@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -25,9 +26,14 @@ class AtomicFile:
         self.handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
         self.temporary = Path(temporary)
 
-    def commit(self) -> None:
+    def commit(self, overwrite: bool = True) -> Path:
         """Give the file its name.
 
+        Args:
+            overwrite: whether what has that name may be replaced. If not, and something appeared there, the file gets a
+                number: clip.mp4 becomes clip_2.mp4.
+        Returns:
+            the name it got.
         Raises:
             OSError: what was there before still is, unless only the folder failed to be flushed at the very end.
         """
@@ -38,6 +44,10 @@ class AtomicFile:
                 os.close(self.handle)
                 self.handle = -1
             os.chmod(self.temporary, 0o666 & ~_UMASK)
+            if not overwrite:
+                names = (self.path.with_stem(f"{self.path.stem}_{i}") for i in itertools.count(2))
+                while self.path.exists():
+                    self.path = next(names)
             os.replace(self.temporary, self.path)
         except BaseException:
             self.discard()
@@ -52,6 +62,7 @@ class AtomicFile:
             except OSError as error:
                 if error.errno not in NO_FOLDER_FSYNC:
                     raise
+        return self.path
 
     def discard(self) -> None:
         """Leave nothing behind; harmless after `commit`."""

@@ -1,11 +1,12 @@
 """Cameras: a device, a stream's address, or a film that plays as one; and the thread that keeps the newest frame."""
 
 import contextlib
+import functools
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -13,10 +14,10 @@ from typing import Generic, Protocol, TypeVar
 import av
 import cv2
 import numpy as np
-from av.error import FFmpegError
+from av.error import FFmpegError, InvalidDataError
 
 from inference.buffers import Buffers
-from inference.frames import Frame, VideoReader, plane_as_array
+from inference.frames import Frame, ToRgb, VideoReader
 from inference.pictures import fitted_within
 from inference.profile import Profile
 from models.errors import VideoError
@@ -173,17 +174,28 @@ class StreamCamera:
         options = {"rtsp_transport": "tcp"} if address.startswith("rtsp") else {}  # over UDP, lost packets tear the picture
         try:
             self._container = av.open(address, options=options, timeout=(5.0, 5.0))
-            self._frames = self._container.decode(video=0)
-        except (FFmpegError, OSError, IndexError) as error:
-            text = getattr(error, "strerror", None) or "there is no video in it"
-            raise VideoError(f"camera {address} cannot be opened: {text}") from error
+        except (FFmpegError, OSError) as error:
+            raise VideoError(f"camera {address} cannot be opened: {error.strerror or error}") from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise VideoError(f"camera {address} cannot be opened: there is no video in it")
+        self._frames = self._decode()
+        self._to_rgb: ToRgb | None = None
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        for packet in self._container.demux(video=0):
+            with contextlib.suppress(InvalidDataError):  # torn on the way; the next one may be whole
+                yield from packet.decode()
 
     def read(self) -> np.ndarray | None:
         try:
             frame = next(self._frames, None)
         except (FFmpegError, OSError):
             return None
-        return None if frame is None else _fit(plane_as_array(frame.reformat(format="rgb24")), self._size, self._buffers)
+        if frame is None:
+            return None
+        self._to_rgb = self._to_rgb or ToRgb(frame)
+        return _fit(self._to_rgb(frame), self._size, self._buffers)
 
     def close(self) -> None:
         self._container.close()
@@ -209,6 +221,7 @@ def open_camera(camera: str, size: tuple[int, int] | None, buffers: Buffers) -> 
     return FileCamera(Path(camera), size, buffers)
 
 
+@functools.cache  # looked for once: elsewhere than on Linux each one must be opened for that, and its light goes on
 def cameras_found() -> str:
     """What to tell a user whose camera is not there."""
     names = []
@@ -261,6 +274,7 @@ class CameraFeed:
         self.newest: Newest[Shot] = Newest()
         self._open, self._buffers, self._profile = open_again, buffers, profile or Profile()
         self._closing = threading.Event()
+        self._lock = threading.Lock()  # over all below
         self._trouble = ""
         self._attempts = 0  # to open it again since the last picture
         self._limit_s = float("inf")  # by when the call into the camera that is under way should have returned
@@ -274,14 +288,15 @@ class CameraFeed:
         """Why there is no picture, "" if there is one. Asking also starts a new thread where the old one is stuck in the
         camera, so ask several times a second."""
         now_s = time.perf_counter()
-        if now_s > self._limit_s and not self._closing.is_set():
-            self._trouble = "the camera gives no picture"
-            self._threads = [thread for thread in self._threads if thread.is_alive()]
-            if now_s > self._next_attempt_s and len(self._threads) <= MOST_STUCK:
-                self._next_attempt_s = now_s + self._pause_s()
-                self._attempts += 1
-                self._start(None)
-        return self._trouble
+        with self._lock:
+            if now_s > self._limit_s and not self._closing.is_set():
+                self._trouble = "the camera gives no picture"
+                self._threads = [thread for thread in self._threads if thread.is_alive()]
+                if now_s > self._next_attempt_s and len(self._threads) <= MOST_STUCK:
+                    self._next_attempt_s = now_s + self._pause_s()
+                    self._attempts += 1
+                    self._start(None)
+            return self._trouble
 
     def _pause_s(self) -> float:
         return BACK_OFF_S[min(self._attempts, len(BACK_OFF_S) - 1)]
@@ -301,7 +316,8 @@ class CameraFeed:
             trouble = ""
             try:
                 if camera is None:
-                    self._limit_s = time.perf_counter() + OPENING_S
+                    with self._lock:
+                        self._limit_s = time.perf_counter() + OPENING_S if self._mine() else self._limit_s
                     camera = self._open()
                 trouble = self._read(camera)
             except VideoError as error:
@@ -313,22 +329,32 @@ class CameraFeed:
                     with contextlib.suppress(Exception):
                         camera.close()
                     camera = None
-            if self._mine():
+            with self._lock:
+                if not self._mine():
+                    return
                 self._trouble, self._limit_s = trouble, float("inf")
-                self._closing.wait(self._pause_s())
+                pause_s = self._pause_s()
                 self._attempts += 1
+            self._closing.wait(pause_s)
 
     def _read(self, camera: Camera) -> str:
         """Read until there is trouble, and say which."""
         last, changed_s = None, time.perf_counter()
-        while self._mine():
+        patience_s = max(OPENING_S, camera.silent_s)  # for the first picture
+        while True:
             start_s = time.perf_counter()
-            self._limit_s = start_s + camera.silent_s
+            with self._lock:
+                if not self._mine():
+                    return ""
+                self._limit_s = start_s + patience_s
             frame = camera.read()
             now_s = time.perf_counter()
-            if frame is None or not self._mine():
-                self._buffers.give(frame)
-                return "the camera is gone"
+            patience_s = camera.silent_s
+            with self._lock:
+                if frame is None or not self._mine():
+                    self._buffers.give(frame)
+                    return "the camera is gone"
+                self._limit_s = now_s + patience_s
             if camera.freezes:
                 fingerprint = zlib.crc32(frame[::8, ::8].tobytes())
                 if fingerprint != last:
@@ -337,11 +363,12 @@ class CameraFeed:
                     self._still = fingerprint  # if it is the same after opening again, the picture is just still
                     return "the camera's picture is frozen"
             self._profile.add("capture", 1000.0 * (now_s - start_s))
-            self._trouble, self._attempts = "", 0
+            with self._lock:
+                if self._mine():
+                    self._trouble, self._attempts = "", 0
             replaced = self.newest.put(Shot(frame, now_s))
             if replaced is not None:
                 self._buffers.give(replaced.frame)
-        return ""
 
     def close(self, timeout_s: float = 0.5) -> None:
         """Ends the thread; one that is stuck in the camera is left behind rather than waited for."""

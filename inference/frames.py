@@ -1,6 +1,7 @@
 """Video files as upright RGB frames with their own timestamps, and everything else in the file as it is."""
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,6 +12,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.container import InputContainer
 from av.error import EOFError as FileEnd
 from av.error import FFmpegError
 from av.stream import Disposition
@@ -30,6 +32,8 @@ MATRICES = {
     10: Colorspace.BT2020,
 }
 MOST_ERRORS_IN_A_ROW = 1000  # while nothing at all can be read; then the rest of the file is given up
+SOUND_BEHIND_S = 5.0  # how far behind its picture a file may store its sound
+GONE = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)  # the disk or share that a file was on
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,52 @@ class ColorTags:
         return MATRICES.get(self.matrix, guess), ColorRange.JPEG if full else ColorRange.MPEG
 
 
+class ToRgb:
+    """From a decoder's frames to upright RGB, by what the first frame of a stream says.
+
+    Args:
+        first: the first frame.
+    Attributes:
+        height, width: of the upright frames. turned: whether they lie on their side in the file. tags: of the colours.
+        depth: bits a channel in the file. has_alpha: its transparency is not kept: white shows through.
+    """
+
+    def __init__(self, first: av.VideoFrame) -> None:
+        self._turns, self._mirrored = _orientation(first)
+        self.turned = bool(self._turns % 2)
+        self._coded = first.height, first.width
+        self.height, self.width = self._coded[::-1] if self.turned else self._coded
+        self.depth = max(component.bits for component in first.format.components)
+        self.has_alpha = any(component.is_alpha for component in first.format.components)
+        self.tags = ColorTags(int(first.colorspace), int(first.color_range), int(first.color_primaries), int(first.color_trc))
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """(H, W, 3) uint8 RGB of the first frame's size; a view of the decoder's memory where it can be one."""
+        height, width = self._coded
+        matrix, color_range = self.tags.to_rgb(height)
+        converted = self._reformatter.reformat(
+            frame,
+            width,
+            height,
+            "rgba" if self.has_alpha else "rgb24",
+            src_colorspace=matrix,
+            dst_colorspace=matrix,
+            src_color_range=color_range,
+            dst_color_range=ColorRange.JPEG,
+        )
+        pixels = _packed_pixels(converted)
+        if self.has_alpha:
+            opaque = pixels[:, :, 3:].astype(np.float32) / 255.0
+            pixels = np.rint(pixels[:, :, :3] * opaque + 255.0 * (1.0 - opaque)).astype(np.uint8)
+        if self._mirrored:
+            pixels = np.asarray(cv2.flip(pixels, 1))
+        if self._turns:
+            codes = (0, cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
+            pixels = np.asarray(cv2.rotate(pixels, codes[self._turns]))
+        return pixels
+
+
 class VideoReader:
     """A video file, read from its beginning or a part of it.
 
@@ -70,24 +120,24 @@ class VideoReader:
         path: anything FFmpeg reads.
         start_s, duration_s: only this part; 0 for `duration_s` reads to the end.
     Attributes:
-        height, width: of the upright frames. time_base: seconds a unit of their timestamps. rate: frames a second, on
-            average, as the file says. sample_aspect: width to height of a pixel, upright. tags: of the colours.
-        depth: bits a channel in the file. has_alpha: its transparency is not kept: white shows through.
+        to_rgb: size, depth, colours and orientation of the frames.
+        time_base: seconds a unit of their timestamps. rate: frames a second, on average, as the file says.
+        sample_aspect: width to height of a pixel, upright.
         length_s: what is to be read, as far as the file says, else None.
-        others: audio and subtitle streams, whose packets come along.
-        skipped: stretches that could not be decoded, so far: damaged packets or frames.
+        others: audio and subtitle streams, whose packets come along. left_out: kinds of all other streams.
+        skipped: damaged packets and frames so far. gave_up: whether the rest of the file could not be read at all.
     Raises:
         VideoError: missing, not a video, damaged beyond reading, or without a single frame.
     """
 
     def __init__(self, path: str | Path, start_s: float = 0.0, duration_s: float = 0.0) -> None:
         self.path = Path(path)
-        self.skipped = 0
+        self.skipped, self.gave_up = 0, False
         self._start_s, self._duration_s = start_s, duration_s
         try:
-            if not self.path.stat().st_size:
-                raise VideoError(f"{path} is empty; a video is wanted")
-            self._container = av.open(str(path), metadata_errors="ignore")
+            if not self.path.stat().st_size or not self.path.is_file():
+                raise VideoError(f"{path} is empty, or no file; a video file is wanted")
+            self._container = self._open()
         except FFmpegError as error:
             text = f"{path} is not a video that can be read ({error.strerror}); a file that was cut off may lack its index"
             raise VideoError(text) from error
@@ -99,16 +149,21 @@ class VideoReader:
             self._container.close()
             raise
 
+    def _open(self) -> InputContainer:
+        # By its whole name: FFmpeg takes what comes before a colon, as in 12:30.avi, for a protocol.
+        return av.open(str(self.path.absolute()), metadata_errors="ignore")
+
     def _examine(self) -> None:
         container = self._container
         films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
         if not films:
-            raise VideoError(f"{self.path} holds no video, only {', '.join(s.type for s in container.streams) or 'nothing'}")
+            kinds = ", ".join(_kind(stream) for stream in container.streams)
+            raise VideoError(f"{self.path} holds no video, only {kinds or 'nothing'}")
         best = container.streams.best("video")
         self._stream: Any = best if best in films else films[0]
         self._stream.thread_type = "AUTO"
         self.others = [stream for stream in container.streams if stream.type in ("audio", "subtitle")]
-        self.left_out = [stream.type for stream in container.streams if stream not in (*self.others, self._stream)]
+        self.left_out = [_kind(stream) for stream in container.streams if stream not in (*self.others, self._stream)]
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
         self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.metadata = dict(container.metadata)
@@ -126,18 +181,10 @@ class VideoReader:
         else:
             well = False
         self._reread(seek=well)
-        self._turns, self._mirrored = _orientation(first)
-        height, width = first.height, first.width
-        self.height, self.width = (width, height) if self._turns % 2 else (height, width)
+        self.to_rgb = ToRgb(first)
         aspect = Fraction(self._stream.sample_aspect_ratio or 1) or Fraction(1)
-        self.sample_aspect = 1 / aspect if self._turns % 2 else aspect
-        components = first.format.components
-        self.depth = max(component.bits for component in components)
-        self.has_alpha = any(component.is_alpha for component in components)
+        self.sample_aspect = 1 / aspect if self.to_rgb.turned else aspect
         self.interlaced = bool(first.interlaced_frame)
-        self.tags = ColorTags(int(first.colorspace), int(first.color_range), int(first.color_primaries), int(first.color_trc))
-        self._coded = (height, width)
-        self._reformatter = VideoReformatter()
         self.length_s = self._length_s()
 
     def _length_s(self) -> float | None:
@@ -157,7 +204,7 @@ class VideoReader:
         """From the beginning again, or from the last key frame before the start."""
         film, others = self._stream.index, [stream.index for stream in self.others]
         self._container.close()
-        self._container = av.open(str(self.path), metadata_errors="ignore")
+        self._container = self._open()
         self._stream = self._container.streams[film]
         self._stream.thread_type = "AUTO"
         self.others = [self._container.streams[index] for index in others]
@@ -170,43 +217,45 @@ class VideoReader:
     def __iter__(self) -> Iterator[Frame | av.Packet]:
         """Frames in the order of their time, and the packets of `others` between them, with `pts` and `dts` counted from
         the same beginning."""
+        origin = round(self._origin_s / self.time_base)
+        length = self._duration_s / float(self.time_base) if self._duration_s else float("inf")
+        guess = float(1 / (self.rate * self.time_base))  # units a frame, where the file does not say
+        expected = -self._start_s / float(self.time_base)
         last = -1
-        guess = 1 / (self.rate * self.time_base)  # units a frame, where the file does not say
-        expected = Fraction(0) - Fraction(self._start_s).limit_denominator(10**6) / self.time_base
-        end = Fraction(self._duration_s).limit_denominator(10**6) / self.time_base if self._duration_s else None
+        unfinished = {stream.index for stream in self.others if stream.type == "audio"}
         for item in self._frames:
             if isinstance(item, av.Packet):
-                if self._shift_(item):
+                time_s = self._shift_(item)
+                if time_s is None or time_s < 0 < self._start_s:
+                    continue  # before a film's very beginning lies what a decoder of sound needs to get going
+                if not self._duration_s or time_s < self._duration_s:
                     yield item
+                else:
+                    unfinished.discard(item.stream.index)
+                if last >= length and not unfinished:
+                    return
                 continue
-            origin = self._origin_s / self.time_base
-            pts = round(expected) if item.pts is None else round(item.pts - origin)
-            if pts < 0:  # decoded only to get to the start
-                expected = pts + guess
-                continue
-            if end is not None and pts >= end:
-                return
-            if pts <= last:  # time runs backwards where a file is damaged
-                self.skipped += 1
-                continue
-            last = pts
+            pts = round(expected) if item.pts is None else item.pts - origin
             expected = pts + guess
-            yield Frame(self._pixels(item), pts, int(item.duration or 0))
+            if pts >= length:  # the sound of the last moments may come later in the file
+                last = pts
+                if not unfinished or (pts - length) * self.time_base > SOUND_BEHIND_S:
+                    return
+            elif 0 <= pts <= last:  # time runs backwards where a file is damaged
+                self.skipped += 1
+            elif pts >= 0:  # else decoded only to get to the start
+                last = pts
+                yield Frame(self.to_rgb(item), pts, int(item.duration or 0))
 
-    def _shift_(self, packet: av.Packet) -> bool:
-        """Count a packet's time from the film's beginning; False where it lies outside of the part that is read."""
+    def _shift_(self, packet: av.Packet) -> float | None:
+        """Count a packet's time from the film's beginning; returns it in seconds, None where the file does not say."""
         if packet.pts is None and packet.dts is None:
-            return False
+            return None
         time_base = Fraction(packet.time_base)
         origin = round(self._origin_s / time_base)
-        time_s = float((packet.dts or 0 if packet.pts is None else packet.pts) * time_base - self._origin_s)
-        if packet.pts is not None:
-            packet.pts -= origin
-        if packet.dts is not None:
-            packet.dts -= origin
-        if self._start_s and time_s < 0:  # before a film's very beginning lies what a decoder of sound needs to get going
-            return False
-        return not self._duration_s or time_s < self._duration_s
+        packet.pts = None if packet.pts is None else packet.pts - origin
+        packet.dts = None if packet.dts is None else packet.dts - origin
+        return float((packet.dts or 0 if packet.pts is None else packet.pts) * time_base)
 
     def _decode(self) -> Iterator[av.VideoFrame | av.Packet]:
         """Everything in the file, over damaged stretches, which are counted."""
@@ -215,7 +264,7 @@ class VideoReader:
         while failures < MOST_ERRORS_IN_A_ROW:
             try:
                 for packet in self._container.demux(streams):
-                    if packet.stream is not self._stream and packet.stream.index != self._stream.index:
+                    if packet.stream.index != self._stream.index:
                         if packet.size:
                             yield packet
                         continue
@@ -235,35 +284,12 @@ class VideoReader:
                 return
             except FileEnd:
                 return
-            except FFmpegError:  # of the file's own structure; the next packet may be well
+            except FFmpegError as error:  # of the file's own structure; the next packet may be well
+                if error.errno in GONE:
+                    raise VideoError(f"{self.path} cannot be read any further: {error.strerror}") from error
                 failures += 1
                 self.skipped += failures == 1
-
-    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, upright; a view of the decoder's memory where it can be one."""
-        rgb = "rgba" if self.has_alpha else "rgb24"
-        height, width = self._coded  # the first frame's, also where the size changes on the way
-        matrix, color_range = self.tags.to_rgb(height)
-        converted = self._reformatter.reformat(
-            frame,
-            width,
-            height,
-            rgb,
-            src_colorspace=matrix,
-            dst_colorspace=matrix,
-            src_color_range=color_range,
-            dst_color_range=ColorRange.JPEG,
-        )
-        pixels = plane_as_array(converted)
-        if self.has_alpha:
-            opaque = pixels[:, :, 3:].astype(np.float32) / 255.0
-            pixels = np.rint(pixels[:, :, :3] * opaque + 255.0 * (1.0 - opaque)).astype(np.uint8)
-        if self._mirrored:
-            pixels = np.asarray(cv2.flip(pixels, 1))
-        if self._turns:
-            codes = (0, cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
-            pixels = np.asarray(cv2.rotate(pixels, codes[self._turns]))
-        return pixels
+        self.gave_up = True
 
     def close(self) -> None:
         self._container.close()
@@ -275,15 +301,15 @@ class VideoReader:
         self.close()
 
 
-def plane_as_array(frame: av.VideoFrame) -> np.ndarray:
-    """A packed frame's pixels, (H, W, channels) uint8, without a copy; rows may lie apart."""
+def _kind(stream: Any) -> str:
+    return "cover picture" if stream.disposition & Disposition.attached_pic else str(stream.type)
+
+
+def _packed_pixels(frame: av.VideoFrame) -> np.ndarray:
+    """A packed frame's pixels, (H, W, channels) uint8, without a copy unless its rows lie apart."""
     plane: Any = frame.planes[0]
     channels = len(frame.format.components)
     rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width * channels]
-    return rows.reshape(frame.height, frame.width, channels) if rows.flags.c_contiguous else _packed(rows, frame, channels)
-
-
-def _packed(rows: np.ndarray, frame: av.VideoFrame, channels: int) -> np.ndarray:
     return np.ascontiguousarray(rows).reshape(frame.height, frame.width, channels)
 
 

@@ -16,7 +16,7 @@ from inference.painter import FilmPainter, StylizeOptions, one_opencv_thread
 from inference.profile import Profile
 from inference.session import StyleSession
 from inference.sinks import FORMATS, QUALITY, VideoWriter, check_writable
-from models.errors import VideoError
+from models.errors import Interrupted, VideoError
 
 AHEAD = 2  # frames between two stages at most; a frame of 4K takes 25 MB, its stylized image 100
 
@@ -36,13 +36,14 @@ class VideoReport:
     """What became of a film.
 
     Attributes:
-        frames: painted. end_s: length of the result. skipped: damaged stretches that were left out.
+        output: the file, which may have got a number if its name was taken meanwhile.
+        frames: painted. end_s: length of the result. skipped: damaged packets and frames that were left out.
         whole: False where it was stopped before its end. work_size: (height, width) that the network painted at.
         notes: what a user should know: streams left out, ...
     """
 
-    output: Path
     encoder: str
+    output: Path = Path()
     frames: int = 0
     end_s: float = 0.0
     skipped: int = 0
@@ -89,41 +90,44 @@ def paint_video(
             raise VideoError(f"{output} is the film to be painted; give another -o")
         with VideoWriter(
             output,
-            reader.height,
-            reader.width,
+            reader.to_rgb.height,
+            reader.to_rgb.width,
             reader.rate,
             reader.time_base,
             options.codec,
             options.quality,
-            reader.tags,
+            reader.to_rgb.tags,
             reader.sample_aspect,
             reader.others,
             reader.metadata,
             overwrite,
         ) as writer:
-            report = VideoReport(output, writer.encoder, notes=_notes(reader, writer))
+            report = VideoReport(writer.encoder, notes=_notes(reader, writer))
             painter = FilmPainter(session, how, profile)
             read = _Stage(lambda put, _: _read(reader, put, profile), "read")
             write = _Stage(lambda _, get: _write(writer, get, painter, profile), "write")
             try:
-                while (item := read.get()) is not None:
+                while (item := read.get(stopped)) is not None:
                     if isinstance(item, Frame):
                         item = (item, painter.stylize(item.pixels))
                         report.frames += 1
                         progress(report.frames, float(item[0].pts * reader.time_base), reader.length_s)
                     write.put(item)
-                    if stopped():
-                        report.whole = False
-                        break
-                if not report.frames and report.whole:
+                report.whole = not stopped()
+                if not report.frames and not report.whole:
+                    raise Interrupted("stopped before the first frame was painted; nothing is written")
+                if not report.frames:
                     raise VideoError(f"{source} has no frame from {options.start_s:g} s on")
                 write.put(None)
                 write.join()
             finally:
                 read.stop()
                 write.stop()
-            report.skipped, report.work_size = reader.skipped, painter.work_size(reader.height, reader.width)
+            if reader.gave_up:
+                report.notes += ("what follows could not be read at all",)
+            report.skipped, report.work_size = reader.skipped, painter.work_size(reader.to_rgb.height, reader.to_rgb.width)
             report.end_s = writer.end_s
+        report.output = writer.path
     report.wall_s = time.perf_counter() - start
     return report
 
@@ -159,11 +163,11 @@ def _notes(reader: VideoReader, writer: VideoWriter) -> tuple[str, ...]:
         advice = "; .mkv holds more" if writer.left_out and writer.path.suffix.lower() != ".mkv" else ""
         notes.append(f"left out: {', '.join([*writer.left_out, *reader.left_out])}{advice}")
     if writer.pixel_format == "yuv444p":
-        text = f"{reader.width}x{reader.height} is odd, so color is written at full resolution (4:4:4)"
+        text = f"{reader.to_rgb.width}x{reader.to_rgb.height} is odd, so color is written at full resolution (4:4:4)"
         notes.append(f"{text}, which some players refuse; --codec av1 need not")
-    if reader.depth > 8:
-        notes.append(f"{reader.depth} bits a channel in, 8 out")
-    if reader.has_alpha:
+    if reader.to_rgb.depth > 8:
+        notes.append(f"{reader.to_rgb.depth} bits a channel in, 8 out")
+    if reader.to_rgb.has_alpha:
         notes.append("transparency is not kept; white shows through")
     if reader.interlaced:
         notes.append("the film is interlaced; its combs are painted, too")
@@ -188,8 +192,6 @@ class _Stage:
             pass
         except BaseException as error:
             self._error = error
-        finally:
-            self._done = True
 
     def put(self, item: Any) -> None:
         """Waits for room; raises what stopped the thread."""
@@ -201,14 +203,15 @@ class _Stage:
             except queue.Full:
                 self._check()
 
-    def get(self) -> Any:
-        """Waits for an item; raises what stopped the thread."""
-        while True:
+    def get(self, stopped: Callable[[], object]) -> Any:
+        """Waits for an item; None once `stopped`; raises what stopped the thread."""
+        while not stopped():
             try:
                 return self._queue.get(timeout=0.1)
             except queue.Empty:
                 if not self._thread.is_alive() and self._queue.empty():
                     self._check()
+        return None
 
     def _take(self) -> Any:
         while True:

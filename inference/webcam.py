@@ -103,6 +103,7 @@ class StyleRack:
         self._sessions = {self.names[0]: self.first}
         self._size = (0, 0)
         self._opener: threading.Thread | None = None
+        self._opening: StyleSession | None = None
         self._closing = False
 
     def session(self, name: str) -> StyleSession | None:
@@ -120,18 +121,22 @@ class StyleRack:
             if self._closing:
                 return
             try:
-                session = self._sessions.get(name) or StyleSession(self._paths[name], self._device, shared=True)
-                if name not in self._sessions:
-                    session.stylize(np.zeros((*self._size, 3), np.uint8))  # the first run of a size takes longer
+                if name in self._sessions:
+                    continue
+                session = self._opening = StyleSession(self._paths[name], self._device, shared=True)
+                session.stylize(np.zeros((*self._size, 3), np.uint8))  # the first run of a size takes longer
             except AllaPrimaError as error:
                 self.errors[name] = str(error)
             else:
                 self._sessions[name] = session
 
     def close(self) -> None:
+        """Ends the opening, also in the middle of an empty frame."""
         self._closing = True
+        if self._opening:
+            self._opening.run_options.terminate = True
         if self._opener:
-            self._opener.join()
+            self._opener.join(5.0)
 
 
 class Pace:
@@ -181,7 +186,7 @@ class Recorder:
     Args:
         path, codec, quality, overwrite: see `VideoWriter`.
     Attributes:
-        dropped: frames so far. error: what ended it.
+        path: the file. frames: written so far. dropped: frames so far. error: what ended it.
     Raises:
         VideoError: such a file cannot be written.
     """
@@ -194,6 +199,10 @@ class Recorder:
         self._queue: queue.Queue[tuple[np.ndarray, float] | None] = queue.Queue(RECORDING_QUEUE)
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._thread.start()
+
+    @property
+    def frames(self) -> int:
+        return self._writer.frames
 
     def add(self, frame: np.ndarray, time_s: float) -> None:
         """A frame, (H, W, 3) uint8 RGB, copied, and its time in seconds from any beginning."""
@@ -215,21 +224,25 @@ class Recorder:
                 if frame.shape[1::-1] != self._size:
                     frame = np.asarray(cv2.resize(frame, self._size))
                 self._writer.write(frame, pts)
-            except VideoError as error:
-                self.error = error
+            except Exception as error:
+                self.error = error if isinstance(error, VideoError) else VideoError(f"{self.path}: {error}")
 
     def close(self) -> None:
-        """Finish the file.
+        """Finish the file; a recording without a frame leaves none.
 
         Raises:
             VideoError: it could not be written; nothing is left of it.
         """
         self._queue.put(None)
         self._thread.join()
+        if self.error is None and not self._writer.frames:
+            self._writer.abort()
+            return
         if self.error:
             self._writer.abort()
             raise self.error
         self._writer.close()
+        self.path = self._writer.path
 
 
 @dataclass
@@ -286,7 +299,7 @@ class Webcam:
     ) -> None:
         self._feed, self._rack, self._buffers, self.controls = feed, rack, buffers, controls
         self._display, self._open_virtual_camera, self._overwrite = display, virtual_camera, overwrite
-        self._record_path, self._say = record, say
+        self._record_path, self._wanted, self._say = record, record, say
         self._profile = profile or Profile()
         self._pace = Pace(target_fps)
         self._painter = FilmPainter(rack.first, StylizeOptions(controls.keep_color, strength=controls.strength), self._profile)
@@ -338,6 +351,10 @@ class Webcam:
                         self._buffers.give(last.stylized_frame)
                         self._buffers.give(last.content_frame)
                     last = painting
+                wanted = self._rack.names[self.controls.style]
+                if wanted in self._rack.errors and last is not None:
+                    self._announce(self._rack.errors[wanted])
+                    self.controls.style = self._rack.names.index(last.sketch.style)
                 if self._display is not None:
                     if sketch is not None or now_s - shown_s > 0.2:
                         with self._profile.stage("show"):
@@ -424,8 +441,12 @@ class Webcam:
         try:
             recorder.close()
         except VideoError as error:
-            self._recording_error = error
+            if recorder.path == self._wanted:  # a recording begun by key is announced, and that is all
+                self._recording_error = error
             self._announce(str(error))
+            return
+        if not recorder.frames:
+            self._announce("nothing was recorded")
             return
         self.report.recordings.append(recorder.path)
         self._announce(f"recorded {recorder.path}" + (f", {recorder.dropped} frames dropped" if recorder.dropped else ""))
@@ -441,9 +462,6 @@ class Webcam:
             controls.quit = True
         elif key in ("n", "p"):
             controls.style = (controls.style + (1 if key == "n" else -1)) % styles
-            name = self._rack.names[controls.style]
-            if name in self._rack.errors:
-                self._announce(self._rack.errors[name])
         elif key == "c":
             controls.keep_color = MODES[(MODES.index(controls.keep_color) + 1) % len(MODES)]
         elif key in ("+", "=", "-", "_"):

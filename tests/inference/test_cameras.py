@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from films import drifting, write_film
@@ -49,6 +50,7 @@ class FakeCamera:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds become tenths."""
     monkeypatch.setattr(cameras, "SILENT_S", 0.3)
+    monkeypatch.setattr(cameras, "OPENING_S", 0.6)
     monkeypatch.setattr(cameras, "BACK_OFF_S", (0.05, 0.1, 0.2))
 
 
@@ -145,6 +147,23 @@ def test_a_picture_that_is_still_after_opening_again_is_just_still(hurried):
         feed.close()
 
 
+def test_a_slow_first_picture_is_waited_for(hurried, monkeypatch):
+    monkeypatch.setattr(cameras, "OPENING_S", 5.0)
+    opened: list[FakeCamera] = []
+
+    def open_again() -> FakeCamera:
+        opened.append(FakeCamera())
+        read, opened[-1].read = opened[-1].read, lambda: time.sleep(0.8) or setattr(opened[-1], "read", read) or read()
+        return opened[-1]
+
+    feed = CameraFeed(open_again, Buffers())
+    try:
+        wait_until(lambda: feed.trouble or feed.newest.get(0.01) is not None)
+        assert (feed.trouble, len(opened)) == ("", 1)
+    finally:
+        feed.close()
+
+
 def test_a_wrong_camera_is_known_at_once():
     def open_again() -> FakeCamera:
         raise VideoError("camera 7 cannot be opened")
@@ -235,6 +254,14 @@ def test_a_stream_over_the_network_is_a_camera_and_its_end_is_noticed(tmp_path, 
         camera.close()
         with pytest.raises(VideoError, match=r"camera http://127\.0\.0\.1.*nothing.ts cannot be opened"):
             open_camera(f"{address}/nothing.ts", None, Buffers())
+        with av.open("sound.ts", "w") as out:
+            tone = out.add_stream("aac", 48000)
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            sound.sample_rate = 48000
+            out.mux(tone.encode(sound))
+            out.mux(tone.encode(None))
+        with pytest.raises(VideoError, match="there is no video in it"):
+            open_camera(f"{address}/sound.ts", None, Buffers())
         server.shutdown()
     assert all(frame is not None and frame.shape == (96, 128, 3) for frame in frames[:4])
     assert frames[4] is None
@@ -254,7 +281,7 @@ def test_cameras_found_are_named(monkeypatch, tmp_path):
         (tmp_path / f"video{index}").mkdir()
         (tmp_path / f"video{index}" / "name").write_text(f"{name}\n")
     monkeypatch.setattr(cameras, "Path", lambda _: tmp_path)
-    assert cameras.cameras_found() == "found: 2 (Integrated Camera), 10 (Capture); choose with --camera N"
+    assert cameras.cameras_found.__wrapped__() == "found: 2 (Integrated Camera), 10 (Capture); choose with --camera N"
 
 
 def test_a_damaged_film_is_no_camera(tmp_path):

@@ -12,15 +12,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from films import drifting, packets_of, read_film, write_film
 
 from inference.frames import Frame, VideoReader
 from inference.painter import StylizeOptions
 from inference.session import StyleSession
-from inference.sinks import VideoWriter
+from inference.sinks import VideoWriter, encoder_opens
 from inference.video import VideoOptions, VideoReport, paint_video
 from models.contract import Contract
-from models.errors import VideoError
+from models.errors import Interrupted, VideoError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -440,3 +441,133 @@ def test_a_writer_that_was_given_no_frame_leaves_nothing(tmp_path):
     ):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_start_between_two_ticks_keeps_every_frame(tmp_path):
+    frames = drifting(30)
+    source = write_film(tmp_path / "a.avi", frames, codec="mjpeg", pixel_format="yuvj420p")
+    report = paint(source, tmp_path / "b.mkv", start_s=0.5)  # 12.5 frames of 1/25 s
+    assert (report.frames, report.skipped) == (18, 0)
+    assert np.diff(read_film(tmp_path / "b.mkv")[1]) == pytest.approx([40.0] * 17, abs=1)
+
+
+def test_one_packet_of_sound_out_of_order_does_not_cost_the_film(tmp_path, monkeypatch):
+    source = write_film(tmp_path / "a.mp4", drifting(25), sounds=1)
+    inorder = VideoReader.__iter__
+
+    def swapped(self):
+        held = None
+        for count, item in enumerate(inorder(self)):
+            if isinstance(item, av.Packet) and held is None and count > 10:
+                held = item
+                continue
+            yield item
+            if held is not None and held is not True and isinstance(item, av.Packet):
+                yield held
+                held = True
+
+    monkeypatch.setattr(VideoReader, "__iter__", swapped)
+    assert paint(source, tmp_path / "b.mp4").frames == 25
+    assert len(packets_of(tmp_path / "b.mp4", "audio")[0]) == len(packets_of(source, "audio")[0]) - 1
+
+
+def test_a_film_of_rgb_pixels_is_not_tagged_as_rgb(tmp_path):
+    frames = drifting(3)
+    source = write_film(tmp_path / "a.mkv", frames, codec="libx264rgb", pixel_format="rgb24", options={"crf": "5"})
+    paint(source, tmp_path / "b.mp4")
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert frame.colorspace != 0
+    assert psnr(read_film(tmp_path / "b.mp4")[0][0], frames[0]) > 28
+
+
+def test_a_part_keeps_the_sound_that_lies_later_in_the_file(tmp_path):
+    source = write_film(tmp_path / "a.ts", drifting(75), sounds=1, container_options={"muxdelay": "0"})
+    with av.open(str(source)) as container, av.open(str(tmp_path / "late.mkv"), "w") as out:
+        streams = {stream.index: out.add_stream_from_template(stream) for stream in container.streams}
+        packets = [packet for packet in container.demux() if packet.size]
+        origin = {stream.index: stream.start_time for stream in container.streams}
+        order = sorted(packets, key=lambda p: (p.dts - origin[p.stream.index]) * p.time_base + (p.stream.type == "audio") * 0.8)
+        for packet in order:
+            packet.pts -= origin[packet.stream.index]
+            packet.dts -= origin[packet.stream.index]
+            packet.stream = streams[packet.stream.index]
+            out.mux_one(packet)
+    report = paint(tmp_path / "late.mkv", tmp_path / "b.mkv", duration_s=1.0)
+    assert report.frames == 25
+    assert len(packets_of(tmp_path / "b.mkv", "audio")[0]) == pytest.approx(48000 / 1024, abs=2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names cannot be")
+def test_a_colon_in_a_name_is_a_colon(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_film(tmp_path / "a.mp4", drifting(2))
+    os.rename("a.mp4", "12:30.mp4")
+    paint(Path("12:30.mp4"), Path("13:30.mp4"))
+    assert len(read_film(tmp_path / "13:30.mp4")[0]) == 2
+
+
+def test_av1_takes_a_film_that_claims_a_thousand_frames_a_second(tmp_path):
+    source = write_film(tmp_path / "a.mkv", drifting(4), [0, 30, 50, 110], rate=1000)
+    assert paint(source, tmp_path / "b.webm").encoder == "libsvtav1"
+    assert read_film(tmp_path / "b.webm")[1] == pytest.approx([0, 30, 50, 110], abs=1)
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
+    source = write_film(tmp_path / "a.mp4", drifting(3))
+
+    class Intruder(Copier):
+        def stylize_image(self, image: np.ndarray) -> np.ndarray:
+            (tmp_path / "b.mp4").write_text("precious")
+            return image.copy()
+
+    assert paint(source, tmp_path / "b.mp4", Intruder()).output == tmp_path / "b_2.mp4"
+    assert (tmp_path / "b.mp4").read_text() == "precious"
+    assert len(read_film(tmp_path / "b_2.mp4")[0]) == 3
+
+
+def test_a_stop_before_the_first_frame_is_an_interrupt_and_leaves_nothing(tmp_path):
+    source = write_film(tmp_path / "a.mp4", drifting(3))
+    with pytest.raises(Interrupted, match="before the first frame"):
+        paint_video(source, tmp_path / "b.mp4", Copier(), StylizeOptions(), VideoOptions(), stopped=lambda: True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_hevc_in_mp4_carries_the_tag_that_apple_plays_and_short_films_are_written_too(tmp_path):
+    for count in (1, 2, 3, 2, 2, 1, 5):  # x265 read uninitialised memory here, not every time
+        source = write_film(tmp_path / "a.mp4", drifting(count))
+        paint_video(source, tmp_path / "b.mp4", Copier(), StylizeOptions(), VideoOptions("hevc"), overwrite=True)
+        assert b"hvc1" in (tmp_path / "b.mp4").read_bytes()
+        assert len(read_film(tmp_path / "b.mp4")[0]) == count
+
+
+def test_an_encoder_that_ignores_an_option_does_not_count_as_open():
+    assert encoder_opens("libx264", options={"crf": "20"})
+    assert not encoder_opens("libx264", options={"crf": "20", "nonsense": "1"})
+    assert not encoder_opens("no_such_encoder")
+
+
+def test_a_film_that_changes_its_size_keeps_the_first_one(tmp_path):
+    small = write_film(tmp_path / "small.ts", drifting(10, 96, 128))
+    large = write_film(tmp_path / "large.ts", drifting(10, 144, 192), container_options={"output_ts_offset": "1"})
+    (tmp_path / "a.ts").write_bytes(small.read_bytes() + large.read_bytes())
+    report = paint(tmp_path / "a.ts", tmp_path / "b.mp4")
+    frames, _ = read_film(tmp_path / "b.mp4")
+    assert report.frames > 12
+    assert {frame.shape for frame in frames} == {(96, 128, 3)}
+
+
+def test_a_cover_picture_is_no_film(tmp_path):
+    source = write_film(tmp_path / "a.mkv", drifting(2), sounds=1)
+    picture = write_film(tmp_path / "cover.mkv", drifting(1), codec="mjpeg", pixel_format="yuvj420p")
+    with av.open(str(source)) as film, av.open(str(picture)) as cover, av.open(str(tmp_path / "b.mp4"), "w") as out:
+        heard = out.add_stream_from_template(film.streams.audio[0])
+        seen = out.add_stream_from_template(cover.streams.video[0])
+        seen.disposition = Disposition.attached_pic
+        for stream, packets in ((heard, film.demux(audio=0)), (seen, cover.demux(video=0))):
+            for packet in packets:
+                if packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+    with pytest.raises(VideoError, match="holds no video, only audio, cover picture"):
+        paint(tmp_path / "b.mp4", tmp_path / "c.mp4")

@@ -214,6 +214,33 @@ def test_a_recording_that_fails_is_said_at_once_and_at_the_end_while_the_picture
     assert not list(tmp_path.iterdir())
 
 
+def test_a_recording_without_a_frame_is_announced_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(webcam.Recorder, "add", lambda *_: None)
+    live = go(display=FakeDisplay("rr" + " " * 5 + "q"))
+    assert "nothing was recorded" in live.said
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_breaks_does_not_hang_the_end(tmp_path, monkeypatch):
+    def breaks(self, *_):
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(webcam.VideoWriter, "write", breaks)
+    with pytest.raises(VideoError, match="no memory"):
+        go(frames=30, record=tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_style_that_cannot_be_opened_is_said_and_the_old_one_stays():
+    rack = FakeRack(a=SlowSession(), b=None)
+    rack.errors = {"b": "b.onnx is not an ONNX file"}
+    controls = Controls()
+    live = go(display=FakeDisplay(" n" + " " * 5 + "q"), controls=controls, rack=rack)
+    assert "b.onnx is not an ONNX file" in live.said
+    assert controls.style == 0
+
+
 def test_trouble_with_the_camera_is_on_the_picture_and_quitting_answers_at_once(monkeypatch):
     written: list[str] = []
     monkeypatch.setattr(webcam, "_write", lambda canvas, lines, centred=False: written.extend(lines))
