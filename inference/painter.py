@@ -9,6 +9,7 @@ import numpy as np
 
 from inference.buffers import Scratch
 from inference.color import SteadyColor, keep_color
+from inference.denoise import TemporalDenoiser
 from inference.pictures import fitted
 from inference.profile import Profile
 from inference.session import StyleSession, frame_to_image, image_to_frame
@@ -43,7 +44,8 @@ def stylize_frame(session: StyleSession, content_frame: np.ndarray, options: Sty
 
 
 class FilmPainter:
-    """Paints the frames of a film or a camera one after the other, in buffers that are used again.
+    """Paints the frames of a film or a camera one after the other, in buffers that are used again: what stands still, and
+    the colours' statistics, are kept steady.
 
     Args:
         session: the style.
@@ -59,6 +61,7 @@ class FilmPainter:
         self.color = SteadyColor(options.keep_color)
         self.scale = 1.0
         self._profile = profile or Profile()
+        self._denoiser = TemporalDenoiser()
         self._before, self._after = Scratch(), Scratch()  # for `stylize` and `finish`, which run in two threads
 
     def work_size(self, height: int, width: int) -> tuple[int, int]:
@@ -89,7 +92,7 @@ class FilmPainter:
         with self._profile.stage("convert"):
             size = self.work_size(*content_frame.shape[:2])
             work = _scaled(content_frame, size, self._before)
-            image = frame_to_image(work, self._before)
+            image = frame_to_image(self._denoiser.filter(work), self._before)
         with self._profile.stage("network"):
             return self.session.stylize_image(image)
 
