@@ -4,8 +4,6 @@ import threading
 
 import numpy as np
 
-MOST_FREE, MOST_SHAPES = 8, 4
-
 
 class Scratch:
     """Arrays by name, for one thread; each is made anew only when another shape is asked for.
@@ -25,27 +23,24 @@ class Scratch:
 
 
 class Buffers:
-    """Arrays that travel between threads, taken and given back."""
+    """Frames that travel between threads, taken and given back."""
 
     def __init__(self) -> None:
-        self._free: dict[tuple[tuple[int, ...], np.dtype], list[np.ndarray]] = {}
+        self._free: list[np.ndarray] = []
         self._lock = threading.Lock()
 
-    def take(self, shape: tuple[int, ...], dtype: np.typing.DTypeLike = np.uint8) -> np.ndarray:
-        """An array with anything in it."""
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """An array, (H, W, 3) uint8, with anything in it."""
         with self._lock:
-            free = self._free.get((shape, np.dtype(dtype)))
-            if free:
-                return free.pop()
-        return np.empty(shape, dtype)
+            while self._free:
+                array = self._free.pop()
+                if array.shape == shape:
+                    return array
+        return np.empty(shape, np.uint8)
 
     def give(self, array: np.ndarray | None) -> None:
         """Take back an array that nobody looks at any more; what belongs to a decoder is left to it."""
-        if array is None or array.base is not None or not array.flags.owndata:
-            return
-        with self._lock:
-            if len(self._free) > MOST_SHAPES:  # the size has changed, and changed again
-                self._free.clear()
-            free = self._free.setdefault((array.shape, array.dtype), [])
-            if len(free) < MOST_FREE:
-                free.append(array)
+        if array is not None and array.base is None and array.flags.owndata:
+            with self._lock:
+                if len(self._free) < 8:
+                    self._free.append(array)

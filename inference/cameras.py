@@ -251,11 +251,10 @@ def _fit(frame: np.ndarray, size: tuple[int, int] | None, buffers: Buffers) -> n
 
 @dataclass(frozen=True)
 class Shot:
-    """A camera's frame, (H, W, 3) uint8 RGB, when it came, by time.perf_counter, and what `CameraFeed.prepare` made of it."""
+    """A camera's frame, (H, W, 3) uint8 RGB, and when it came, by time.perf_counter."""
 
     frame: np.ndarray
     time_s: float
-    prepared: np.ndarray | None = None
 
 
 class CameraFeed:
@@ -267,14 +266,12 @@ class CameraFeed:
         profile: is told how long reading takes.
     Attributes:
         newest: the newest shot.
-        prepare: called in the camera's thread with each frame; gives the frame to be shown, and an array that goes along.
     Raises:
         VideoError: it cannot be opened.
     """
 
     def __init__(self, open_again: Callable[[], Camera], buffers: Buffers, profile: Profile | None = None) -> None:
         self.newest: Newest[Shot] = Newest()
-        self.prepare: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]] = lambda frame: (frame, None)
         self._open, self._buffers, self._profile = open_again, buffers, profile or Profile()
         self._closing = threading.Event()
         self._lock = threading.Lock()  # over all below
@@ -369,11 +366,9 @@ class CameraFeed:
             with self._lock:
                 if self._mine():
                     self._trouble, self._attempts = "", 0
-            frame, prepared = self.prepare(frame)
-            replaced = self.newest.put(Shot(frame, now_s, prepared))
+            replaced = self.newest.put(Shot(frame, now_s))
             if replaced is not None:
                 self._buffers.give(replaced.frame)
-                self._buffers.give(replaced.prepared)
 
     def close(self, timeout_s: float = 0.5) -> None:
         """Ends the thread; one that is stuck in the camera is left behind rather than waited for."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from inference.buffers import Buffers, Scratch
+from inference.buffers import Scratch
 from inference.color import SteadyColor, keep_color
 from inference.denoise import TemporalDenoiser
 from inference.pictures import fitted
@@ -48,27 +48,21 @@ class FilmPainter:
     the colours' statistics, are kept steady.
 
     Args:
-        session: the style. options: how to paint.
-        buffers: where images come from and go back to. profile: is told how long each stage takes.
+        session: the style.
+        profile: is told how long each stage takes.
     Attributes:
         session, strength, max_side_px: as in `StylizeOptions`; may be changed between two frames.
         color: keeps the content's colours, steadily; its `mode` may be changed, too.
         scale: the frames are painted at this share of their size, 0 to 1.
     """
 
-    def __init__(
-        self,
-        session: StyleSession,
-        options: StylizeOptions,
-        buffers: Buffers | None = None,
-        profile: Profile | None = None,
-    ) -> None:
+    def __init__(self, session: StyleSession, options: StylizeOptions, profile: Profile | None = None) -> None:
         self.session, self.strength, self.max_side_px = session, options.strength, options.max_side_px
         self.color = SteadyColor(options.keep_color)
         self.scale = 1.0
-        self._buffers, self._profile = buffers or Buffers(), profile or Profile()
+        self._profile = profile or Profile()
         self._denoiser = TemporalDenoiser()
-        self._before, self._after = Scratch(), Scratch()  # for `prepare` and for `finish`
+        self._before, self._after = Scratch(), Scratch()  # for `stylize` and `finish`, which run in two threads
 
     def work_size(self, height: int, width: int) -> tuple[int, int]:
         """The size that such a frame is painted at; scaled sizes are multiples of what the network takes."""
@@ -80,7 +74,7 @@ class FilmPainter:
         return scaled[0], scaled[1]
 
     def paint(self, content_frame: np.ndarray, time_s: float, out: np.ndarray | None = None) -> np.ndarray:
-        """Paint a frame: `prepare`, `stylize` and `finish`, which may each run in a thread of its own, one after the other.
+        """Paint a frame: `stylize` and `finish` one after the other.
 
         Args:
             content_frame: (H, W, 3) uint8 RGB.
@@ -91,26 +85,22 @@ class FilmPainter:
         Raises:
             StyleError: ONNX Runtime failed, for want of memory as a rule.
         """
-        return self.finish(content_frame, self.stylize(self.prepare(content_frame)), time_s, out)
+        return self.finish(content_frame, self.stylize(content_frame), time_s, out)
 
-    def prepare(self, content_frame: np.ndarray) -> np.ndarray:
-        """What the network is to see, an image of the size that `work_size` says; to be given to `stylize`."""
+    def stylize(self, content_frame: np.ndarray) -> np.ndarray:
+        """The network's part: an image, (1, 3, H', W') float32 in [0, 1], of the size that `work_size` says."""
         with self._profile.stage("convert"):
-            height, width = size = self.work_size(*content_frame.shape[:2])
-            work = self._denoiser.filter(_scaled(content_frame, size, self._before))
-            return frame_to_image(work, self._buffers.take((1, 3, height, width), np.float32), self._before)
-
-    def stylize(self, image: np.ndarray) -> np.ndarray:
-        """The network's part: an image of the same size."""
+            size = self.work_size(*content_frame.shape[:2])
+            work = _scaled(content_frame, size, self._before)
+            image = frame_to_image(self._denoiser.filter(work), self._before)
         with self._profile.stage("network"):
-            stylized_image = self.session.stylize_image(image)
-        self._buffers.give(image)
-        return stylized_image
+            return self.session.stylize_image(image)
 
     def finish(
         self, content_frame: np.ndarray, stylized_image: np.ndarray, time_s: float, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """The rest: back to the frame's size, colours, strength."""
+        """The rest: back to the frame's size, colours, strength. May run in another thread than `stylize`, so that the
+        network need not wait for it."""
         with self._profile.stage("color"):
             out = np.empty_like(content_frame) if out is None else out
             size = content_frame.shape[:2]

@@ -103,16 +103,15 @@ def paint_video(
             overwrite,
         ) as writer:
             report = VideoReport(writer.encoder, notes=_notes(reader, writer))
-            painter = FilmPainter(session, how, profile=profile)
-            read = _Stage(lambda put, _: _read(reader, put, painter, profile), "read")
+            painter = FilmPainter(session, how, profile)
+            read = _Stage(lambda put, _: _read(reader, put, profile), "read")
             write = _Stage(lambda _, get: _write(writer, get, painter, profile), "write")
             try:
                 while (item := read.get(stopped)) is not None:
-                    if not isinstance(item, av.Packet):
-                        frame, image = item
-                        item = (frame, painter.stylize(image))
+                    if isinstance(item, Frame):
+                        item = (item, painter.stylize(item.pixels))
                         report.frames += 1
-                        progress(report.frames, float(frame.pts * reader.time_base), reader.length_s)
+                        progress(report.frames, float(item[0].pts * reader.time_base), reader.length_s)
                     write.put(item)
                 report.whole = not stopped()
                 if not report.frames and not report.whole:
@@ -133,23 +132,20 @@ def paint_video(
     return report
 
 
-def _read(reader: VideoReader, put: Callable[[Any], None], painter: FilmPainter, profile: Profile) -> None:
-    """Packets, and frames with their images for the network, and in the end None."""
+def _read(reader: VideoReader, put: Callable[[Any], None], profile: Profile) -> None:
     items = iter(reader)
     while True:
         start = time.perf_counter()
         item = next(items, None)
         if isinstance(item, Frame):
             profile.add("read", 1000.0 * (time.perf_counter() - start))
-            put((item, painter.prepare(item.pixels)))
-            continue
         put(item)
         if item is None:
             return
 
 
 def _write(writer: VideoWriter, get: Callable[[], Any], painter: FilmPainter, profile: Profile) -> None:
-    """Packets, and frames with their stylized images, until None."""
+    """Packets, and frames of the film with their stylized images, until None."""
     pixels: np.ndarray | None = None
     while (item := get()) is not None:
         if isinstance(item, av.Packet):

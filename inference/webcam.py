@@ -302,9 +302,7 @@ class Webcam:
         self._record_path, self._wanted, self._say = record, record, say
         self._profile = profile or Profile()
         self._pace = Pace(target_fps)
-        how = StylizeOptions(controls.keep_color, strength=controls.strength)
-        self._painter = FilmPainter(rack.first, how, buffers, self._profile)
-        feed.prepare = self._prepare
+        self._painter = FilmPainter(rack.first, StylizeOptions(controls.keep_color, strength=controls.strength), self._profile)
         self._sketches: Newest[Sketch] = Newest()
         self._stopping = threading.Event()
         self._error: BaseException | None = None
@@ -385,7 +383,7 @@ class Webcam:
         try:
             while not self._stopping.is_set():
                 shot = self._feed.newest.get(0.1)
-                if shot is None or shot.prepared is None:
+                if shot is None:
                     continue
                 start_s = time.perf_counter()
                 if not opening:
@@ -395,22 +393,17 @@ class Webcam:
                 session = self._rack.session(name)
                 if session is not None:  # until it is open, the one before goes on
                     self._painter.session, showing = session, name
-                stylized_image = self._painter.stylize(shot.prepared)
+                self._painter.scale = self._pace.scale
+                content = np.asarray(cv2.flip(shot.frame, 1)) if self.controls.mirror else shot.frame
+                stylized_image = self._painter.stylize(content)
                 end_s = time.perf_counter()
-                replaced = self._sketches.put(Sketch(shot.frame, stylized_image, shot.time_s, end_s, showing))
+                replaced = self._sketches.put(Sketch(content, stylized_image, shot.time_s, end_s, showing))
                 if replaced is not None:
                     self.report.dropped += 1
                     self._buffers.give(replaced.content_frame)
                 self._pace.update(1000.0 * (end_s - start_s), end_s)
         except BaseException as error:
             self._error = error
-
-    def _prepare(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """In the camera's thread, so that the network's need not wait for it."""
-        self._painter.scale = self._pace.scale
-        if self.controls.mirror:
-            frame = np.asarray(cv2.flip(frame, 1))
-        return frame, self._painter.prepare(frame)
 
     def _finish(self, sketch: Sketch, last: Painting | None) -> Painting:
         """Colors, strength, size: here, so that the network's thread can go on with the next frame."""
