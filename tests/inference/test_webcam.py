@@ -84,12 +84,13 @@ def go(camera=None, display=None, frames=0, controls=None, rack=None, **options)
     buffers = Buffers()
     feed = CameraFeed(lambda: camera or FakeCamera(), buffers)
     said: list[str] = []
+    deadline = time.monotonic() + 30  # a test that would wait for ever fails instead
     live = Webcam(
         feed, rack or FakeRack(a=SlowSession()), buffers, controls or Controls(), display=display, say=said.append, **options
     )
     live.said = said
     try:
-        live.run(frames, stopped=lambda: len(said) > 50)
+        live.run(frames, stopped=lambda: len(said) > 50 or time.monotonic() > deadline)
     finally:
         feed.close()
     return live
