@@ -187,7 +187,11 @@ def webcam(options: argparse.Namespace) -> int:
         height, width = live.work_size
         if height:
             alone_ms = bare_session_ms(rack.first, height, width)
-            share = f"; with all around it {report.fps:.1f}, {0.1 * report.fps * alone_ms:.0f} % of that" if report.fps else ""
+            share = (
+                f"; with this camera and all {report.fps:.1f}, {0.1 * report.fps * alone_ms:.0f} % of that"
+                if report.fps
+                else ""
+            )
             print(f"the network alone at {width}x{height}: {alone_ms:.1f} ms, {1000.0 / alone_ms:.1f} a second{share}")
     return 0
 
