@@ -13,8 +13,8 @@ class TemporalDenoiser:
     """Holds each part of the picture until it changes by more than a sensor's or a codec's noise.
 
     Where nothing moves, the network then sees the same numbers in every frame. In a filmed clip (a fox before a wall,
-    640x640, the Great Wave's realtime network) the painting changed by 8.1 of 255 a frame where the film stood still, and
-    changes by 4 with it; what is left comes from the instance norms, which see the whole frame.
+    640x640, realtime tier), where the film changed by at most 3 of 255 from one frame to the next, the painting changed by
+    8.1 without it and 3.7 with it as a Great Wave, by 12.0 and 5.0 as a Starry Night (means of 70 frames).
     """
 
     def __init__(self) -> None:
