@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models import __version__
-from models.errors import AllaPrimaError, Interrupted, OptimizeError, StyleError, TrainingError
+from models.errors import AllaPrimaError, Interrupted, OptimizeError, StyleError, TrainingError, VideoError
 from training.config import (
     CHOICES,
     OPTIMIZE_CHOICES,
@@ -40,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AllaPrimaError as error:
         print(f"allaprima: {error}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
+    except ImportError as error:  # some modules turn a Ctrl-C while they load into one
+        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise
+        print("allaprima: stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # | head
         sys.stderr.close()
         return 1
@@ -106,21 +111,27 @@ def video(options: argparse.Namespace) -> int:
     from inference.painter import StylizeOptions
     from inference.profile import Profile, bare_session_ms
     from inference.session import StyleSession
+    from inference.sinks import check_writable
     from inference.styles import find_style, style_name
     from inference.video import VideoOptions, default_output, paint_video
 
     path, source = find_style(options.style), Path(options.film)
+    if "://" in options.film:
+        raise VideoError(f"{options.film} is an address; video paints files, webcam --camera takes addresses")
     output = Path(options.output) if options.output else default_output(source, style_name(options.style))
+    check_writable(output, options.overwrite, options.codec)  # before the style is opened
     session = StyleSession(path, options.device, shared=True)
     print(f"painting with {path} on {session.where}", file=sys.stderr)
     how = StylizeOptions(options.keep_color, strength=options.strength, max_side_px=options.max_side)
     what = VideoOptions(options.codec, options.quality, options.start, options.duration)
     profile = Profile()
+
+    def say(note: str) -> None:
+        print(f"allaprima: {source}: {note}", file=sys.stderr)
+
     with catch_interrupt() as received, film_progress() as progress:
         stopped = lambda: received  # noqa: E731
-        report = paint_video(source, output, session, how, what, options.overwrite, stopped, progress, profile)
-    for note in report.notes:
-        print(f"allaprima: {source}: {note}", file=sys.stderr)
+        report = paint_video(source, output, session, how, what, options.overwrite, stopped, progress, profile, say)
     if report.skipped:
         text = f"{source}: {report.skipped} damaged packets or frames were skipped; what follows keeps its time"
         print(f"allaprima: {text}", file=sys.stderr)
@@ -128,7 +139,7 @@ def video(options: argparse.Namespace) -> int:
     if options.profile:
         print(profile.table())
         alone_ms, frame_ms = bare_session_ms(session, *report.work_size), 1000.0 * report.wall_s / report.frames
-        share = f"all around it costs {frame_ms / alone_ms - 1.0:.0%}"
+        share = f"all around it {frame_ms - alone_ms:.1f} ms, {frame_ms / alone_ms - 1.0:.0%}"
         print(f"{frame_ms:.1f} ms a frame in all, the network alone {alone_ms:.1f} ms: {share}")
     if not report.whole:
         raise Interrupted(f"stopped; {report.output} holds the first {report.end_s:.1f} s ({report.frames} frames)")
@@ -148,6 +159,8 @@ def webcam(options: argparse.Namespace) -> int:
 
     if options.record:
         check_writable(Path(options.record), options.overwrite)
+        if Path(options.record).exists() and Path(options.camera).exists() and Path(options.record).samefile(options.camera):
+            raise VideoError(f"{options.record} is the film that plays as the camera; record to another file")
     if options.virtual_camera:
         check_virtual_camera()
     window = None if options.headless else Window()
@@ -158,7 +171,7 @@ def webcam(options: argparse.Namespace) -> int:
     buffers, profile = Buffers(), Profile()
     size = (options.size[1], options.size[0]) if options.size else None
     feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
-    print(f"painting with {names[0]} on {rack.first.where}", file=sys.stderr)
+    print(f"painting with {rack.first.path} on {rack.first.where}", file=sys.stderr)
     controls = Controls(keep_color=options.keep_color, strength=options.strength)
     live = Webcam(
         feed,
@@ -536,23 +549,28 @@ def _add_stylize(commands: Commands) -> None:
 
 def _add_video(commands: Commands) -> None:
     text = (
-        "Sound and subtitles are passed on as they are; size, timestamps, colors and aspect stay the film's, which is turned\n"
-        "upright. The result appears under its name when it is whole; Ctrl-C finishes it with what is done. Damaged\n"
-        "stretches are skipped and counted. A bare STYLE means the best tier; STYLE/realtime is many times faster."
+        "Sound and subtitles are passed on as they are, where OUT's format holds them (.webm: Opus and Vorbis only). Size,\n"
+        "timestamps, color range and aspect stay the film's, which is painted upright. The result appears under its name\n"
+        "when it is whole; after Ctrl-C it holds what is done, and replaces nothing. Damaged parts are skipped and counted.\n"
+        "A bare STYLE means the best tier shipped; STYLE/realtime may be many times faster."
     )
     example = "allaprima video clip.mp4 --style great_wave/realtime --keep-color luminance"
     parser = _add(commands, "video", video, "paint a film", text, example)
-    parser.add_argument("film", metavar="IN", help="anything that FFmpeg reads")
+    parser.add_argument("film", metavar="IN", help="a file of any kind that FFmpeg reads")
     parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help="a shipped style, or an .onnx file")
-    parser.add_argument("-o", "--output", metavar="OUT", help=".mp4, .mov, .mkv or .webm (default: IN_STYLE.mp4 beside IN)")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help=".mp4, .m4v, .mov, .mkv or .webm (default: IN_STYLE.mp4 beside IN)"
+    )
     _add_keep_color(parser, "film")
     _add_max_side(parser)
-    what = "auto is H.264, AV1 in .webm; in hardware where that works (default: auto)"
+    what = "auto is H.264, AV1 in .webm; .mov holds no AV1; in hardware where that works (default: auto)"
     parser.add_argument("--codec", choices=CODECS, default="auto", help=what)
     what = f"more is better and larger (default: {QUALITY})"
     parser.add_argument("--quality", type=_whole(1, 100), default=QUALITY, metavar="1..100", help=what)
-    parser.add_argument("--start", type=_seconds, default=0.0, metavar="T", help="begin here, in seconds or [H:]M:S")
-    parser.add_argument("--duration", type=_seconds, default=0.0, metavar="T", help="paint so much (default: to the end)")
+    parser.add_argument(
+        "--start", type=_seconds, default=0.0, metavar="T", help="begin here, in seconds or [H:]M:S (default: 0)"
+    )
+    parser.add_argument("--duration", type=_length, default=0.0, metavar="T", help="paint this long (default: to the end)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--profile", action="store_true", help="print how long each stage took")
     _add_device(parser)
@@ -569,9 +587,9 @@ def _add_webcam(commands: Commands) -> None:
     what = "shipped styles or .onnx files (default: all that are shipped in the realtime tier)"
     parser.add_argument("-s", "--style", type=_names, metavar="STYLE[,STYLE...]", help=what)
     parser.add_argument("--camera", default="0", metavar="N|URL|FILE", help="(default: 0, the first one)")
-    what = "what to ask the camera for (default: 640x480); films and streams are made to fit in"
+    what = "what to ask a camera for (default: 640x480); a film or stream is made to fit in, whole (default: its own size)"
     parser.add_argument("--size", type=_size, metavar="WxH", help=what)
-    _add_keep_color(parser, "camera's picture")
+    _add_keep_color(parser, "picture")
     what = "paint smaller while a frame takes too long, and larger again; the picture keeps its size"
     parser.add_argument("--target-fps", type=_number(0.0, 1000.0), default=0.0, metavar="N", help=what)
     parser.add_argument("--record", metavar="OUT.mp4", help="record from the beginning")
@@ -579,7 +597,7 @@ def _add_webcam(commands: Commands) -> None:
     what = "show the result as a camera to other programs; needs pip install pyvirtualcam"
     parser.add_argument("--virtual-camera", action="store_true", help=what)
     parser.add_argument("--headless", action="store_true", help="without a window")
-    parser.add_argument("--frames", type=_whole(0), default=0, metavar="N", help="stop after N painted frames")
+    parser.add_argument("--frames", type=_whole(0), default=0, metavar="N", help="stop after N painted frames (default: never)")
     parser.add_argument("--profile", action="store_true", help="print at the end how long each stage took")
     _add_device(parser)
 
@@ -876,9 +894,12 @@ def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
 
 def _number(least: float, most: float) -> Callable[[str], float]:
     def number(text: str) -> float:
-        value = float(text)
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not between {least:g} and {most:g}")
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least:g} to {most:g}")
         return value
 
     return number
@@ -886,9 +907,10 @@ def _number(least: float, most: float) -> Callable[[str], float]:
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
     def whole_number(text: str) -> int:
-        value = int(text)
-        if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"{text} is not {least} {'or more' if most is None else f'to {most}'}")
+        value = int(text) if text.lstrip("+-").isdecimal() else None
+        if value is None or value < least or (most is not None and value > most):
+            wanted = f"{least} or more" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number, {wanted}")
         return value
 
     return whole_number
@@ -896,26 +918,36 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 def _seconds(text: str) -> float:
     """ "90", "1:30" or "0:01:30"."""
-    parts = text.split(":")
-    if len(parts) > 3:
-        raise ValueError(text)
-    seconds = sum(float(part) * 60.0**power for power, part in enumerate(reversed(parts)))
-    if not 0.0 <= seconds < 1e9:
+    try:
+        seconds = [float(part) for part in text.split(":")]
+    except ValueError:
+        seconds = [float("nan")]
+    total = sum(part * 60.0**power for power, part in enumerate(reversed(seconds)))
+    if not (0.0 <= total < 1e9 and len(seconds) <= 3 and all(0.0 <= part < 60.0 for part in seconds[1:])):
         raise argparse.ArgumentTypeError(f"{text} is not a time in seconds or [H:]M:S")
+    return total
+
+
+def _length(text: str) -> float:
+    seconds = _seconds(text)
+    if not seconds:
+        raise argparse.ArgumentTypeError(f"{text} is no time at all; leave --duration out to paint to the end")
     return seconds
 
 
 def _size(text: str) -> tuple[int, int]:
     """Width and height."""
     width, _, height = text.lower().partition("x")
-    size = int(width), int(height)
-    if not all(16 <= side <= 16384 for side in size):
+    if not (width.isdecimal() and height.isdecimal() and all(16 <= int(side) <= 16384 for side in (width, height))):
         raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT with sides from 16 to 16384")
-    return size
+    return int(width), int(height)
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("no style is named; allaprima styles lists them")
+    return names
 
 
 if __name__ == "__main__":

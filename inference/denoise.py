@@ -1,4 +1,4 @@
-"""What stands still in a film stands still in the painting: networks make strokes out of noise, other ones in each frame."""
+"""What stands still in a film stands still in the painting: networks paint noise with different strokes in each frame."""
 
 import cv2
 import numpy as np

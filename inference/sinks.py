@@ -72,7 +72,7 @@ class VideoWriter:
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
-        check_writable(self.path, overwrite)
+        check_writable(self.path, overwrite, codec)
         container_format = FORMATS[self.path.suffix.lower()]
         if codec == "auto":
             codec = "av1" if container_format == "webm" else "h264"
@@ -186,6 +186,10 @@ class VideoWriter:
             self.abort()
             raise
 
+    def keep_existing(self) -> None:
+        """Replace nothing after all: see `close`."""
+        self._overwrite = False
+
     def abort(self) -> None:
         """Leave nothing behind."""
         with contextlib.suppress(Exception), quiet_stderr():
@@ -206,13 +210,18 @@ class VideoWriter:
             self.abort()
 
 
-def check_writable(path: Path, overwrite: bool) -> None:
-    """Raises VideoError where a video of this name cannot be written, as far as can be told before."""
+def check_writable(path: Path, overwrite: bool, codec: str = "auto") -> None:
+    """Raises VideoError where such a video of this name cannot be written, as far as can be told before."""
     if path.suffix.lower() not in FORMATS:
         raise VideoError(f'{path}: no video format for "{path.suffix}"; one of {", ".join(FORMATS)} is wanted')
+    container_format = FORMATS[path.suffix.lower()]
+    if container_format == "mov" and codec == "av1":
+        raise VideoError(f"{path}: .mov holds no AV1; take .mp4, .mkv or .webm, or another --codec")
+    if container_format == "webm" and codec not in ("auto", "av1"):
+        raise VideoError(f"{path}: .webm holds no {codec}; take .mp4 or .mkv, or --codec av1")
     check_folder(path, VideoError)
     if not overwrite and path.exists():
-        raise VideoError(f"{path} exists; give --overwrite to replace it, or another -o")
+        raise VideoError(f"{path} exists; give --overwrite to replace it, or another name")
 
 
 def find_encoder(
@@ -228,7 +237,7 @@ def find_encoder(
             if encoder_opens(name, height, width, pixel_format, time_base, rate, encoder_options(name, quality)):
                 return name
     raise VideoError(
-        f"no {codec} encoder opens for {width}x{height} px ({', '.join(ENCODERS[codec])} were tried); another --codec may"
+        f"no {codec} encoder opens for {width}x{height} px ({', '.join(ENCODERS[codec])} were tried); another --codec may work"
     )
 
 

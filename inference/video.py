@@ -69,6 +69,7 @@ def paint_video(
     stopped: Callable[[], object] = lambda: False,
     progress: Callable[[int, float, float | None], None] = lambda frames, done_s, length_s: None,
     profile: Profile | None = None,
+    say: Callable[[str], None] = lambda note: None,
 ) -> VideoReport:
     """Paint a film; sound and subtitles are passed on as they are.
 
@@ -76,11 +77,12 @@ def paint_video(
         source, output: files; `output` appears when it is whole.
         session: the style. how: how to paint. options: which part, and the codec.
         overwrite: whether `output` may be replaced.
-        stopped: asked after each frame; once it is true, the film ends there, and is finished properly.
+        stopped: asked after each frame; once it is true, the film ends there, and is finished properly, beside a file that
+            the whole film would have replaced.
         progress: called after each frame with the frames and seconds that are done, and the seconds in all, if known.
-        profile: is told how long each stage takes.
+        profile: is told how long each stage takes. say: is told the report's notes as soon as they are known.
     Raises:
-        VideoError: a film that cannot be read or written; nothing is left behind.
+        Interrupted: stopped before the first frame. VideoError: a film that cannot be read or written; nothing is left behind.
     """
     check_writable(output, overwrite)
     profile = profile or Profile()
@@ -103,6 +105,8 @@ def paint_video(
             overwrite,
         ) as writer:
             report = VideoReport(writer.encoder, notes=_notes(reader, writer))
+            for note in report.notes:
+                say(note)
             painter = FilmPainter(session, how, profile)
             read = _Stage(lambda put, _: _read(reader, put, profile), "read")
             write = _Stage(lambda _, get: _write(writer, get, painter, profile), "write")
@@ -114,10 +118,14 @@ def paint_video(
                         progress(report.frames, float(item[0].pts * reader.time_base), reader.length_s)
                     write.put(item)
                 report.whole = not stopped()
+                if not report.whole:
+                    writer.keep_existing()
                 if not report.frames and not report.whole:
                     raise Interrupted("stopped before the first frame was painted; nothing is written")
                 if not report.frames:
-                    raise VideoError(f"{source} has no frame from {options.start_s:g} s on")
+                    part = f"within {options.duration_s:g} s from {options.start_s:g} s on" if options.duration_s else ""
+                    part = part or f"from {options.start_s:g} s on"
+                    raise VideoError(f"{source} has no frame {part}")
                 write.put(None)
                 write.join()
             finally:
@@ -125,6 +133,7 @@ def paint_video(
                 write.stop()
             if reader.gave_up:
                 report.notes += ("what follows could not be read at all",)
+                say(report.notes[-1])
             report.skipped, report.work_size = reader.skipped, painter.work_size(reader.to_rgb.height, reader.to_rgb.width)
             report.end_s = writer.end_s
         report.output = writer.path
@@ -164,7 +173,7 @@ def _notes(reader: VideoReader, writer: VideoWriter) -> tuple[str, ...]:
         notes.append(f"left out: {', '.join([*writer.left_out, *reader.left_out])}{advice}")
     if writer.pixel_format == "yuv444p":
         text = f"{reader.to_rgb.width}x{reader.to_rgb.height} is odd, so color is written at full resolution (4:4:4)"
-        notes.append(f"{text}, which some players refuse; --codec av1 need not")
+        notes.append(f"{text}, which some players refuse; with --codec av1 that is not needed")
     if reader.to_rgb.depth > 8:
         notes.append(f"{reader.to_rgb.depth} bits a channel in, 8 out")
     if reader.to_rgb.has_alpha:

@@ -372,6 +372,50 @@ except VideoError as error:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", name]
 
 
+def test_a_stopped_film_replaces_nothing(tmp_path):
+    source = write_film(tmp_path / "a.mp4", drifting(20))
+    (tmp_path / "b.mp4").write_text("precious")
+    done = []
+    report = paint_video(
+        source, tmp_path / "b.mp4", Copier(), StylizeOptions(), VideoOptions(), overwrite=True,
+        stopped=lambda: len(done) >= 3, progress=lambda *_: done.append(1),
+    )  # fmt: skip
+    assert (report.whole, report.output) == (False, tmp_path / "b_2.mp4")
+    assert (tmp_path / "b.mp4").read_text() == "precious"
+    assert len(read_film(tmp_path / "b_2.mp4")[0]) == report.frames
+
+
+@pytest.mark.parametrize(("name", "codec"), [("b.mov", "av1"), ("b.webm", "h264"), ("b.webm", "hevc")])
+def test_a_codec_that_a_format_does_not_hold_is_refused_with_those_that_do(tmp_path, name, codec):
+    source = write_film(tmp_path / "a.mp4", drifting(2))
+    with pytest.raises(VideoError, match=r"holds no .*; take \.mp4"):
+        paint(source, tmp_path / name, codec=codec)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--duration", "0"], "no time at all"),
+        (["--start", "1:75"], "not a time in seconds"),
+        (["--start", "abc"], "not a time in seconds"),
+        (["--quality", "0"], "whole number, from 1 to 100"),
+        (["--quality", "7.5"], "whole number, from 1 to 100"),
+        (["--strength", "much"], "not a number from 0 to 1"),
+    ],
+)
+def test_wrong_arguments_are_said_in_words(run, capsys, arguments, words):
+    with pytest.raises(SystemExit) as stopped:
+        run("video", "a.mp4", "-s", "great_wave", *arguments)
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_address_is_no_film(run):
+    code, _, err = run("video", "http://127.0.0.1:9/x.mp4", "-s", "great_wave/realtime")
+    assert code == 1
+    assert "webcam --camera takes addresses" in err
+
+
 def test_ctrl_c_finishes_the_film_with_what_is_done(tmp_path, style_file):
     source = write_film(tmp_path / "a.mp4", drifting(400, 240, 320), sounds=1)
     command = [sys.executable, str(ROOT / "allaprima.py"), "video", str(source), "-s", str(style_file)]

@@ -518,7 +518,19 @@ def test_what_cannot_start_says_why(run, arguments, message):
     assert message in err
 
 
-@pytest.mark.parametrize("arguments", [["--size", "640"], ["--size", "1x1"], ["--target-fps", "-1"], ["--strength", "2"]])
+def test_the_film_that_plays_as_the_camera_is_not_recorded_over(run, film, style_file):
+    before = film.read_bytes()
+    code, _, err = run(
+        "webcam", "-s", style_file, "--camera", film, "--headless", "--frames", 3, "--record", film, "--overwrite"
+    )
+    assert code == 1
+    assert "is the film that plays as the camera" in err
+    assert film.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--size", "640"], ["--size", "1x1"], ["--target-fps", "-1"], ["--strength", "2"], ["-s", ""]]
+)
 def test_wrong_arguments_are_refused(run, arguments):
     with pytest.raises(SystemExit) as stopped:
         run("webcam", "--headless", *arguments)
