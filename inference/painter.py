@@ -73,22 +73,16 @@ class FilmPainter:
         scaled = [min(side, max(least, round(side * self.scale / stride) * stride)) for side in size]
         return scaled[0], scaled[1]
 
-    def paint(self, content_frame: np.ndarray, time_s: float, out: np.ndarray | None = None) -> np.ndarray:
-        """Paint a frame: `stylize` and `finish` one after the other.
+    def stylize(self, content_frame: np.ndarray) -> np.ndarray:
+        """The network's part of painting a frame.
 
         Args:
             content_frame: (H, W, 3) uint8 RGB.
-            time_s: when it appears, in seconds from any beginning, for the colours' statistics.
-            out: where to write the result, else a new array; not `content_frame`.
         Returns:
-            (H, W, 3) uint8 RGB.
+            (1, 3, H', W') float32 in [0, 1], of the size that `work_size` says; for `finish`.
         Raises:
             StyleError: ONNX Runtime failed, for want of memory as a rule.
         """
-        return self.finish(content_frame, self.stylize(content_frame), time_s, out)
-
-    def stylize(self, content_frame: np.ndarray) -> np.ndarray:
-        """The network's part: an image, (1, 3, H', W') float32 in [0, 1], of the size that `work_size` says."""
         with self._profile.stage("convert"):
             size = self.work_size(*content_frame.shape[:2])
             work = _scaled(content_frame, size, self._before)
@@ -100,7 +94,15 @@ class FilmPainter:
         self, content_frame: np.ndarray, stylized_image: np.ndarray, time_s: float, out: np.ndarray | None = None
     ) -> np.ndarray:
         """The rest: back to the frame's size, colours, strength. May run in another thread than `stylize`, so that the
-        network need not wait for it."""
+        network need not wait for it.
+
+        Args:
+            content_frame: (H, W, 3) uint8 RGB. stylized_image: what `stylize` made of it.
+            time_s: when it appears, in seconds from any beginning, for the colours' statistics.
+            out: where to write the result, else a new array; not `content_frame`.
+        Returns:
+            (H, W, 3) uint8 RGB.
+        """
         with self._profile.stage("color"):
             out = np.empty_like(content_frame) if out is None else out
             size = content_frame.shape[:2]

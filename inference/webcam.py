@@ -184,7 +184,7 @@ class Recorder:
     """A recording in a thread of its own; while the encoder is behind, frames are dropped, not the picture's pace.
 
     Args:
-        path, codec, quality, overwrite: see `VideoWriter`.
+        path, height, width, overwrite: see `VideoWriter`.
     Attributes:
         path: the file. frames: written so far. dropped: frames so far. error: what ended it.
     Raises:
