@@ -171,7 +171,7 @@ class VideoReader:
         self._origin_s = Fraction(container.start_time or 0, av.time_base) + Fraction(self._start_s).limit_denominator(10**6)
         first = self._first_frame()
         if first is None:
-            damage = f"; {self.skipped} damaged stretches" if self.skipped else ""
+            damage = f"; {self.skipped} damaged packets or frames" if self.skipped else ""
             raise VideoError(f"{self.path} holds no frame that can be decoded{damage}")
         if self._start_s > 0 and first.pts is not None:
             self._reread(seek=True)
@@ -258,7 +258,7 @@ class VideoReader:
         return float((packet.dts or 0 if packet.pts is None else packet.pts) * time_base)
 
     def _decode(self) -> Iterator[av.VideoFrame | av.Packet]:
-        """Everything in the file, over damaged stretches, which are counted."""
+        """Everything in the file; damaged packets and frames are counted and left out."""
         failures = 0
         streams = [self._stream, *self.others]
         while failures < MOST_ERRORS_IN_A_ROW:
