@@ -229,10 +229,10 @@ def train(options: argparse.Namespace) -> int:
     if not writes:
         return 0
     from training.export import export as export_onnx
+    from training.export import text
 
     style = run_folder / "style.onnx"
-    difference = export_onnx(run_folder, style)
-    print(f"wrote {style}; torch and ONNX Runtime differ by at most {difference:.1e}")
+    print(f"wrote {style}; {text(export_onnx(run_folder, style))}")
     if options.quick:
         from training.quick import full_training_text
 
@@ -400,14 +400,18 @@ def _save_options(run_folder: Path, config: TrainConfig) -> None:
 
 def export(options: argparse.Namespace) -> int:
     _need_training_packages()
+    from training.export import Flavor, Yardstick, text
     from training.export import export as export_onnx
 
     source = Path(options.run_or_checkpoint)
-    output = Path(options.output or (source / "style.onnx" if source.is_dir() else source.with_suffix(".onnx")))
+    flavor = Flavor(options.io, options.precision, options.strength, options.keep_color)
+    base = source / "style" if source.is_dir() else source.with_suffix("")
+    output = Path(options.output or f"{base}{flavor.suffix}.onnx")
     if output.exists() and not options.overwrite:
         raise StyleError(f"{output} exists; give --overwrite to replace it, or another -o")
-    difference = export_onnx(source, output)
-    print(f"wrote {output}; torch and ONNX Runtime differ by at most {difference:.1e}")
+    style_image = Path(options.style_image) if options.style_image else None
+    yardstick = Yardstick(Path(options.photos) if options.photos else None, style_image, options.vgg19)
+    print(f"wrote {output}; {text(export_onnx(source, output, flavor, yardstick))}")
     return 0
 
 
@@ -418,6 +422,8 @@ def styles(options: argparse.Namespace) -> int:
         card = style.card
         who = ", ".join(str(card[key]) for key in ("painter", "year", "license") if card.get(key))
         print(f'{style.full_name:24} "{card.get("title", style.name)}", {who}; {style.path.stat().st_size / 2**20:.1f} MB')
+        if style.flavors:
+            print(f"{'':24} also as {', '.join(f'{style.full_name}.{flavor}' for flavor in style.flavors)}")
         if "photos_seen" in card:
             minutes = card["seconds"] / 60
             print(f"{'':24} trained on {card['photos_seen']:,} photos in {minutes:.0f} minutes, {card['device']}")
@@ -873,17 +879,30 @@ def _tuple_of(kind: Callable[[str], object]) -> Callable[[str], tuple[object, ..
 
 
 def _add_export(commands: Commands) -> None:
-    text = "Writes the file only if ONNX Runtime paints the same with it as torch, at several odd sizes."
-    parser = _add(
-        commands,
-        "export",
-        export,
-        "turn a training into an .onnx file",
-        text,
-        "allaprima export runs/my_style -o my_style.onnx",
+    text = (
+        "Writes the file only if ONNX Runtime paints with it what torch paints, on photos and at odd sizes, and prints how\n"
+        "near it comes. image: float32 NCHW in [0, 1], sides multiples of 4, for every runtime; frame: uint8 NHWC of any\n"
+        "size, the easiest to call, with optional inputs strength and keep_color. fp32 is for all, fp16 for GPUs, int8 for\n"
+        "CPUs and phones."
     )
+    example = "allaprima export runs/my_style --io frame --precision int8"
+    parser = _add(commands, "export", export, "turn a training into an .onnx file", text, example)
     parser.add_argument("run_or_checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run folder or a .safetensors file")
-    parser.add_argument("-o", "--output", metavar="FILE.onnx", help="(default: style.onnx in the run folder)")
+    what = "(default: style.onnx in the run folder, style.frame.onnx, style.int8.onnx, ...)"
+    parser.add_argument("-o", "--output", metavar="FILE.onnx", help=what)
+    parser.add_argument("--io", choices=("image", "frame"), default="image", help="(default: image)")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="(default: fp32)")
+    what = "1 keeps the content's colors (luminance-only); without a number 1 (default: 0). Fixed in an image file, in a frame"
+    what += " file what counts where the input is not fed; --strength alike"
+    kind = _number(0.0, 1.0)
+    parser.add_argument("--keep-color", type=kind, nargs="?", const=1.0, default=0.0, metavar="0..1", help=what)
+    what = "0 is the content as it is, 1 the painting (default: 1)"
+    parser.add_argument("--strength", type=kind, default=1.0, metavar="0..1", help=what)
+    what = "to compare on, and for int8 to measure ranges on (default: those of the run, else three that come along)"
+    parser.add_argument("--photos", metavar="FOLDER", help=what)
+    what = "the painting, which int8 is compared with (default: the run's)"
+    parser.add_argument("--style-image", metavar="PAINTING", help=what)
+    _add_training_options(parser, ("vgg19",))
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
 
 

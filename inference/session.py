@@ -12,10 +12,9 @@ import numpy as np
 import onnxruntime
 
 from inference.buffers import Scratch
-from models.contract import DIMS, INPUT, OUTPUT, Contract
+from inference.onnx_file import read_style
 from models.errors import StyleError
 
-MOST_BYTES = 512 * 2**20  # of a file; ours are below 10 MB
 # In the network at the same time, where several threads paint; a larger picture is painted alone. A million pixels take
 # 0.85 GB in the quality tier, 0.13 GB in the realtime tier.
 MOST_PIXELS = 2 * 1920 * 1080
@@ -38,7 +37,7 @@ class StyleSession:
 
     def __init__(self, path: str | Path, device: str = "auto", shared: bool = False) -> None:
         self.path = Path(path)
-        data = _read_onnx(self.path)
+        data, self.contract = read_style(self.path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Denormals are slow on CPUs and too small to be seen.
@@ -62,17 +61,9 @@ class StyleSession:
         self.device = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
         if device == "cuda" and self.device != "cuda":
             raise StyleError("CUDA was asked for and does not work here; allaprima doctor says why")
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.contract = Contract.from_metadata(metadata, str(self.path))
         self.run_options = onnxruntime.RunOptions()
         self._pixels = 0  # in the network now
         self._pixels_change = threading.Condition()
-        tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
-        found = [(tensor.name, tensor.type, list(tensor.shape)) for tensor in tensors]
-        if found != [(name, "tensor(float)", list(DIMS)) for name in (INPUT, OUTPUT)]:
-            raise StyleError(
-                f"{self.path} has tensors {found}; float {INPUT} and {OUTPUT} of {list(DIMS)} are wanted; export it again"
-            )
 
     @property
     def where(self) -> str:
@@ -91,22 +82,37 @@ class StyleSession:
         """
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.size == 0:
             raise ValueError(f"frame is {frame.shape} {frame.dtype}; (H, W, 3) uint8 is wanted")
+        if self.contract.io == "frame":
+            return np.asarray(self._run(frame[None])[0])
         return image_to_frame(self.stylize_image(frame_to_image(frame)))
 
     def stylize_image(self, image: np.ndarray) -> np.ndarray:
-        """Paint an image, (N, 3, H, W) float32 RGB in [0, 1] of any size; returns the same shape."""
+        """Paint an image, (N, 3, H, W) float32 RGB in [0, 1] of any size; returns the same shape.
+
+        A frame file rounds it to whole levels before and after.
+        """
+        if self.contract.io == "frame":
+            frames = np.rint(image.transpose(0, 2, 3, 1).clip(0.0, 1.0) * 255.0).astype(np.uint8)
+            stylized = self._run(np.ascontiguousarray(frames)).transpose(0, 3, 1, 2)
+            return np.multiply(stylized, np.float32(1 / 255), order="C")
         height, width = image.shape[2:]
         padded = pad_image(image, self.contract.stride_px, self.contract.least_px)
+        return self._run(padded)[:, :, :height, :width]
+
+    def _run(self, content: np.ndarray) -> np.ndarray:
+        """What the file makes of a tensor that its contract allows."""
+        tensors = self.contract.tensors
+        sizes = dict(zip(tensors.dims, content.shape, strict=True))
         try:
-            with self._room(padded[:, 0].size):
-                stylized_image = self._session.run([OUTPUT], {INPUT: padded}, self.run_options)[0]
+            with self._room(content.size // 3):
+                stylized = self._session.run([tensors.output], {tensors.input: content}, self.run_options)[0]
         except Exception as error:
             raise StyleError(
-                f"painting {width}x{height} px failed, for want of memory as a rule; try --max-side 2000"
+                f"painting {sizes['width']}x{sizes['height']} px failed, for want of memory as a rule; try --max-side 2000"
             ) from error
-        if stylized_image.shape != padded.shape:
-            raise StyleError(f"{self.path} made {stylized_image.shape} of {padded.shape}; export it again")
-        return np.asarray(stylized_image)[:, :, :height, :width]
+        if stylized.shape != content.shape:
+            raise StyleError(f"{self.path} made {stylized.shape} of {content.shape}; export it again")
+        return np.asarray(stylized)
 
     @contextlib.contextmanager
     def _room(self, pixels: int) -> Iterator[None]:
@@ -165,16 +171,3 @@ def cuda_devices() -> int:
         return count.value
     except OSError:  # no driver
         return 0
-
-
-def _read_onnx(path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise StyleError(f"{path} is {size / 2**20:.0f} MB; a style has at most {MOST_BYTES / 2**20:.0f} MB")
-        data = path.read_bytes()
-    except OSError as error:
-        raise StyleError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not data:
-        raise StyleError(f"{path} is empty; an .onnx file of ours is wanted")
-    return data

@@ -1,4 +1,5 @@
-"""The shipped styles: checkpoints/<style>/<tier>.onnx with a card, <tier>.json, beside it."""
+"""The shipped styles: checkpoints/<style>/<tier>.onnx with a card, <tier>.json, beside it; other flavors of the same
+network are <tier>.frame.onnx, <tier>.int8.onnx, <tier>.fp16.onnx."""
 
 import difflib
 import json
@@ -27,11 +28,18 @@ class Style:
     def full_name(self) -> str:
         return f"{self.name}/{self.tier}"
 
+    @property
+    def flavors(self) -> list[str]:
+        """What else the network comes as: "frame", "int8", ..."""
+        return sorted(path.stem.removeprefix(f"{self.tier}.") for path in self.path.parent.glob(f"{self.tier}.*.onnx"))
+
 
 def shipped_styles(folder: Path = FOLDER, tiers: Sequence[str] = PREFERRED) -> list[Style]:
     """All shipped styles by name, the preferred tier first."""
     styles = []
     for path in folder.glob("*/*.onnx"):
+        if "." in path.stem:
+            continue  # a flavor
         card_path = path.with_suffix(".json")
         card = json.loads(card_path.read_text()) if card_path.is_file() else {}
         styles.append(Style(path.parent.name, path.stem, path, card))
@@ -43,7 +51,8 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] = PREFERRE
     """The .onnx file that a user means.
 
     Args:
-        name: a shipped style ("great_wave"), one of its tiers ("great_wave/realtime"), or a path to an .onnx file.
+        name: a shipped style ("great_wave"), one of its tiers ("great_wave/realtime"), a flavor of it
+            ("great_wave/realtime.int8"), or a path to an .onnx file.
         tiers: which one a bare name means, the preferred first.
     Raises:
         StyleError: no such style; the message suggests the nearest name.
@@ -57,6 +66,9 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] = PREFERRE
     for style in styles:
         if wanted in (style.name, style.full_name):
             return style.path
+        for flavor in style.flavors:
+            if wanted == f"{style.full_name}.{flavor}":
+                return style.path.with_name(f"{style.tier}.{flavor}.onnx")
     names = sorted({style.name for style in styles} | {style.full_name for style in styles})
     nearest = difflib.get_close_matches(wanted, names, n=1)
     hint = f'; did you mean "{nearest[0]}"?' if nearest else "."

@@ -1,7 +1,11 @@
 """What the exporter writes into an .onnx file and the runtime relies on. Standard library only, no torch.
 
-An image is float32 NCHW RGB, sRGB-encoded, in [0, 1]; N, H and W are free, H and W multiples of `stride_px` and at
-least `least_px`. The caller pads to that and crops the result.
+One network comes in two kinds of file.
+
+image  float32 NCHW RGB, sRGB-encoded, in [0, 1]; N, H and W are free, H and W multiples of `stride_px` and at least
+       `least_px`. The caller pads to that and crops the result.
+frame  uint8 NHWC RGB, any height and width from 1 up; padding, cropping and scaling are inside. The scalar inputs
+       `strength` and `keep_color` need not be fed.
 """
 
 import json
@@ -11,10 +15,28 @@ from typing import Any
 
 from models.errors import StyleError
 
-VERSION = "1"
-INPUT, OUTPUT = "content_image", "stylized_image"
-DIMS = ("batch", 3, "height", "width")
+VERSION = "2"
+READABLE = ("1", VERSION)  # 1 had images in fp32 only
 OPSET = 18  # ONNX Runtime had no CUDA kernel for opset 19's Pad for long
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The ends of one kind of file: names, dims (free ones are named), element type, layout, range."""
+
+    input: str
+    output: str
+    dims: tuple[str | int, ...]
+    type: str
+    layout: str
+    range: str
+
+
+IMAGE = Tensors("content_image", "stylized_image", ("batch", 3, "height", "width"), "float32", "NCHW", "0..1")
+FRAME = Tensors("content_frame", "stylized_frame", ("batch", "height", "width", 3), "uint8", "NHWC", "0..255")
+IO = {"image": IMAGE, "frame": FRAME}
+OPTIONAL_INPUTS = ("strength", "keep_color")  # of a frame file: float32 scalars, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -25,25 +47,52 @@ class Contract:
         stride_px: H and W must be multiples of it.
         least_px: H and W must be at least this.
         card: title, painter, year, license, tier, options, losses, ... as training wrote them.
+        io: "image" or "frame".
+        precision: one of `PRECISIONS`, of the network inside.
+        strength: 0 gives the content, 1 the stylized picture. In an image file it is fixed, in a frame file it is what
+            counts where the input of this name is not fed.
+        keep_color: 0 gives the style's colors, 1 the content's with the stylized luminance; as `strength`.
+        report: how the file compared with torch before it was kept.
+        thumbnail: a small picture painted with it, base64 of a JPEG file; may be empty.
     """
 
     stride_px: int
     least_px: int
     card: Mapping[str, Any] = field(default_factory=dict)
+    io: str = "image"
+    precision: str = "fp32"
+    strength: float = 1.0
+    keep_color: float = 0.0
+    report: Mapping[str, Any] = field(default_factory=dict)
+    thumbnail: str = ""
+
+    @property
+    def tensors(self) -> Tensors:
+        return IO[self.io]
 
     def to_metadata(self, version: str) -> dict[str, str]:
         """The file's metadata_props, flat and readable in any viewer; `version` is the program's."""
-        card = self.card
+        card, tensors = self.card, self.tensors
         return {
             "allaprima.contract": VERSION,
             "allaprima.version": version,
+            "allaprima.io": self.io,
+            "allaprima.precision": self.precision,
+            "allaprima.input": tensors.input,
+            "allaprima.output": tensors.output,
+            "allaprima.type": tensors.type,
+            "allaprima.layout": tensors.layout,
+            "allaprima.range": tensors.range,
+            "allaprima.color": "RGB, sRGB-encoded",
             "allaprima.stride_px": str(self.stride_px),
             "allaprima.least_px": str(self.least_px),
-            "allaprima.layout": "NCHW",
-            "allaprima.color": "RGB, sRGB-encoded",
-            "allaprima.range": "0..1",
+            "allaprima.optional_inputs": ", ".join(OPTIONAL_INPUTS) if self.io == "frame" else "",
+            "allaprima.strength": f"{self.strength:g}",
+            "allaprima.keep_color": f"{self.keep_color:g}",
+            "allaprima.report": json.dumps(self.report),
             "allaprima.card": json.dumps(card),
             **{f"allaprima.{key}": str(card.get(key, "")) for key in ("title", "painter", "year", "license", "tier")},
+            "allaprima.thumbnail": self.thumbnail,
         }
 
     @classmethod
@@ -56,16 +105,30 @@ class Contract:
         version = metadata.get("allaprima.contract")
         if version is None:
             raise StyleError(f"{name} is an ONNX file, but not one of ours; make one with: allaprima export RUN")
-        if version != VERSION:
-            raise StyleError(f"{name} has contract {version}, this program reads {VERSION}; update allaprima")
+        if version not in READABLE:
+            raise StyleError(f"{name} has contract {version}, this program reads up to {VERSION}; update allaprima")
         try:
             contract = cls(
                 int(metadata["allaprima.stride_px"]),
                 int(metadata["allaprima.least_px"]),
                 json.loads(metadata["allaprima.card"]),
+                metadata.get("allaprima.io", "image"),
+                metadata.get("allaprima.precision", "fp32"),
+                float(metadata.get("allaprima.strength", 1.0)),
+                float(metadata.get("allaprima.keep_color", 0.0)),
+                json.loads(metadata.get("allaprima.report", "{}")),
+                metadata.get("allaprima.thumbnail", ""),
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise StyleError(f"{name} has a damaged contract ({error}); export it again") from error
-        if not (1 <= contract.stride_px <= 64 and 1 <= contract.least_px <= 1024 and isinstance(contract.card, dict)):
-            raise StyleError(f"{name} has a damaged contract (stride {contract.stride_px} px); export it again")
+        sane = {
+            "stride": 1 <= contract.stride_px <= 64 and 1 <= contract.least_px <= 1024,
+            "card": isinstance(contract.card, dict) and isinstance(contract.report, dict),
+            "io": contract.io in IO,
+            "precision": contract.precision in PRECISIONS,
+            "strength": 0.0 <= contract.strength <= 1.0 and 0.0 <= contract.keep_color <= 1.0,
+        }
+        for what, is_sane in sane.items():
+            if not is_sane:
+                raise StyleError(f"{name} has a damaged contract ({what}); export it again")
         return contract

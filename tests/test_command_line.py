@@ -57,7 +57,7 @@ def files_of(package: str) -> list[str]:
 def test_inference_imports_neither_torch_nor_training():
     modules = modules_after("import " + ", ".join(files_of("inference")))
     assert not {"torch", "training", "onnx", "safetensors", "datasets"} & modules
-    assert {m for m in modules if m.startswith("models.")} == {"models.contract", "models.errors"}
+    assert {m for m in modules if m.startswith("models.")} == {"models.contract", "models.errors", "models.frame_graph"}
 
 
 def test_models_import_nothing_of_ours():
@@ -99,25 +99,34 @@ def test_shipped_styles_have_onnx_weights_and_a_card_of_at_most_20_mb_together()
     styles = styles_module.shipped_styles()
     names = {style.full_name for style in styles}
     assert {"great_wave/realtime", "great_wave/quality", "starry_night/realtime"} <= names
-    size = 0
     for style in styles:
-        for suffix in (".onnx", ".safetensors", ".json"):
-            size += style.path.with_suffix(suffix).stat().st_size
         card = style.card
         assert all(card[key] for key in ("title", "painter", "year", "license", "tier", "photos_seen", "device"))
         assert card["tier"] == style.tier
         assert set(card["heldout"]) == {"256", "512"}
-    assert size < 20 * 2**20
+        if style.tier == "realtime":
+            assert set(style.flavors) == {"frame", "int8", "fp16"}
+    assert sum(path.stat().st_size for path in styles_module.FOLDER.rglob("*")) < 25 * 2**20
 
 
-def test_shipped_weights_still_give_the_shipped_onnx(tmp_path):
+def test_shipped_weights_still_give_the_shipped_files():
+    from inference.pictures import read_picture
     from inference.session import StyleSession
     from training.checkpoint import load_net
-    from training.export import TOLERANCE, largest_difference
+    from training.export import REFERENCE_PHOTOS, Flavor, compare, too_bad
 
+    photos = [read_picture(path).frame[:128, :128] for path in REFERENCE_PHOTOS.glob("*.jpg")]
     for style in styles_module.shipped_styles():
-        net, _ = load_net(style.path.with_suffix(".safetensors"))
-        assert largest_difference(net, StyleSession(style.path)) <= TOLERANCE
+        net, card = load_net(style.path.with_suffix(".safetensors"))
+        for path in [style.path, *(style.path.with_name(f"{style.tier}.{flavor}.onnx") for flavor in style.flavors)]:
+            session = StyleSession(path)
+            contract = session.contract
+            assert contract.card == card
+            assert path.stem == style.tier + Flavor(contract.io, contract.precision).suffix
+            assert contract.thumbnail
+            assert contract.report["photos"] >= 16
+            found = compare(net, session, photos)
+            assert not too_bad(found, Flavor(contract.io, contract.precision)), path
 
 
 def test_shipped_styles_paint_the_landscape_without_losing_it():

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from inference.demo import paint_landscape
 from inference.session import cuda_devices
-from models.contract import INPUT, OPSET
+from models.contract import IMAGE, OPSET
 from models.image_transform_net import TIERS, JohnsonNet
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
@@ -37,7 +37,7 @@ from training.benchmark_loop import our_loop
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.descent import Objective, descend
 from training.device import device_name, in_precision, pick_device, pick_precision
-from training.export import to_onnx
+from training.graph import to_onnx
 from training.loop import read_painting
 
 UNTIMED, TIMED = 3, 5  # runs of one network in a row
@@ -163,7 +163,7 @@ def time_sessions(
             # where a burst took about 20 (why was not looked into), so each runs in bursts.
             for i in range(UNTIMED + TIMED):
                 began = time.perf_counter()
-                session.run(None, {INPUT: image})
+                session.run(None, {IMAGE.input: image})
                 if i >= UNTIMED:
                     times_ms[name].append(1000 * (time.perf_counter() - began))
     return times_ms

@@ -1,35 +1,45 @@
 """Put a finished training into checkpoints/: evaluated, exported, with its card. For those who maintain the styles.
 
 python -m training.ship runs/great_wave-realtime --photos HELDOUT_FOLDER --name great_wave
+python -m training.ship --style great_wave/realtime --photos TRAINING_FOLDER --style-image PAINTING
 python -m training.ship --evaluation evaluation.json
 """
 
 import argparse
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from inference.atomic import write_atomically
+from inference.onnx_file import read_style
 from inference.styles import FOLDER
 from models.image_transform_net import ImageTransformNet
 from models.vgg import load_vgg19
 from training.checkpoint import find_weights, load_net, save_weights
 from training.config import TrainConfig
 from training.evaluate import heldout_losses
-from training.export import export
+from training.export import Flavor, Yardstick, export, serialized, text
 from training.loop import read_painting
 from training.photos import list_photos
 
 SIZES_PX = (256, 512)
+# The small tier comes in every flavor that somebody may want; the large one would take half of the 25 MB for each.
+FLAVORS = {
+    "realtime": (Flavor(), Flavor(io="frame"), Flavor(precision="int8"), Flavor(precision="fp16")),
+    "quality": (Flavor(),),
+}
 
 
 def ship(run_folder: Path, photos: Path, name: str, folder: Path = FOLDER) -> Path:
-    """Evaluate a run's network on held-out photos and write <name>/<tier>.safetensors, .json and .onnx.
+    """Evaluate a run's network on held-out photos and write <name>/<tier>.safetensors, .json and all flavors of .onnx.
 
     Returns:
-        the .onnx file.
+        the .onnx file with images in fp32.
     """
     config = TrainConfig.read(run_folder / "options.json")
     net, card = load_net(find_weights(run_folder))
@@ -40,8 +50,8 @@ def ship(run_folder: Path, photos: Path, name: str, folder: Path = FOLDER) -> Pa
     card["heldout_photos"] = len(paths)
     (folder / name).mkdir(parents=True, exist_ok=True)
     output = folder / name / f"{config.tier}.onnx"
-    difference = write_style(net, card, output)
-    print(json.dumps(card["heldout"]), f"torch and ONNX Runtime differ by {difference:.1e}")
+    write_style(net, card, output, Yardstick(Path(config.photos), Path(config.painting), config.vgg19))
+    print(json.dumps(card["heldout"]))
     return output
 
 
@@ -65,35 +75,51 @@ def add_evaluation(result: Mapping[str, Any], folder: Path = FOLDER) -> list[Pat
             figures = {"photos": result["photos"], "optimizer": result["optimizer"], "total": row["total"], **equals}
             cards[output].setdefault("classic", {}).setdefault(size, {}).update(figures)
     for output, card in cards.items():
-        write_style(nets[output], card, output)
+        with tempfile.TemporaryDirectory() as trial:
+            save_weights(Path(trial, f"{output.stem}.safetensors"), nets[output].state_dict(), card)
+            for path in sorted(output.parent.glob(f"{output.stem}*.onnx")):
+                contract = dataclasses.replace(read_style(path)[1], card=card)
+                Path(trial, path.name).write_bytes(serialized(onnx.load(path), contract))
+            _move(Path(trial), output.parent)
     return list(cards)
 
 
-def write_style(net: ImageTransformNet, card: Mapping[str, Any], output: Path) -> float:
-    """Write weights, card and .onnx of a shipped network; nothing there is touched before the export has proved itself.
-
-    Returns:
-        the largest difference between torch and ONNX Runtime.
-    """
+def write_style(net: ImageTransformNet, card: Mapping[str, Any], output: Path, yardstick: Yardstick) -> None:
+    """Write weights, card and every flavor of a shipped network; nothing there is touched before all have proved
+    themselves."""
     with tempfile.TemporaryDirectory() as trial:
         weights = Path(trial, f"{output.stem}.safetensors")
         save_weights(weights, net.state_dict(), card)
-        difference = export(weights, weights.with_suffix(".onnx"))
-        for path in Path(trial).iterdir():
-            write_atomically(output.parent / path.name, path.read_bytes())
-    return difference
+        for flavor in FLAVORS[output.stem]:
+            path = weights.with_name(f"{output.stem}{flavor.suffix}.onnx")
+            print(f"{path.name}: {text(export(weights, path, flavor, yardstick))}", flush=True)
+        _move(Path(trial), output.parent)
+
+
+def _move(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        write_atomically(target / path.name, path.read_bytes())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_folder", type=Path, nargs="?")
-    parser.add_argument("--photos", type=Path, help="held-out photos")
+    parser.add_argument("--photos", type=Path, help="held-out photos; with --style those of the training")
     parser.add_argument("--name", help="of the style, a folder name")
     parser.add_argument("--evaluation", type=Path, help="of shipped networks, what allaprima evaluate wrote; instead of a run")
+    parser.add_argument("--style", metavar="NAME/TIER", help="a shipped network, to export again; instead of a run")
+    parser.add_argument("--style-image", type=Path, help="with --style, its painting")
     arguments = parser.parse_args()
     if arguments.evaluation:
         print(*add_evaluation(json.loads(arguments.evaluation.read_text())))
+    elif arguments.style and arguments.photos and arguments.style_image:
+        exported = FOLDER / f"{arguments.style}.onnx"
+        write_style(
+            *load_net(exported.with_suffix(".safetensors")), exported, Yardstick(arguments.photos, arguments.style_image)
+        )
     elif arguments.run_folder and arguments.photos and arguments.name:
         print(ship(arguments.run_folder, arguments.photos, arguments.name))
     else:
-        parser.error("a run folder with --photos and --name is needed, or --evaluation")
+        parser.error(
+            "a run folder with --photos and --name is needed, or --style with --photos and --style-image, or --evaluation"
+        )

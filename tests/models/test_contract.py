@@ -5,8 +5,14 @@ from models.errors import StyleError
 
 
 def test_contract_survives_the_metadata():
-    contract = Contract(4, 16, {"title": "Strokes", "tier": "realtime"})
+    card, report = {"title": "Strokes", "tier": "realtime"}, {"psnr_db": 82.0}
+    contract = Contract(1, 1, card, "frame", "fp16", 0.5, 0.25, report, "/9j/4AAQ")
     assert Contract.from_metadata(contract.to_metadata("1.0"), "x.onnx") == contract
+
+
+def test_files_of_the_first_contract_are_still_read():
+    first = {"allaprima.contract": "1", "allaprima.stride_px": "4", "allaprima.least_px": "16", "allaprima.card": "{}"}
+    assert Contract.from_metadata(first, "x.onnx") == Contract(4, 16)
 
 
 @pytest.mark.parametrize(
@@ -17,6 +23,9 @@ def test_contract_survives_the_metadata():
         ({"allaprima.stride_px": "four"}, "damaged contract"),
         ({"allaprima.stride_px": "0"}, "damaged contract"),
         ({"allaprima.card": "{"}, "damaged contract"),
+        ({"allaprima.io": "film"}, "damaged contract"),
+        ({"allaprima.precision": "int4"}, "damaged contract"),
+        ({"allaprima.strength": "nan"}, "damaged contract"),
     ],
 )
 def test_foreign_newer_and_damaged_contracts_are_refused(change, message):

@@ -2,15 +2,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
 from inference.session import StyleSession
+from models.contract import Contract
 from models.errors import StyleError, TrainingError
+from models.frame_graph import MATRICES
 from models.image_transform_net import TIERS
 from training import export as export_module
 from training.checkpoint import save_weights
-from training.export import export, to_onnx
+from training.export import Flavor, Yardstick, as_image, expected_image, export, read_photos
+from training.graph import LUMA, to_onnx
 
 ROOT = Path(export_module.__file__).parents[1]
 
@@ -48,24 +52,157 @@ def test_torch_and_onnx_runtime_agree_at_odd_sizes(tier, tmp_path):
     for p in net.parameters():
         torch.nn.init.normal_(p, 0.0, 0.1)
     save_weights(tmp_path / "w.safetensors", net.state_dict(), {"tier": tier})
-    assert export(tmp_path / "w.safetensors", tmp_path / "x.onnx") < 1e-3
+    assert export(tmp_path / "w.safetensors", tmp_path / "x.onnx")["largest_difference"] < 1e-3
     image = np.random.default_rng(0).random((2, 3, 37, 51), dtype=np.float32)
     assert StyleSession(tmp_path / "x.onnx").stylize_image(image).shape == image.shape
 
 
 def test_a_file_that_differs_is_not_kept(weights, tmp_path, monkeypatch):
-    def half_as_bright(net):
-        model = to_onnx(net)
+    def with_less_contrast(net, half):
+        model = to_onnx(net, half)
         model.graph.node[-1].output[0] = "full"
-        half = onnx.helper.make_tensor("half", onnx.TensorProto.FLOAT, [], [0.5])
-        model.graph.initializer.append(half)
-        model.graph.node.append(onnx.helper.make_node("Mul", ["full", "half"], ["stylized_image"]))
+        model.graph.node.append(onnx.helper.make_node("Sigmoid", ["full"], ["stylized_image"]))
         return model
 
-    monkeypatch.setattr(export_module, "to_onnx", half_as_bright)
+    monkeypatch.setattr(export_module, "to_onnx", with_less_contrast)
     with pytest.raises(StyleError, match=r"differs from torch by 0\.\d+ .*is not written"):
         export(weights, tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()
+
+
+FLAVORS = [
+    Flavor(),
+    Flavor(strength=0.7, keep_color=1.0),
+    Flavor("frame"),
+    Flavor("frame", strength=0.5, keep_color=0.25),
+    Flavor(precision="fp16"),
+    Flavor("frame", "fp16"),
+    Flavor(precision="int8", keep_color=1.0),
+    Flavor("frame", "int8"),
+]
+
+
+@pytest.fixture(scope="module")
+def flavored(tmp_path_factory, painting):
+    """Every flavor of one network, by its flavor, with the report."""
+    folder = tmp_path_factory.mktemp("flavors")
+    torch.manual_seed(0)
+    net = TIERS["realtime"]()
+    save_weights(folder / "w.safetensors", net.state_dict(), {"tier": "realtime", "title": "T"})
+    made = {}
+    for i, flavor in enumerate(FLAVORS):
+        path = folder / f"{i}.onnx"
+        made[flavor] = path, export(folder / "w.safetensors", path, flavor, Yardstick(style_image=painting, vgg19="random"))
+    return net, made
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_every_flavor_paints_what_torch_paints(flavored, landscape, flavor):
+    net, made = flavored
+    path, report = made[flavor]
+    session = StyleSession(path)
+    assert (session.contract.io, session.contract.precision) == (flavor.io, flavor.precision)
+    assert session.contract.report == report
+    frame = landscape[:33, :47]
+    expected = expected_image(net, frame, session.contract)[0].transpose(1, 2, 0) * 255.0
+    tolerance = 12.0 if flavor.precision == "int8" else 1.0
+    assert np.abs(session.stylize(frame) - expected).max() <= tolerance
+    image = session.stylize_image(as_image(frame))[0].transpose(1, 2, 0) * 255.0
+    assert np.abs(image - expected).max() <= tolerance
+
+
+def test_what_torch_paints_without_a_style_is_the_content_and_luminance_only_keeps_its_chroma(landscape):
+    net = TIERS["realtime"]()
+    content, plain = as_image(landscape), expected_image(net, landscape, Contract(4, 16))
+    np.testing.assert_allclose(expected_image(net, landscape, Contract(4, 16, strength=0.0)), content, atol=1e-6)
+    kept = expected_image(net, landscape, Contract(4, 16, keep_color=1.0))
+    inside = ((kept > 0.0) & (kept < 1.0)).all(axis=1)[0]
+    change = (kept - content)[0].transpose(1, 2, 0)[inside]
+    np.testing.assert_allclose(change, change[:, :1].repeat(3, axis=1), atol=1e-5)
+    luma = lambda image: image[0].transpose(1, 2, 0)[inside] @ np.array(LUMA)  # noqa: E731
+    np.testing.assert_allclose(luma(kept), luma(plain), atol=1e-5)
+
+
+@pytest.mark.parametrize("flavor", [Flavor("frame"), Flavor("frame", "fp16"), Flavor("frame", "int8")])
+def test_a_frame_file_takes_strength_and_color_from_a_caller_who_knows_only_onnx_runtime(flavored, landscape, flavor):
+    net, made = flavored
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(made[flavor][0], options, providers=["CPUExecutionProvider"])
+    for height, width in ((1, 1), (2, 31), (16, 17), (50, 41)):
+        frame = np.ascontiguousarray(landscape[:height, :width])
+        for strength, keep_color in ((1.0, 0.0), (1.0, 1.0), (0.0, 0.0), (0.4, 0.6)):
+            feeds = {"content_frame": frame[None], "strength": np.array(strength, np.float32)}
+            found = session.run(None, feeds | {"keep_color": np.array(keep_color, np.float32)})[0][0]
+            contract = Contract(1, 1, strength=strength, keep_color=keep_color)
+            expected = expected_image(net, frame, contract)[0].transpose(1, 2, 0) * 255.0
+            assert found.shape == frame.shape
+            assert np.abs(found - expected).max() <= (12.0 if flavor.precision == "int8" else 1.0)
+        np.testing.assert_array_equal(session.run(None, {"content_frame": frame[None]})[0].shape, frame[None].shape)
+
+
+def test_an_image_file_has_no_node_that_asks_for_a_shape_or_crops(flavored):
+    for flavor, (path, _) in flavored[1].items():
+        operators = {node.op_type for node in onnx.load(path).graph.node}
+        assert (flavor.io == "image") == (not operators & {"Shape", "Slice", "Gather", "Transpose"})
+
+
+def test_half_and_8_bit_files_compute_in_those(flavored):
+    sizes = {flavor: path.stat().st_size for flavor, (path, _) in flavored[1].items()}
+    assert sizes[Flavor(precision="fp16")] < 0.6 * sizes[Flavor()]
+    assert sizes[Flavor("frame", "int8")] < 0.5 * sizes[Flavor("frame")]
+    model = onnx.load(flavored[1][Flavor(precision="fp16")][0])
+    assert {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4} == {onnx.TensorProto.FLOAT16}
+    model = onnx.load(flavored[1][Flavor("frame", "int8")][0])
+    weights = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.name not in MATRICES]
+    assert [tensor.data_type for tensor in weights].count(onnx.TensorProto.INT8) == 9  # 8 in blocks, 1 after the resize
+    scales = [tensor for tensor in model.graph.initializer if tensor.name.endswith("weight_scale")]
+    assert {tuple(tensor.dims) for tensor in scales} <= {(32,), (16,)}  # a scale for each channel
+
+
+def test_a_flavor_that_is_not_good_enough_is_not_kept(weights, painting, tmp_path, monkeypatch):
+    yardstick = Yardstick(style_image=painting, vgg19="random")
+    for name, value, flavor, message in (
+        (
+            "LEAST_DB",
+            {"fp16": 200.0, "int8": 200.0},
+            Flavor(precision="fp16"),
+            r"fp16 is \d+\.\d dB from torch \(at least 200 dB",
+        ),
+        ("LEAST_DB", {"fp16": 200.0, "int8": 200.0}, Flavor("frame", "int8"), r"int8 is \d+\.\d dB from torch"),
+        ("MOST_STYLE_LOSS", 0.1, Flavor(precision="int8"), "the style loss of int8 is"),
+        ("MOST_ACTIVATION", 0.1, Flavor(precision="fp16"), "its largest activation is"),
+        ("WITHIN_ONE_LEVEL", 1.1, Flavor(), "of values are within one level"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(export_module, name, value)
+            with pytest.raises(StyleError, match=message):
+                export(weights, tmp_path / "x.onnx", flavor, yardstick)
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_int8_asks_for_the_painting(weights, tmp_path):
+    with pytest.raises(StyleError, match="give the painting: --style-image"):
+        export(weights, tmp_path / "x.onnx", Flavor(precision="int8"))
+
+
+def test_photos_that_cannot_be_read_are_left_out(photo_folder, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    paths = [tmp_path / "broken.jpg", *sorted(photo_folder.glob("*.jpg"))]
+    frames = read_photos(paths, 3, 4)
+    assert len(frames) == 3
+    assert all(frame.shape[0] % 4 == frame.shape[1] % 4 == 0 for frame in frames.values())
+    with pytest.raises(StyleError, match="none of 1 photos could be read"):
+        read_photos(paths[:1], 3, 4)
+
+
+def test_export_command_names_files_after_their_flavor(run, weights):
+    code, out, _ = run("export", weights, "--io", "frame", "--keep-color", "--strength", "0.5")
+    assert code == 0
+    path = weights.with_name("w.frame.onnx")
+    assert str(path) in out
+    contract = StyleSession(path).contract
+    assert (contract.strength, contract.keep_color, contract.thumbnail != "") == (0.5, 1.0, True)
 
 
 def test_metadata_is_readable_without_us(weights, tmp_path):
@@ -83,7 +220,7 @@ def test_export_command_keeps_an_existing_file(run, weights):
     assert "--overwrite" in err
     code, out, _ = run("export", weights, "--overwrite")
     assert code == 0
-    assert "differ by at most" in out
+    assert "dB from torch on 3 photos (reference photos)" in out
 
 
 def test_what_cannot_be_exported_is_named(run, tmp_path):
