@@ -415,6 +415,35 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def info(options: argparse.Namespace) -> int:
+    from inference.info import describe
+    from inference.styles import find_style
+
+    for heading, text in describe(find_style(options.style)):
+        print(f"{heading:9} {text}")
+    return 0
+
+
+def web(options: argparse.Namespace) -> int:
+    from inference.web import export_folder, make_server, write_single_file
+
+    if options.export:
+        size = export_folder(Path(options.export))
+        print(f"wrote {options.export}, {size / 2**20:.0f} MB; put it on any https host, as it is")
+        return 0
+    if options.single_file:
+        size = write_single_file(Path(options.single_file), options.overwrite)
+        print(f"wrote {options.single_file}, {size / 2**20:.1f} MB; open it in a browser")
+        return 0
+    with make_server(options.port) as server:
+        print(f"open http://localhost:{server.server_port}/ in a browser on this machine; Ctrl-C ends", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
 def styles(options: argparse.Namespace) -> int:
     from inference.styles import shipped_styles
 
@@ -474,6 +503,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reconstruct(commands)
     _add_evaluate(commands)
     _add_export(commands)
+    _add_info(commands)
+    _add_web(commands)
     _add_import(commands)
     _add_bench(commands)
     _add(
@@ -904,6 +935,27 @@ def _add_export(commands: Commands) -> None:
     parser.add_argument("--style-image", metavar="PAINTING", help=what)
     _add_training_options(parser, ("vgg19",))
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
+
+
+def _add_info(commands: Commands) -> None:
+    text = "Inputs and outputs, sizes, style, license, options and how it compared with torch; nothing in the file is run."
+    example = "allaprima info great_wave/realtime.frame"
+    parser = _add(commands, "info", info, "say what an .onnx file is", text, example)
+    parser.add_argument("style", metavar="NAME_OR_FILE", help="an .onnx file of ours, or a shipped style")
+
+
+def _add_web(commands: Commands) -> None:
+    text = (
+        "A page that paints webcam, photos and videos in the browser: with WebGPU where the browser has it, else on the CPU.\n"
+        "No picture leaves the machine. Without options it is served here, for this machine alone."
+    )
+    parser = _add(commands, "web", web, "paint in a browser", text, "allaprima web")
+    what = "where to serve; 0 takes any that is free (default: 8000)"
+    parser.add_argument("--port", type=_whole(0, 65535), default=8000, metavar="N", help=what)
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--export", metavar="FOLDER", help="write the page for any static host instead")
+    one.add_argument("--single-file", metavar="OUT.html", help="write one file that works from the disk instead")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file given with --single-file")
 
 
 def _add_max_pixels(parser: argparse.ArgumentParser) -> None:

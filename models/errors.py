@@ -29,5 +29,9 @@ class OptimizeError(AllaPrimaError):
     """A classic optimization that cannot start or cannot go on."""
 
 
+class WebError(AllaPrimaError):
+    """A page that cannot be served or written."""
+
+
 class Interrupted(AllaPrimaError):
     """Ctrl-C or SIGTERM: what was done is saved, and the message says where or how to go on."""

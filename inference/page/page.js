@@ -1,0 +1,472 @@
+// The page: where pictures come from, what is asked of the worker (painter.js), and what is shown.
+
+const $ = (id) => document.getElementById(id);
+const stage = $("stage"), contentCanvas = $("content"), paintingCanvas = $("painting");
+const grab = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+
+const AUTO_PX = { photo: 1024, webgpu: 640, wasm: 384 }; // longest side
+const MOST_PX = 4096;
+
+let assets; // the styles and ONNX Runtime: from the server, or from inside a single file
+let engine; // what the worker runs on
+let source; // {kind: "photo" | "video" | "camera", element, width, height, stop}
+let style; // {name, title}
+let facing = "user";
+let recorder;
+
+// ---- the worker ----
+
+let worker;
+const waiting = new Map();
+
+function ask(task, values, transfer = []) {
+  const id = crypto.getRandomValues(new Uint32Array(1))[0];
+  worker.postMessage({ id, task, values }, transfer);
+  return new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
+}
+
+async function startWorker(backend) {
+  worker?.terminate();
+  worker = new Worker(assets.worker); // a classic one: from a local file a browser takes no module
+  worker.addEventListener("message", ({ data: { id, result, error, refused } }) => {
+    const { resolve, reject } = waiting.get(id);
+    waiting.delete(id);
+    if (error === undefined) resolve(result);
+    else reject(Object.assign(new Error(error), { refused }));
+  });
+  worker.addEventListener("error", (event) => {
+    for (const { reject } of waiting.values()) reject(new Error(event.message ?? "the worker cannot be loaded"));
+    waiting.clear();
+  });
+  engine = await ask("start", { sources: assets.sources, backend });
+  showEngine();
+}
+
+function showEngine() {
+  const threads = engine.threads === 1 ? "1 thread" : `${engine.threads} threads`;
+  const few = engine.threads > 1 || (navigator.hardwareConcurrency || 1) === 1 ? "" : self.crossOriginIsolated
+    ? "" : "; more need a server that sends COOP and COEP headers";
+  $("backend").textContent = engine.provider === "webgpu"
+    ? "WebGPU" : `WebAssembly on the CPU, ${threads}${few}. WebGPU: ${engine.whyNot}`;
+  document.body.dataset.backend = engine.provider;
+}
+
+// ---- styles ----
+
+/** A style's file for this machine: fp16 for GPUs that can, int8 for CPUs, unless the user says otherwise. */
+function fileOf(entry) {
+  const auto = engine.provider === "webgpu" ? (engine.half ? "fp16" : "fp32") : "int8";
+  const wanted = $("precision").value === "auto" ? auto : $("precision").value;
+  return entry.files[wanted] ?? entry.files.fp32;
+}
+
+function listStyles() {
+  const choices = assets.styles.map((entry, i) => {
+    const label = document.createElement("label"), input = document.createElement("input"), image = new Image();
+    Object.assign(input, { type: "radio", name: "style", value: i });
+    Object.assign(image, { src: entry.thumbnail, alt: "" });
+    label.append(input, image, entry.title);
+    input.addEventListener("change", () => choose(entry));
+    return label;
+  });
+  $("choices").replaceChildren(...choices);
+}
+
+async function choose(entry) {
+  await openStyle(await assets.read(fileOf(entry)), entry.name).catch(say);
+}
+
+let opening = Promise.resolve();
+
+/** Styles are opened one after the other, however fast somebody clicks. */
+function openStyle(bytes, name) {
+  const task = opening.catch(() => {}).then(async () => {
+    if (bytes.length < 16) throw new Error(`${name} is too small for an .onnx file`);
+    stage.dataset.state = source ? "painting" : "empty";
+    const previous = style;
+    style = undefined; // nothing is painted meanwhile
+    await idle();
+    try {
+      const { contract } = await opened(bytes).catch((error) => {
+        throw new Error(`${name} ${error.message}`);
+      });
+      style = { name, ...contract };
+    } catch (error) {
+      style = previous;
+      throw error;
+    } finally {
+      want("paint");
+    }
+    say("");
+    const who = [style.painter, style.year, style.license].filter(Boolean).join(", ");
+    $("card").textContent = `“${style.title || name}”${who ? ` – ${who}` : ""}; ${style.precision}`;
+    document.body.dataset.style = name;
+  });
+  opening = task;
+  return task;
+}
+
+/** Open in the worker; where WebGPU fails, start anew without it. */
+async function opened(bytes) {
+  try {
+    return await ask("open", { bytes });
+  } catch (error) {
+    if (engine.provider !== "webgpu" || error.refused) throw error;
+    await startWorker("wasm");
+    engine.whyNot = `it failed (${error.message})`;
+    showEngine();
+    return ask("open", { bytes });
+  }
+}
+
+// ---- sources ----
+
+function setSource(next) {
+  source?.stop();
+  source = next;
+  const live = source.kind !== "photo";
+  $("pause").disabled = !live;
+  $("pause").textContent = "Pause";
+  $("flip").hidden = source.kind !== "camera";
+  $("camera").textContent = source.kind === "camera" ? "Stop camera" : "Camera";
+  paused = false;
+  finished = [];
+  stage.dataset.state = "painting";
+  say(style ? "" : "Choose a style.");
+  want("paint");
+}
+
+function clearSource() {
+  source?.stop();
+  source = undefined;
+  stage.dataset.state = "empty";
+  $("camera").textContent = "Camera";
+  $("flip").hidden = true;
+  for (const id of ["pause", "snapshot", "record"]) $(id).disabled = true;
+  $("speed").textContent = "";
+}
+
+async function openFile(file) {
+  if (!file) return;
+  if (file.name.toLowerCase().endsWith(".onnx")) {
+    for (const input of document.querySelectorAll("#choices input")) input.checked = false;
+    await openStyle(new Uint8Array(await file.arrayBuffer()), file.name);
+  } else if (file.type.startsWith("video/")) {
+    await openVideo(file);
+  } else {
+    const picture = await createImageBitmap(file).catch(() => {
+      throw new Error(`${file.name} is not a picture that this browser can read; take a JPEG, PNG or WebP file`);
+    });
+    setSource({ kind: "photo", element: picture, width: picture.width, height: picture.height, stop: () => picture.close() });
+  }
+}
+
+async function openVideo(file) {
+  const video = document.createElement("video");
+  const url = URL.createObjectURL(file);
+  Object.assign(video, { src: url, muted: true, loop: true, playsInline: true });
+  try {
+    await video.play();
+  } catch {
+    URL.revokeObjectURL(url);
+    throw new Error(`${file.name} is not a video that this browser can play; take an H.264 .mp4 or a .webm file`);
+  }
+  const stop = () => {
+    video.pause();
+    URL.revokeObjectURL(url);
+  };
+  setSource({ kind: "video", element: video, width: video.videoWidth, height: video.videoHeight, stop });
+}
+
+const CAMERA_TROUBLE = {
+  NotAllowedError: "The camera may not be used: permission was denied. Allow it beside the address, then press Camera again.",
+  NotFoundError: "There is no camera. Plug one in, or choose a photo or video.",
+  NotReadableError: "The camera does not answer; is another program using it?",
+  OverconstrainedError: "There is no such camera.",
+};
+
+async function openCamera() {
+  if (!navigator.mediaDevices) {
+    throw new Error("The browser gives no camera to this address: https, localhost or a local file is needed.");
+  }
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: facing, width: 1280, height: 720 } });
+  } catch (error) {
+    throw new Error(CAMERA_TROUBLE[error.name] ?? `The camera cannot be opened: ${error.message}`);
+  }
+  const video = document.createElement("video");
+  Object.assign(video, { srcObject: stream, muted: true, playsInline: true });
+  await video.play();
+  const stop = () => stream.getTracks().forEach((track) => track.stop());
+  const camera = { kind: "camera", element: video, width: video.videoWidth, height: video.videoHeight, stop };
+  stream.getVideoTracks()[0].addEventListener("ended", () => {
+    if (source !== camera) return;
+    clearSource();
+    say("The camera is gone; plug it in and press Camera.");
+  });
+  setSource(camera);
+}
+
+// ---- painting ----
+
+let wanted = ""; // "paint" a new picture, or only "mix" the last one anew
+let paused = false;
+let busy = false;
+let whenIdle = [];
+let finished = []; // when the last pictures were
+
+function want(what) {
+  wanted = wanted === "paint" || what === "paint" ? "paint" : what;
+  pump();
+}
+
+const idle = () => (busy ? new Promise((resolve) => whenIdle.push(resolve)) : Promise.resolve());
+
+async function pump() {
+  if (busy || !wanted || !source || !style) return;
+  const task = wanted;
+  [busy, wanted] = [true, ""];
+  try {
+    const mixture = { strength: $("strength").value / 100, keepColor: $("keep_color").value / 100 };
+    const picture = task === "paint" ? takePicture() : null;
+    const values = picture ? { ...mixture, pixels: picture.data, width: picture.width, height: picture.height } : mixture;
+    const result = await ask(task, values, picture ? [picture.data.buffer] : []);
+    if (source) show(result, task);
+  } catch (error) {
+    say(`Painting failed: ${error.message}`);
+    paused = true;
+    $("pause").textContent = "Go on";
+  }
+  busy = false;
+  for (const resolve of whenIdle.splice(0)) resolve();
+  if (source && source.kind !== "photo" && !paused) requestAnimationFrame(() => want("paint"));
+  else pump();
+}
+
+/** The source's picture now, at the size to be painted at; it is shown as the "before", too. */
+function takePicture() {
+  const { element, kind } = source;
+  const [width, height] = kind === "photo" ? [source.width, source.height] : [element.videoWidth, element.videoHeight];
+  const auto = kind === "photo" ? AUTO_PX.photo : AUTO_PX[engine.provider];
+  const most = $("size").value === "auto" ? auto : Math.min(Number($("size").value), MOST_PX);
+  const scale = Math.min(1, most / Math.max(width, height));
+  const [w, h] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
+  Object.assign(grab.canvas, { width: w, height: h });
+  grab.imageSmoothingQuality = "high";
+  grab.fillStyle = "#fff"; // behind transparent pictures
+  grab.fillRect(0, 0, w, h);
+  if (kind === "camera" && facing === "user" && $("mirror").checked) grab.setTransform(-1, 0, 0, 1, w, 0);
+  grab.drawImage(element, 0, 0, w, h);
+  const picture = grab.getImageData(0, 0, w, h);
+  put(contentCanvas, picture);
+  return picture;
+}
+
+function put(canvas, picture) {
+  if (canvas.width !== picture.width || canvas.height !== picture.height) {
+    Object.assign(canvas, { width: picture.width, height: picture.height });
+  }
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+}
+
+function show({ pixels, width, height, ms }, task) {
+  put(paintingCanvas, new ImageData(pixels, width, height));
+  stage.style.setProperty("--width", width);
+  stage.style.setProperty("--height", height);
+  placeDivider();
+  stage.dataset.state = "painted";
+  stage.dataset.painted = Number(stage.dataset.painted ?? 0) + 1;
+  $("snapshot").disabled = $("record").disabled = false;
+  if (task !== "paint") return;
+  finished = [...finished.slice(-20), performance.now()];
+  const fps = finished.length > 1 ? (1000 * (finished.length - 1)) / (finished.at(-1) - finished[0]) : 0;
+  const rate = source.kind !== "photo" && fps ? `, ${fps.toFixed(1)} pictures a second` : "";
+  $("speed").textContent = `${width} × ${height} px in ${ms.toFixed(0)} ms${rate}`;
+}
+
+// ---- controls ----
+
+/** The divider stands in the picture, which the stage fits into itself. */
+function placeDivider() {
+  const share = $("compare").value / 100;
+  const { width, height } = paintingCanvas;
+  const box = stage.getBoundingClientRect();
+  const shown = Math.min(box.width, (box.height * width) / height);
+  const cut = ((box.width - shown) / 2 + share * shown) / box.width;
+  stage.style.setProperty("--cut", share === 0 ? "0%" : `${100 * cut}%`);
+  stage.classList.toggle("comparing", share > 0 && share < 1);
+}
+
+function compareAt(event) {
+  const { width, height } = paintingCanvas;
+  const box = stage.getBoundingClientRect();
+  const shown = Math.min(box.width, (box.height * width) / height);
+  const share = (event.clientX - box.left - (box.width - shown) / 2) / shown;
+  $("compare").value = Math.round(100 * Math.min(Math.max(share, 0), 1));
+  $("compare").dispatchEvent(new Event("input"));
+}
+
+function say(message) {
+  $("message").textContent = message?.message ?? message;
+}
+
+function save(blob, ending) {
+  const time = new Date().toISOString().slice(0, 19).replace(/\D/g, "");
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = `allaprima_${(style?.name ?? "picture").replace(/\W+/g, "_")}_${time}.${ending}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}
+
+function snapshot() {
+  paintingCanvas.toBlob((blob) => save(blob, "png"), "image/png");
+}
+
+function toggleRecording() {
+  if (recorder) return recorder.stop();
+  const kinds = ["video/mp4;codecs=avc1.42E01F", "video/webm;codecs=vp9", "video/webm"];
+  const kind = globalThis.MediaRecorder && kinds.find((each) => MediaRecorder.isTypeSupported(each));
+  if (!kind) return say("This browser cannot record.");
+  const parts = [];
+  recorder = new MediaRecorder(paintingCanvas.captureStream(), { mimeType: kind, videoBitsPerSecond: 8e6 });
+  recorder.addEventListener("dataavailable", ({ data }) => parts.push(data));
+  recorder.addEventListener("stop", () => {
+    recorder = undefined;
+    $("record").textContent = "Record";
+    $("record").ariaPressed = "false";
+    save(new Blob(parts, { type: kind }), kind.startsWith("video/mp4") ? "mp4" : "webm");
+  });
+  recorder.start(1000);
+  $("record").textContent = "Stop recording";
+  $("record").ariaPressed = "true";
+}
+
+function togglePause() {
+  paused = !paused;
+  $("pause").textContent = paused ? "Go on" : "Pause";
+  if (source.kind === "video") paused ? source.element.pause() : source.element.play();
+  if (!paused) want("paint");
+}
+
+function connectControls() {
+  $("camera").addEventListener("click", () => (source?.kind === "camera" ? clearSource() : openCamera().catch(say)));
+  $("flip").addEventListener("click", () => {
+    facing = facing === "user" ? "environment" : "user";
+    source.stop();
+    openCamera().catch(say);
+  });
+  for (const id of ["file", "model"]) {
+    $(id).addEventListener("change", ({ target }) => {
+      openFile(target.files[0]).catch(say);
+      target.value = ""; // the same file may be chosen again
+    });
+  }
+  for (const id of ["strength", "keep_color", "compare"]) {
+    $(id).addEventListener("input", ({ target }) => {
+      target.nextElementSibling.textContent = `${target.value} %`;
+      if (id === "compare") placeDivider();
+      else if (stage.dataset.state === "painted") want("mix");
+    });
+  }
+  $("size").addEventListener("change", () => want("paint"));
+  $("mirror").addEventListener("change", () => want("paint"));
+  $("precision").addEventListener("change", () => document.querySelector("#choices input:checked")?.dispatchEvent(new Event("change")));
+  $("pause").addEventListener("click", togglePause);
+  $("snapshot").addEventListener("click", snapshot);
+  $("record").addEventListener("click", toggleRecording);
+  addEventListener("keydown", (event) => {
+    const button = { " ": "pause", s: "snapshot", r: "record" }[event.key];
+    const typing = event.target.closest("input, select, button, label");
+    if (!button || event.ctrlKey || event.metaKey || event.altKey || (typing && event.key === " ") || $(button).disabled) return;
+    event.preventDefault();
+    $(button).click();
+  });
+  stage.addEventListener("pointerdown", (event) => {
+    if (stage.dataset.state === "empty") return;
+    stage.setPointerCapture(event.pointerId);
+    compareAt(event);
+  });
+  stage.addEventListener("pointermove", (event) => {
+    if (stage.hasPointerCapture(event.pointerId)) compareAt(event);
+  });
+  new ResizeObserver(placeDivider).observe(stage);
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    addEventListener(kind, (event) => {
+      event.preventDefault();
+      stage.classList.toggle("dropping", kind === "dragover");
+      if (kind === "drop") openFile(event.dataTransfer.files[0]).catch(say);
+    });
+  }
+}
+
+// ---- start ----
+
+/** Where things are: inside this file (see inference/web.py), or beside it on the server. */
+async function findAssets() {
+  const inside = document.getElementById("inside");
+  if (inside) return assetsInside(JSON.parse(inside.textContent));
+  const at = (path) => new URL(path, document.baseURI).href;
+  const answer = await fetch(at("styles.json"));
+  if (!answer.ok) throw new Error(`styles.json is missing here (${answer.status})`);
+  return {
+    worker: at("painter.js"),
+    sources: { webgpu: { module: at("ort/ort.webgpu.bundle.min.mjs") }, wasm: { module: at("ort/ort.wasm.bundle.min.mjs") } },
+    styles: await answer.json(),
+    read: async (path) => {
+      const file = await fetch(at(path));
+      if (!file.ok) throw new Error(`${path} is missing here (${file.status})`);
+      return new Uint8Array(await file.arrayBuffer());
+    },
+  };
+}
+
+async function assetsInside({ worker, module, wasm, styles, files }) {
+  const script = async (packed) => new Blob([await unpack(packed)], { type: "text/javascript" });
+  return {
+    worker: URL.createObjectURL(await script(worker)),
+    // A module at a blob: address is refused to the worker of a local file; one at a data: address is not.
+    sources: { wasm: { module: await dataAddress(await script(module)), wasm: await unpack(wasm) } },
+    styles,
+    read: (name) => unpack(files[name]),
+  };
+}
+
+const dataAddress = (blob) => new Promise((resolve, reject) => {
+  const reader = new FileReader();
+  reader.addEventListener("load", () => resolve(reader.result));
+  reader.addEventListener("error", () => reject(reader.error));
+  reader.readAsDataURL(blob);
+});
+
+/** base64 of gzip -> bytes. */
+async function unpack(text) {
+  const packed = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+async function start() {
+  connectControls();
+  assets = await findAssets();
+  const backend = new URLSearchParams(location.search).get("backend") ?? "auto";
+  await startWorker(backend).catch(async (error) => {
+    if (backend === "wasm") throw error;
+    await startWorker("wasm");
+    engine.whyNot = `it failed (${error.message})`;
+    showEngine();
+  });
+  listStyles();
+  const first = document.querySelector("#choices input");
+  if (first) {
+    first.checked = true;
+    await choose(assets.styles[0]);
+  }
+  document.body.dataset.ready = "true";
+}
+
+start().catch((error) => {
+  $("backend").textContent = "Not working";
+  say(`The page cannot start: ${error.message}`);
+});

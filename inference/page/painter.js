@@ -1,0 +1,202 @@
+// The worker that paints: ONNX Runtime Web with one style. It gets pixels and gives pixels, and knows nothing of the page.
+
+const LUMA = [0.299, 0.587, 0.114]; // Y of YIQ, as in the program's own luminance-only
+const CONTRACTS = ["1", "2"];
+
+let ort, provider;
+let session, contract;
+let last; // the picture painted last, to be mixed again with another strength or color
+
+/** A file that is not one of ours: no other backend would take it. */
+class Refused extends Error {}
+
+const TASKS = { start, open, paint, mix };
+
+addEventListener("message", async ({ data: { id, task, values } }) => {
+  try {
+    const result = await TASKS[task](values);
+    postMessage({ id, result }, result.pixels ? [result.pixels.buffer] : []);
+  } catch (error) {
+    postMessage({ id, error: error?.message ?? String(error), refused: error instanceof Refused });
+  }
+});
+
+/** Load ONNX Runtime: with WebGPU where it is wanted and there, else WebAssembly. */
+async function start({ sources, backend }) {
+  const [adapter, whyNot] = backend === "wasm" ? [null, "not asked for"] : await findAdapter(sources);
+  provider = adapter ? "webgpu" : "wasm";
+  const source = sources[provider];
+  ort = await import(source.module);
+  ort.env.logLevel = "error";
+  if (source.wasm) ort.env.wasm.wasmBinary = source.wasm;
+  // The page has a thread of its own, and so has this worker.
+  const cores = navigator.hardwareConcurrency || 1;
+  ort.env.wasm.numThreads = self.crossOriginIsolated && !source.wasm ? Math.min(cores, 8) : 1;
+  return {
+    provider,
+    whyNot,
+    threads: ort.env.wasm.numThreads,
+    half: adapter?.features.has("shader-f16") ?? false,
+  };
+}
+
+async function findAdapter(sources) {
+  if (!sources.webgpu) return [null, "not in this single file"];
+  if (!navigator.gpu) return [null, "not in this browser"];
+  const adapter = await navigator.gpu.requestAdapter().catch(() => null);
+  return adapter ? [adapter, ""] : [null, "no GPU that this browser may use"];
+}
+
+/** Open a style; the old one stays if the new one cannot be opened. */
+async function open({ bytes }) {
+  const opened = readContract(bytes);
+  const options = { executionProviders: [provider], logSeverityLevel: 3 };
+  const fresh = await ort.InferenceSession.create(bytes, options);
+  await session?.release();
+  [session, contract, last] = [fresh, opened, undefined];
+  return { contract };
+}
+
+/**
+ * Paint RGBA pixels.
+ * @param {{pixels: Uint8ClampedArray, width: number, height: number, strength: number, keepColor: number}} values
+ */
+async function paint(values) {
+  const { pixels, width, height } = values;
+  const began = performance.now();
+  const stylized = contract.io === "frame" ? await paintFrame(pixels, width, height) : await paintImage(pixels, width, height);
+  last = { pixels, stylized, width, height };
+  return { ...mix(values), ms: performance.now() - began };
+}
+
+/** The picture painted last, blended: strength 0 is the content; keepColor 1 takes only light and dark from the painting. */
+function mix({ strength, keepColor }) {
+  const { pixels, stylized, width, height } = last;
+  const mixed = new Uint8ClampedArray(pixels.length); // rounds and clips
+  for (let i = 0; i < pixels.length; i += 4) {
+    let change = 0; // of the luminance
+    for (let c = 0; c < 3; c++) change += LUMA[c] * (stylized[i + c] - pixels[i + c]);
+    for (let c = 0; c < 3; c++) {
+      const content = pixels[i + c];
+      const painted = stylized[i + c] + keepColor * (content + change - stylized[i + c]);
+      mixed[i + c] = content + strength * (painted - content);
+    }
+    mixed[i + 3] = 255;
+  }
+  return { pixels: mixed, width, height };
+}
+
+/** A frame file: uint8 NHWC RGB of any size. Returns RGBA levels. */
+async function paintFrame(pixels, width, height) {
+  const frame = new Uint8Array(3 * width * height);
+  for (let i = 0, j = 0; i < pixels.length; i += 4, j += 3) {
+    frame[j] = pixels[i];
+    frame[j + 1] = pixels[i + 1];
+    frame[j + 2] = pixels[i + 2];
+  }
+  const painted = await run(new ort.Tensor("uint8", frame, [1, height, width, 3]));
+  const stylized = new Uint8Array(pixels.length);
+  for (let i = 0, j = 0; i < pixels.length; i += 4, j += 3) {
+    stylized[i] = painted[j];
+    stylized[i + 1] = painted[j + 1];
+    stylized[i + 2] = painted[j + 2];
+  }
+  return stylized;
+}
+
+/** An image file: float32 NCHW RGB in [0, 1], sides that the network takes. Returns RGBA levels. */
+async function paintImage(pixels, width, height) {
+  const columns = mirrored(width), rows = mirrored(height);
+  const plane = columns.length * rows.length;
+  const image = new Float32Array(3 * plane);
+  let j = 0;
+  for (const y of rows) {
+    for (const x of columns) {
+      const i = 4 * (y * width + x);
+      image[j] = pixels[i] / 255;
+      image[plane + j] = pixels[i + 1] / 255;
+      image[2 * plane + j] = pixels[i + 2] / 255;
+      j++;
+    }
+  }
+  const painted = await run(new ort.Tensor("float32", image, [1, 3, rows.length, columns.length]));
+  const stylized = new Float32Array(pixels.length);
+  let i = 0;
+  for (let y = 0; y < height; y++) {
+    j = y * columns.length;
+    for (let x = 0; x < width; x++, i += 4, j++) {
+      stylized[i] = painted[j] * 255;
+      stylized[i + 1] = painted[plane + j] * 255;
+      stylized[i + 2] = painted[2 * plane + j] * 255;
+    }
+  }
+  return stylized;
+}
+
+/** Which pixels of a side fill it up to the next size that the network takes, mirrored at its end. */
+function mirrored(side) {
+  const { stride, least } = contract;
+  const period = Math.max(2 * (side - 1), 1);
+  return Array.from({ length: Math.ceil(Math.max(side, least) / stride) * stride }, (_, i) =>
+    Math.min(i % period, period - (i % period)));
+}
+
+async function run(tensor) {
+  const results = await session.run({ [session.inputNames[0]]: tensor });
+  const result = results[session.outputNames[0]];
+  const data = result.data;
+  result.dispose();
+  return data;
+}
+
+/** What a file of ours says about itself: the metadata of ONNX's ModelProto, field 14, entries of key 1 and value 2. */
+function readContract(bytes) {
+  const metadata = {};
+  try {
+    for (const entry of fields(bytes, 14)) {
+      const [key, value] = [1, 2].map((number) => new TextDecoder().decode([...fields(entry, number)][0]));
+      metadata[key] = value;
+    }
+  } catch {
+    throw new Refused("is damaged, or not an ONNX file");
+  }
+  const version = metadata["allaprima.contract"];
+  if (!version) throw new Refused("is not an ONNX file of ours; make one with: allaprima export RUN");
+  if (!CONTRACTS.includes(version)) throw new Refused(`has contract ${version}, which this page does not know; update it`);
+  return {
+    io: metadata["allaprima.io"] ?? "image",
+    precision: metadata["allaprima.precision"] ?? "fp32",
+    stride: Number(metadata["allaprima.stride_px"]),
+    least: Number(metadata["allaprima.least_px"]),
+    title: metadata["allaprima.title"],
+    painter: metadata["allaprima.painter"],
+    year: metadata["allaprima.year"],
+    license: metadata["allaprima.license"],
+  };
+}
+
+/** The byte strings of one field of a protobuf message. */
+function* fields(bytes, wanted) {
+  let at = 0;
+  const varint = () => {
+    let value = 0;
+    for (let factor = 1; ; factor *= 128) {
+      if (at >= bytes.length || factor > 2 ** 63) throw new Error("truncated");
+      const byte = bytes[at++];
+      value += (byte % 128) * factor;
+      if (byte < 128) return value;
+    }
+  };
+  while (at < bytes.length) {
+    const tag = varint(), number = Math.floor(tag / 8), wire = tag % 8;
+    if (wire === 0) varint();
+    else if (wire === 1) at += 8;
+    else if (wire === 5) at += 4;
+    else if (wire === 2) {
+      const size = varint();
+      if (at + size > bytes.length) throw new Error("truncated");
+      if (number === wanted) yield bytes.subarray(at, at + size);
+      at += size;
+    } else throw new Error("unknown wire type");
+  }
+}
