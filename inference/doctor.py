@@ -15,7 +15,8 @@ from inference.displays import display_trouble
 from inference.session import StyleSession, cuda_devices
 from inference.sinks import ENCODERS, encoder_opens, quiet_stderr
 from inference.styles import shipped_styles
-from models.errors import AllaPrimaError
+from inference.web import check_runtime
+from models.errors import AllaPrimaError, WebError
 
 VGG19_DOWNLOAD = "vgg19-dcbb9e9d.pth"  # torchvision's name for it
 
@@ -36,6 +37,7 @@ def examine() -> list[tuple[str, bool, str]]:
         training(),
         vgg19_weights(),
         styles(),
+        page(),
     ]
 
 
@@ -121,3 +123,11 @@ def vgg19_weights() -> tuple[str, bool, str]:
 def styles() -> tuple[str, bool, str]:
     names = [style.full_name for style in shipped_styles()]
     return "styles", bool(names), ", ".join(names) or "none in checkpoints/"
+
+
+def page() -> tuple[str, bool, str]:
+    try:
+        check_runtime()
+    except WebError as error:
+        return "page", False, str(error)
+    return "page", True, "onnxruntime-web is there; allaprima web"

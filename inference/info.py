@@ -47,4 +47,5 @@ def describe(path: Path) -> list[tuple[str, str]]:
         lines.append(("options", ", ".join(f"{key}={value}" for key, value in card["options"].items() if value is not None)))
     if card.get("losses"):
         lines.append(("losses", ", ".join(f"{key} {value:g}" for key, value in card["losses"].items())))
-    return lines
+    # A card is somebody's text; it does not get to command the terminal.
+    return [(heading, "".join(c if c.isprintable() else "?" for c in text)) for heading, text in lines]

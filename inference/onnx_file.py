@@ -3,10 +3,16 @@
 85 bytes of ONNX can claim gigabytes, loop for ever or read any file of the disk, and all of that passes ONNX's own
 checker. So this reads the file's protobuf itself (https://protobuf.dev/programming-guides/encoding, onnx.proto3 of ONNX
 1.18), knows only the few fields and operators that our files have, and refuses everything else.
+
+What it takes, ONNX Runtime must read the same way, so a file that two readers could understand differently is refused, too:
+of a field, a map's key or an attribute that comes twice one reader takes the last, another the first or both.
 """
 
 import math
-from collections.abc import Iterator
+import re
+import stat
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +20,25 @@ from typing import Any
 import numpy as np
 
 from models import frame_graph
-from models.contract import OPSET, OPTIONAL_INPUTS, Contract, Tensors
+from models.contract import IMAGE, OPSET, OPTIONAL_INPUTS, Contract
 from models.errors import StyleError
 
-MOST_BYTES = 64 * 2**20  # of a file; ours are below 10 MB
+MOST_BYTES = 32 * 2**20  # of a file; ours are below 10 MB
+MOST_METADATA_BYTES = 2**20  # ours have 50 kB
+MOST_NUMBERS = 50_000  # that are read one by one, two for most fields; ours have 6000
 MOST_ITEMS = 2000  # of nodes, of initializers; ours have some hundred
+MOST_NAME_BYTES = 512
+MOST_REASON = 300  # letters of a message
 MOST_CHANNELS = 1024
-MOST_KERNEL_PX = 16
-MOST_RESIZES = 3  # each doubles height and width
+MOST_KERNEL_PX = 16  # of a convolution's kernel, stride, border
+# Of a network on a picture of LARGE_PX; the quality tier has 1600, in int8, and 150 000.
+LARGE_PX = 1024
+MOST_BORDER_PX = 64  # how much larger than the picture anything inside may be
+MOST_FLOATS_A_PIXEL = 4096  # of all values together
+MOST_PRODUCTS_A_PIXEL = 4_000_000  # of all convolutions together
+
+# What a name may be made of: enough for ours, and nothing with which one value looks like two in `_Node.__str__`.
+NAME = re.compile(r"[\w./:+-]*", re.ASCII)
 
 # Wire types of protobuf.
 VARINT, FIXED32, BYTES = 0, 5, 2
@@ -82,29 +99,33 @@ MODEL: Schema = {
     14: ("metadata_props", ENTRY, True),
 }
 
-# Operator of a network -> how many inputs, and the attributes that it may have.
-OPERATORS: dict[str, tuple[tuple[int, ...], frozenset[str]]] = {
-    "Add": ((2,), frozenset()),
-    "Cast": ((1,), frozenset({"to", "saturate"})),
-    "Clip": ((3,), frozenset()),
-    "Concat": ((2,), frozenset({"axis"})),
-    "Conv": ((2, 3), frozenset({"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"})),
-    "DepthToSpace": ((1,), frozenset({"blocksize", "mode"})),
-    "DequantizeLinear": ((3,), frozenset({"axis"})),
-    "InstanceNormalization": ((3,), frozenset({"epsilon"})),
-    "Pad": ((2,), frozenset({"mode"})),
-    "QuantizeLinear": ((3,), frozenset({"axis", "saturate"})),
-    "Relu": ((1,), frozenset()),
+# What an attribute may be; of ANY the code below looks at the value.
+ANY: tuple[Any, ...] = ()
+# Operator of a network -> how many inputs, and its attributes.
+OPERATORS: dict[str, tuple[tuple[int, ...], dict[str, tuple[Any, ...]]]] = {
+    "Add": ((2,), {}),
+    "Cast": ((1,), {"to": (1, 10)}),
+    "Clip": ((3,), {}),
+    "Concat": ((2,), {"axis": (1,)}),
+    "Conv": (
+        (2, 3),
+        {"auto_pad": ("NOTSET",), "dilations": ([1, 1],), "group": (1,), "kernel_shape": ANY, "pads": ANY, "strides": ANY},
+    ),
+    "DepthToSpace": ((1,), {"blocksize": (2, 4), "mode": ("CRD", "DCR")}),
+    "DequantizeLinear": ((3,), {"axis": (0,)}),
+    "InstanceNormalization": ((3,), {"epsilon": ANY}),
+    "Pad": ((2,), {"mode": ("reflect",)}),
+    "QuantizeLinear": ((3,), {}),
+    "Relu": ((1,), {}),
     "Resize": (
         (3,),
-        frozenset({"antialias", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "extrapolation_value"})
-        | {"keep_aspect_ratio_policy", "mode", "nearest_mode"},
+        {"antialias": (0,), "coordinate_transformation_mode": ("asymmetric",), "cubic_coeff_a": (-0.75,)}
+        | {"exclude_outside": (0,), "extrapolation_value": (0.0,), "keep_aspect_ratio_policy": ("stretch",)}
+        | {"mode": ("nearest",), "nearest_mode": ("floor",)},
     ),
-    "Sigmoid": ((1,), frozenset()),
-    "Sub": ((2,), frozenset()),
+    "Sigmoid": ((1,), {}),
+    "Sub": ((2,), {}),
 }
-# Whole numbers in attributes, beside those of convolutions: axis, block size, element type, flags.
-MOST_INTEGER = 16
 
 
 class _Refused(Exception):
@@ -118,9 +139,11 @@ def read_style(path: Path) -> tuple[bytes, Contract]:
         StyleError: no such file, not ONNX, not ours, damaged, or with something in it that no file of ours has.
     """
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise StyleError(f"{path} is {size / 2**20:.0f} MB; a style has at most {MOST_BYTES / 2**20:.0f} MB")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # of a pipe or device there is no end
+            raise StyleError(f"{path} cannot be read: it is no file")
+        if status.st_size > MOST_BYTES:
+            raise StyleError(f"{path} is {status.st_size / 2**20:.0f} MB; a style has at most {MOST_BYTES / 2**20:.0f} MB")
         data = path.read_bytes()
     except OSError as error:
         raise StyleError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -138,20 +161,41 @@ def check_style(data: bytes, name: str) -> Contract:
         StyleError: as `read_style`.
     """
     try:
-        model = _message(memoryview(data), MODEL, "model")
-        metadata = {_text(entry["key"]): _text(entry["value"], MOST_BYTES) for entry in model["metadata_props"]}
+        model = _Reader().message(memoryview(data), MODEL, "model")
+        metadata = _metadata(model["metadata_props"])
         graph = _graph(model)
     except _Refused as refused:
+        reason = str(refused)[:MOST_REASON]
         raise StyleError(
-            f"{name} is not an ONNX file that may be opened: it {refused}; make one with: allaprima export RUN"
+            f"{name} is not an ONNX file that may be opened: it {reason}; make one with: allaprima export RUN"
         ) from None
     contract = Contract.from_metadata(metadata, name)
     try:
         _check_ends(model["graph"], graph, contract)
-        _check_network(graph, _without_frame(graph, contract) if contract.io == "frame" else graph.nodes, contract.tensors)
+        if contract.io == "frame":
+            nodes, (stride_px, least_px) = _without_frame(graph), _network_sizes(graph)
+        else:
+            nodes, stride_px, least_px = graph.nodes, contract.stride_px, contract.least_px
+        _check_network(graph, nodes, stride_px, least_px)
     except _Refused as refused:
-        raise StyleError(f"{name} is not safe to open: it {refused}; export it again, or get it elsewhere") from None
+        reason = str(refused)[:MOST_REASON]
+        raise StyleError(f"{name} is not safe to open: it {reason}; export it again, or get it elsewhere") from None
     return contract
+
+
+def _metadata(entries: list[dict[str, Any]]) -> dict[str, str]:
+    if sum(len(entry["value"] or b"") for entry in entries) > MOST_METADATA_BYTES:
+        raise _Refused(f"has more than {MOST_METADATA_BYTES} bytes of metadata")
+    metadata: dict[str, str] = {}
+    for entry in entries:
+        key = _text(entry["key"])
+        if key in metadata:
+            raise _Refused(f'has the metadata "{key}" twice')
+        try:
+            metadata[key] = str(entry["value"] or b"", "utf-8")
+        except UnicodeDecodeError:
+            raise _Refused(f'has metadata "{key}" that are no text') from None
+    return metadata
 
 
 @dataclass(frozen=True)
@@ -178,7 +222,7 @@ class _Node:
 
     def __str__(self) -> str:
         """As `models.frame_graph` writes it."""
-        attributes = ", ".join(f"{key} = {value}" for key, value in sorted(self.attributes.items()))
+        attributes = ", ".join(f"{key} = {value!r}" for key, value in sorted(self.attributes.items()))
         return f"{', '.join(self.outputs)} = {self.operator}{f'<{attributes}>' if attributes else ''}({', '.join(self.inputs)})"
 
 
@@ -200,7 +244,9 @@ def _graph(model: dict[str, Any]) -> _Graph:
     graph = _Graph()
     for tensor in model["graph"]["initializer"]:
         name = _text(tensor["name"])
-        if not name or name in graph.arrays:
+        if not name:
+            raise _Refused("has an initializer without a name")
+        if name in graph.arrays:
             raise _Refused(f'has two initializers "{name}"')
         graph.arrays[name] = _array(tensor, name)
     known = {_text(value["name"]) for value in model["graph"]["input"]} | set(graph.arrays)
@@ -210,6 +256,8 @@ def _graph(model: dict[str, Any]) -> _Graph:
         inputs = tuple(_text(value) for value in node["input"])
         outputs = tuple(_text(value) for value in node["output"])
         attributes = dict(_attribute(attribute) for attribute in node["attribute"])
+        if len(attributes) != len(node["attribute"]):
+            raise _Refused(f"has a {_text(node['op_type'])} with an attribute twice")
         graph.nodes.append(_Node(_text(node["op_type"]), inputs, outputs, attributes))
         for value in inputs:
             if value and value not in known:
@@ -239,8 +287,11 @@ def _attribute(attribute: dict[str, Any]) -> tuple[str, Any]:
     name = _text(attribute["name"])
     if attribute["type"] not in kinds:
         raise _Refused(f'has an attribute "{name}" of a kind that no style needs')
-    value = attribute[kinds[attribute["type"]]]
-    return name, _text(value) if attribute["type"] == 3 else value
+    kind = kinds[attribute["type"]]
+    value = attribute[kind]
+    if value is None or any(attribute[other] not in (None, []) for other in kinds.values() if other != kind):
+        raise _Refused(f'has an attribute "{name}" whose type and value do not agree')
+    return name, _text(value) if kind == "s" else value
 
 
 def _check_ends(declared: dict[str, Any], graph: _Graph, contract: Contract) -> None:
@@ -259,19 +310,25 @@ def _check_ends(declared: dict[str, Any], graph: _Graph, contract: Contract) -> 
         array = graph.arrays.get(name)
         if array is None or (array.type, array.dims) != ("float32", ()) or not 0.0 <= array.values()[0] <= 1.0:
             raise _Refused(f"has no default from 0 to 1 for its input {name}")
-    if tensors.input in graph.arrays:
-        raise _Refused(f"brings its own {tensors.input}")
+    for name in {tensors.input, tensors.output} & set(graph.arrays):
+        raise _Refused(f"brings its own {name}")
 
 
 def _ends(value: dict[str, Any]) -> tuple[str, str, tuple[str | int, ...]]:
     kind = (value["type"] or {}).get("tensor_type")
     if kind is None:
         raise _Refused("has an input or output that is no tensor")
-    dims = tuple(_text(dim["dim_param"]) or dim["dim_value"] for dim in (kind["shape"] or {"dim": []})["dim"])
-    return _text(value["name"]), TYPES.get(kind["elem_type"], "?"), dims
+    if kind["shape"] is None:
+        raise _Refused("has an input or output without a shape")
+    dims = []
+    for dim in kind["shape"]["dim"]:
+        if dim["dim_param"] is not None and dim["dim_value"] is not None:
+            raise _Refused("has an input or output with two lengths of one dimension")
+        dims.append(_text(dim["dim_param"]) or dim["dim_value"])
+    return _text(value["name"]), TYPES.get(kind["elem_type"], "?"), tuple(dims)
 
 
-def _without_frame(graph: _Graph, contract: Contract) -> list[_Node]:
+def _without_frame(graph: _Graph) -> list[_Node]:
     """The network's own nodes of a frame file, after a look at those around it, which must be exactly ours."""
     before, after = frame_graph.lines(frame_graph.PROLOGUE), frame_graph.lines(frame_graph.EPILOGUE)
     network = graph.nodes[len(before) : len(graph.nodes) - len(after)]
@@ -284,12 +341,15 @@ def _without_frame(graph: _Graph, contract: Contract) -> list[_Node]:
     constants = frame_graph.constants(*_network_sizes(graph))
     for name, values in constants.items():
         array = graph.arrays.get(name)
-        if array is None or (array.type, array.dims) != ("int64", (len(values),)) or array.values() != values:
+        expected = _Array("int64", (len(values),), memoryview(np.array(values, "<i8").tobytes()))
+        if array != expected:
             raise _Refused(f'has no "{name}" of {values}')
-    shapes = {**dict.fromkeys(frame_graph.SCALARS, ()), **dict.fromkeys(frame_graph.MATRICES, (3, 6, 1, 1))}
-    for name, dims in shapes.items():
-        if name not in graph.arrays or (graph.arrays[name].type, graph.arrays[name].dims) != ("float32", dims):
-            raise _Refused(f'has no "{name}" of shape {list(dims)}')
+    for name, value in frame_graph.SCALARS.items():
+        if graph.arrays.get(name) != _Array("float32", (), memoryview(np.array(value, "<f4").tobytes())):
+            raise _Refused(f'has no "{name}" of {value}')
+    for name in frame_graph.MATRICES:
+        if name not in graph.arrays or (graph.arrays[name].type, graph.arrays[name].dims) != ("float32", (3, 6, 1, 1)):
+            raise _Refused(f'has no "{name}" of 3 x 6 numbers')
     return network
 
 
@@ -304,143 +364,231 @@ def _network_sizes(graph: _Graph) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def _check_network(graph: _Graph, nodes: list[_Node], tensors: Tensors) -> None:
-    """Nothing that grows without bounds, and nothing that can be worked out before a picture is there."""
-    fixed = set(graph.arrays) - set(OPTIONAL_INPUTS)
-    if sum(node.operator == "Resize" for node in nodes) > MOST_RESIZES:
-        raise _Refused(f"doubles the picture more than {MOST_RESIZES} times")
+@dataclass(frozen=True)
+class _Size:
+    """How large a value of the network is: channels, and its side when the picture is the least and when it is large.
+
+    Heights and widths are not told apart, as kernels, strides and borders of our networks are square.
+    """
+
+    channels: int
+    least_px: int
+    large_px: int
+
+    def resized(self, channels: int, side: Callable[[int], int]) -> "_Size":
+        return _Size(channels, side(self.least_px), side(self.large_px))
+
+
+def _check_network(graph: _Graph, nodes: list[_Node], stride_px: int, least_px: int) -> None:
+    """Follow the size of a picture through the network: nothing is much larger than the picture or takes long, nothing
+    can be worked out before a picture is there, no border is longer than what it mirrors."""
+    least, large = (-(-side // stride_px) * stride_px for side in (least_px, LARGE_PX))
+    sizes = {IMAGE.input: _Size(3, least, large)}
+    # What a caller may feed is no constant.
+    arrays = {name: array for name, array in graph.arrays.items() if name not in OPTIONAL_INPUTS}
+    weights = {name: array.dims for name, array in arrays.items()}
+    floats = products = 0.0
     for node in nodes:
-        counts, attributes = OPERATORS.get(node.operator, ((), frozenset()))
+        counts, attributes = OPERATORS.get(node.operator, ((), {}))
         if not counts:
             raise _Refused(f"has the operator {node.operator[:40]!r}, which no style needs")
-        if len(node.inputs) not in counts or len(node.outputs) != 1 or not set(node.attributes) <= attributes:
-            raise _Refused(f"has a {node.operator} with other inputs, outputs or attributes than a style's")
-        if set(node.inputs) - {""} <= fixed:
-            # Worked out when the file is opened. Weights in 8 bits need it, and it makes them four times as large.
-            if node.operator != "DequantizeLinear":
-                raise _Refused(f"has a {node.operator} of constants alone")
-            fixed.add(node.outputs[0])
-        _check_numbers(graph, node)
-        _check_constants(graph, node, fixed)
-
-
-def _check_numbers(graph: _Graph, node: _Node) -> None:
-    """The whole numbers among a node's attributes."""
-    values = {key: value if isinstance(value, list) else [value] for key, value in node.attributes.items()}
-    numbers = [number for each in values.values() for number in each if isinstance(number, int)]
-    if any(not 0 <= number <= MOST_INTEGER for number in numbers) or len(numbers) > 16:
-        raise _Refused(f"has a {node.operator} with {node.attributes}")
-    if node.operator == "Conv":
-        sizes = [number for key in ("strides", "dilations", "group") for number in values.get(key, [1])]
-        if min(sizes) < 1 or values.get("auto_pad", ["NOTSET"]) != ["NOTSET"]:
-            raise _Refused(f"has a Conv with {node.attributes}")
-    if node.operator == "DepthToSpace" and not 1 <= values.get("blocksize", [0])[0] <= 4:
-        raise _Refused(f"has a DepthToSpace with {node.attributes}")
-    if node.operator == "Concat" and values.get("axis") != [1]:
-        raise _Refused("joins pictures other than by their channels")
-    if node.operator == "Cast" and values.get("to", [0])[0] not in (1, 10):
-        raise _Refused("casts to a type that no style needs")
-
-
-def _check_constants(graph: _Graph, node: _Node, fixed: set[str]) -> None:
-    """The constants that a node takes."""
-    constants = {i: graph.arrays[value] for i, value in enumerate(node.inputs) if value in graph.arrays}
-    for i, array in constants.items():
-        if node.operator == "DequantizeLinear" and i == 0 and array.type not in ("int8", "uint8", "int32"):
-            raise _Refused(f"has a DequantizeLinear of {array.type}")
-        if (node.operator, i) in (("Conv", 1), ("DequantizeLinear", 0)) and len(array.dims) != 1:
-            if len(array.dims) != 4 or max(array.dims[:2]) > MOST_CHANNELS or max(array.dims[2:]) > MOST_KERNEL_PX:
-                raise _Refused(f"has weights of shape {list(array.dims)}")
-        elif node.operator == "Pad" and i == 1:
-            pads = array.values() if array.type == "int64" else []
-            if len(pads) != 8 or any(pads[k] for k in (0, 1, 4, 5)) or not all(0 <= pad <= MOST_KERNEL_PX for pad in pads):
-                raise _Refused(f"has a Pad of {pads}")
-        elif node.operator == "Resize" and i == 2:
-            if array.type != "float32" or array.values() != [1.0, 1.0, 2.0, 2.0]:
-                raise _Refused(f"has a Resize by {array.values()}")
-        elif node.operator in ("Conv", "InstanceNormalization", "DequantizeLinear", "QuantizeLinear"):
-            if len(array.dims) > 1 or math.prod(array.dims) > MOST_CHANNELS:
-                raise _Refused(f"has a {node.operator} with a constant of shape {list(array.dims)}")
-        elif array.dims not in ((), (1,)):
-            raise _Refused(f"has a {node.operator} with a constant of shape {list(array.dims)}")
-    needed = {"Pad": (1,), "Resize": (2,), "InstanceNormalization": (1, 2), "Clip": (1, 2)}.get(node.operator, ())
-    if any(i not in constants for i in needed) or (node.operator == "Conv" and node.inputs[1] not in fixed):
-        raise _Refused(f"has a {node.operator} whose sizes are not in the file")
-
-
-def _text(data: memoryview | None, most_bytes: int = 512) -> str:
-    data = data if data is not None else memoryview(b"")
-    if len(data) > most_bytes:
-        raise _Refused(f"has a name of {len(data)} bytes")
-    try:
-        return str(data, "utf-8")
-    except UnicodeDecodeError as error:
-        raise _Refused("has a name that is no text") from error
-
-
-def _message(data: memoryview, schema: Schema, what: str) -> dict[str, Any]:
-    """One message of the wire format: its fields by name; those that are missing are 0, None or an empty list."""
-    message: dict[str, Any] = {}
-    for name, kind, repeated in schema.values():
-        message[name] = [] if repeated else (0 if kind == VARINT else None)
-    for number, wire, value in _fields(data, what):
-        if number not in schema:
-            raise _Refused(f"has field {number} of {what}, which no style needs")
-        name, kind, repeated = schema[number]
-        if isinstance(kind, dict) and wire == BYTES:
-            value = _message(value, kind, name)
-        elif kind == VARINT and wire == BYTES and repeated:  # packed
-            message[name] += [item for item, _ in _varints(value, what)]
-            value = None
-        elif kind != wire:
-            raise _Refused(f"has a damaged {what}.{name}")
-        if not repeated:
-            message[name] = value
-        elif value is not None:
-            message[name].append(value)
-        if repeated and len(message[name]) > MOST_ITEMS:
-            raise _Refused(f"has more than {MOST_ITEMS} of {what}.{name}")
-    return message
-
-
-def _fields(data: memoryview, what: str) -> Iterator[tuple[int, int, Any]]:
-    """Field number, wire type and value, one after the other."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at, what)
-        number, wire = tag >> 3, tag & 7
-        if wire == VARINT:
-            value, at = _varint(data, at, what)
-            yield number, wire, value
+        if len(node.inputs) not in counts or len(node.outputs) != 1:
+            raise _Refused(f"has a {node.operator} with other inputs or outputs than a style's")
+        for key, value in node.attributes.items():
+            allowed = attributes.get(key)
+            # By their text, as 1 and 1.0 are two things to ONNX.
+            if allowed is None or (allowed is not ANY and repr(value) not in map(repr, allowed)):
+                raise _Refused(f"has a {node.operator} with {key} = {value!r}")
+        if node.operator == "DequantizeLinear" and node.inputs[0] in arrays:
+            weights[node.outputs[0]] = _check_8_bit_weights(arrays, weights, node)
             continue
-        if wire == BYTES:
-            size, at = _varint(data, at, what)
-        elif wire == FIXED32:
-            size = 4
-        else:
-            raise _Refused(f"has a damaged {what}")
-        if not 0 <= size <= len(data) - at:
-            raise _Refused(f"ends in the middle of a {what}")
-        yield number, wire, data[at : at + size] if wire == BYTES else float(np.frombuffer(data[at : at + 4], np.float32)[0])
-        at += size
+        size = _size(arrays, weights, sizes, node)
+        if not 1 <= size.channels <= MOST_CHANNELS or size.least_px < 1:
+            raise _Refused(f"has a {node.operator} that makes {size.channels} channels of {size.least_px} px")
+        if size.least_px > least + MOST_BORDER_PX or size.large_px > large + MOST_BORDER_PX:
+            raise _Refused(f"has a {node.operator} that makes more than a picture of the same size")
+        sizes[node.outputs[0]] = size
+        pixels = (size.large_px / large) ** 2
+        floats += size.channels * pixels
+        if node.operator == "Conv":
+            products += math.prod(weights.pop(node.inputs[1])) * pixels
+    if sizes.get(IMAGE.output) != sizes[IMAGE.input]:
+        raise _Refused(f"makes no {IMAGE.output} as large as the picture")
+    if floats > MOST_FLOATS_A_PIXEL or products > MOST_PRODUCTS_A_PIXEL:
+        raise _Refused(f"needs {floats:.0f} floats and {products:.0f} products for each pixel")
 
 
-def _varints(data: memoryview, what: str) -> Iterator[tuple[int, int]]:
-    at = 0
-    while at < len(data):
-        value, at = _varint(data, at, what)
-        yield value, at
+def _check_8_bit_weights(arrays: dict[str, _Array], weights: dict[str, tuple[int, ...]], node: _Node) -> tuple[int, ...]:
+    """The shape of weights that become floats when the file is opened, each of them once: they get four times as large."""
+    array, dims = arrays[node.inputs[0]], weights.pop(node.inputs[0], None)
+    if dims is None or array.type not in ("int8", "uint8", "int32"):
+        raise _Refused(f"has a DequantizeLinear of {array.type}, or a second one of the same weights")
+    if any(name not in arrays or arrays[name].dims not in ((), dims[:1]) for name in node.inputs[1:]):
+        raise _Refused(f"has a DequantizeLinear of shape {list(dims)} with a scale or zero that does not fit")
+    return dims
 
 
-def _varint(data: memoryview, at: int, what: str) -> tuple[int, int]:
-    """A whole number, 64 bits with sign, and where the next field begins."""
-    value = 0
-    for i in range(10):
-        if at + i >= len(data):
-            break
-        byte = data[at + i]
-        value |= (byte & 0x7F) << (7 * i)
-        if byte < 0x80:
-            value &= 2**64 - 1
-            return value - 2**64 if value >= 2**63 else value, at + i + 1
-    raise _Refused(f"has a damaged number in its {what}")
+def _size(arrays: dict[str, _Array], weights: dict[str, tuple[int, ...]], sizes: dict[str, _Size], node: _Node) -> _Size:
+    """How large what a node makes is, if its inputs are pictures and constants where a style has them."""
+    operator = node.operator
+    pictures = [sizes[value] for value in node.inputs if value in sizes]
+    constants = [value for value in node.inputs if value not in sizes]
+    numbers_only = all(value in arrays and arrays[value].dims in ((), (1,)) for value in constants)
+    if not pictures:
+        raise _Refused(f"has a {operator} of constants alone, or of what is no picture")
+    picture = pictures[0]
+    if operator in ("Add", "Sub", "Concat"):
+        if operator == "Concat" and len(pictures) != 2:
+            raise _Refused("joins a picture with something else")
+        if operator == "Concat" and "axis" not in node.attributes:
+            raise _Refused("joins pictures other than by their channels")
+        if not numbers_only:
+            raise _Refused(f"has a {operator} of a picture and a constant that is more than one number")
+        channels = [each.channels for each in pictures]
+        sides = {(each.least_px, each.large_px) for each in pictures}
+        if len(sides) != 1 or (operator != "Concat" and len(set(channels)) != 1):
+            raise _Refused(f"has a {operator} of pictures of different sizes")
+        return picture.resized(sum(channels) if operator == "Concat" else channels[0], lambda side: side)
+    if len(pictures) != 1 or node.inputs[0] in constants:
+        raise _Refused(f"has a {operator} whose sizes are not in the file")
+    if operator == "Conv":
+        return _convolved(weights, picture, node)
+    if operator == "Pad":
+        pads = _values(arrays.get(constants[0]), "int64")
+        border_px = int(max(pads, default=0))
+        if pads != [0, 0, border_px, border_px] * 2 or not 0 <= border_px <= min(MOST_KERNEL_PX, picture.least_px - 1):
+            raise _Refused(f"has a Pad of {pads} around {picture.least_px} px")
+        return picture.resized(picture.channels, lambda side: side + 2 * border_px)
+    if operator == "Resize":
+        scales = _values(arrays.get(constants[1]), "float32")
+        if constants[0] or scales != [1.0, 1.0, 2.0, 2.0]:
+            raise _Refused(f"has a Resize by {scales}")
+        return picture.resized(picture.channels, lambda side: 2 * side)
+    if operator == "DepthToSpace":
+        block = node.attributes.get("blocksize", 0)
+        if not block or picture.channels % block**2:
+            raise _Refused(f"has a DepthToSpace of {picture.channels} channels by {block}")
+        return picture.resized(picture.channels // block**2, lambda side: block * side)
+    if operator == "Cast" and "to" not in node.attributes:
+        raise _Refused("casts to nothing")
+    if operator == "InstanceNormalization":
+        if any(value not in arrays or arrays[value].dims != (picture.channels,) for value in constants):
+            raise _Refused(f"has an InstanceNormalization without {picture.channels} scales and shifts")
+    elif not numbers_only:  # of Clip, QuantizeLinear, DequantizeLinear
+        raise _Refused(f"has a {operator} with a constant that is more than one number")
+    return picture
+
+
+def _values(array: _Array | None, kind: str) -> list[float]:
+    """The numbers of a constant; none if it is of another type or not there."""
+    return array.values() if array is not None and array.type == kind else []
+
+
+def _convolved(weights: dict[str, tuple[int, ...]], picture: _Size, node: _Node) -> _Size:
+    """How large a convolution's result is; weights are taken once, as ONNX Runtime makes copies for each convolution."""
+    dims = weights.get(node.inputs[1], ())
+    if len(dims) != 4 or dims[0] > MOST_CHANNELS or dims[1] != picture.channels or dims[2] != dims[3]:
+        raise _Refused(f"has a Conv of {picture.channels} channels with weights of shape {list(dims)}")
+    kernel_px, stride_px, border_px = (
+        _all_the_same(node, key, length, default)
+        for key, length, default in (("kernel_shape", 2, dims[2]), ("strides", 2, 1), ("pads", 4, 0))
+    )
+    if kernel_px != dims[2] or kernel_px > MOST_KERNEL_PX or stride_px < 1:
+        raise _Refused(f"has a Conv with {node.attributes} and weights of shape {list(dims)}")
+    if len(node.inputs) == 3 and weights.get(node.inputs[2]) != dims[:1]:
+        raise _Refused(f"has a Conv of {dims[0]} channels with another number of biases")
+    return picture.resized(dims[0], lambda side: (side + 2 * border_px - kernel_px) // stride_px + 1)
+
+
+def _all_the_same(node: _Node, key: str, length: int, default: int) -> int:
+    """What all whole numbers of an attribute are."""
+    numbers = node.attributes.get(key, [default] * length)
+    if not isinstance(numbers, list) or len(numbers) != length or len(set(numbers)) != 1:
+        raise _Refused(f"has a {node.operator} with {key} = {numbers!r}")
+    if not 0 <= numbers[0] <= MOST_KERNEL_PX:
+        raise _Refused(f"has a {node.operator} with {key} = {numbers!r}")
+    return int(numbers[0])
+
+
+def _text(data: memoryview | None) -> str:
+    """A name or a word."""
+    data = data if data is not None else memoryview(b"")
+    if len(data) > MOST_NAME_BYTES:
+        raise _Refused(f"has a name of {len(data)} bytes")
+    text = str(data, "utf-8", "replace")
+    if not NAME.fullmatch(text):
+        raise _Refused(f"has the name {text!r}, as no style has")
+    return text
+
+
+class _Reader:
+    """Protobuf's wire format, as far as our files have it; one for each file, as it counts."""
+
+    def __init__(self) -> None:
+        self._numbers_left = MOST_NUMBERS
+
+    def message(self, data: memoryview, schema: Schema, what: str) -> dict[str, Any]:
+        """One message: its fields by name; those that are missing are None or an empty list."""
+        message: dict[str, Any] = {name: [] if repeated else None for name, _, repeated in schema.values()}
+        for number, wire, value in self._fields(data, what):
+            if number not in schema:
+                raise _Refused(f"has field {number} of {what}, which no style needs")
+            name, kind, repeated = schema[number]
+            if isinstance(kind, dict) and wire == BYTES:
+                value = self.message(value, kind, name)
+            elif kind == VARINT and wire == BYTES and repeated:  # packed
+                message[name] += self._varints(value, what)
+                continue
+            elif kind != wire:
+                raise _Refused(f"has a damaged {what}.{name}")
+            if repeated:
+                message[name].append(value)
+                if len(message[name]) > MOST_ITEMS:
+                    raise _Refused(f"has more than {MOST_ITEMS} of {what}.{name}")
+            elif message[name] is not None:  # protobuf would merge two graphs into one
+                raise _Refused(f"has {what}.{name} twice")
+            else:
+                message[name] = value
+        return message
+
+    def _fields(self, data: memoryview, what: str) -> Iterator[tuple[int, int, Any]]:
+        """Field number, wire type and value, one after the other."""
+        at = 0
+        while at < len(data):
+            tag, at = self._varint(data, at, what)
+            number, wire = tag >> 3, tag & 7
+            if wire == VARINT:
+                value, at = self._varint(data, at, what)
+                yield number, wire, value
+                continue
+            if wire == BYTES:
+                size, at = self._varint(data, at, what)
+            elif wire == FIXED32:
+                size = 4
+            else:
+                raise _Refused(f"has a damaged {what}")
+            if not 0 <= size <= len(data) - at:
+                raise _Refused(f"ends in the middle of a {what}")
+            yield number, wire, data[at : at + size] if wire == BYTES else struct.unpack("<f", data[at : at + 4])[0]
+            at += size
+
+    def _varints(self, data: memoryview, what: str) -> list[int]:
+        numbers, at = [], 0
+        while at < len(data):
+            number, at = self._varint(data, at, what)
+            numbers.append(number)
+        return numbers
+
+    def _varint(self, data: memoryview, at: int, what: str) -> tuple[int, int]:
+        """A whole number, 64 bits with sign, and where the next field begins."""
+        self._numbers_left -= 1
+        if self._numbers_left < 0:
+            raise _Refused(f"has more than {MOST_NUMBERS} numbers and fields")
+        value = 0
+        for i in range(min(10, len(data) - at)):
+            byte = data[at + i]
+            value |= (byte & 0x7F) << (7 * i)
+            if byte < 0x80:
+                value &= 2**64 - 1
+                return value - 2**64 if value >= 2**63 else value, at + i + 1
+        raise _Refused(f"has a damaged number in its {what}")

@@ -106,7 +106,7 @@ class Contract:
         if version is None:
             raise StyleError(f"{name} is an ONNX file, but not one of ours; make one with: allaprima export RUN")
         if version not in READABLE:
-            raise StyleError(f"{name} has contract {version}, this program reads up to {VERSION}; update allaprima")
+            raise StyleError(f"{name} has contract {version[:20]!r}, this program reads up to {VERSION}; update allaprima")
         try:
             contract = cls(
                 int(metadata["allaprima.stride_px"]),
@@ -119,8 +119,10 @@ class Contract:
                 json.loads(metadata.get("allaprima.report", "{}")),
                 metadata.get("allaprima.thumbnail", ""),
             )
+            for text in (contract.card, contract.report):
+                json.dumps(text, ensure_ascii=False).encode()  # what cannot be printed is a ValueError
         except (KeyError, ValueError, RecursionError) as error:
-            raise StyleError(f"{name} has a damaged contract ({error}); export it again") from error
+            raise StyleError(f"{name} has a damaged contract ({str(error)[:100]!r}); export it again") from error
         sane = {
             "stride": 1 <= contract.stride_px <= 64 and 1 <= contract.least_px <= 1024,
             "card": isinstance(contract.card, dict) and isinstance(contract.report, dict),

@@ -34,15 +34,16 @@ content_image = Mul(levels, one_255th)
 """
 )
 
+# The convolution's attributes are ONNX's defaults; onnxruntime-web's older WebGPU needs them in words.
 EPILOGUE = """
 strength_mixing = Mul(strength, mixing_by_strength)
 kept = Mul(strength, keep_color)
 kept_mixing = Mul(kept, mixing_by_kept)
 both_mixing = Add(strength_mixing, kept_mixing)
 mixing = Add(both_mixing, mixing_content)
-both_images = Concat<axis = 1>(content_image, stylized_image)
-mixed_levels = Conv(both_images, mixing)
-clipped_levels = Clip(mixed_levels, darkest, lightest)
+both = Concat<axis = 1>(content_image, stylized_image)
+mixed = Conv<dilations = [1, 1], group = 1, kernel_shape = [1, 1], pads = [0, 0, 0, 0], strides = [1, 1]>(both, mixing)
+clipped_levels = Clip(mixed, darkest, lightest)
 rounded_levels = Round(clipped_levels)
 rounded_planes = Cast<to = 2>(rounded_levels)
 painted_frame = Transpose<perm = [0, 2, 3, 1]>(rounded_planes)

@@ -133,7 +133,9 @@ class RealtimeNet(nn.Module):
         y = F.conv2d(F.pad(y, (1, 1, 1, 1), mode="reflect"), resized_phases(self.head))
         bias = self.bias - 0.5 * self.skip.sum(dim=(1, 2, 3))  # as if the photo were centred around 0
         x = F.pad(content_image, (2, 2, 2, 2), mode="reflect")
-        y = y + F.conv2d(x, phases(self.skip), bias.repeat_interleave(4), stride=2)  # (N, 12, H/2, W/2)
+        # In this order: OpenCV 4 opens a file of free sizes with sizes of 0. It then finds 0 on the left and 2 on the right
+        # of this sum, which it takes; the other way round it refuses the file.
+        y = F.conv2d(x, phases(self.skip), bias.repeat_interleave(4), stride=2) + y  # (N, 12, H/2, W/2)
         return torch.sigmoid(F.pixel_shuffle(y, 2))  # (N, 3, H, W)
 
 

@@ -11,7 +11,7 @@ from inference.demo import paint_landscape
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("demo", "stylize", "video", "webcam", "train", "sweep", "export", "import", "styles", "doctor")
-COMMANDS += ("optimize", "reconstruct", "evaluate", "bench")
+COMMANDS += ("optimize", "reconstruct", "evaluate", "bench", "info", "web")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -41,6 +41,22 @@ def test_choices_of_the_command_line_are_those_of_the_steps():
 
     assert allaprima.COLOR_MODES == MODES
     assert (allaprima.CODECS, allaprima.QUALITY) == (sinks.CODECS, sinks.QUALITY)
+
+
+def test_info_says_how_to_call_each_flavor(run):
+    _, image, _ = run("info", "great_wave/realtime")
+    assert "input     content_image: float32 [batch, 3, height, width] (NCHW)" in image
+    assert "height and width multiples of 4, at least 16" in image
+    assert "optional" not in image
+    _, frame, _ = run("info", "great_wave/realtime.frame")
+    assert "content_frame: uint8 [batch, height, width, 3] (NHWC)" in frame
+    assert "keep_color: float32 scalar, 0 if not fed" in frame
+    for text in (image, frame):
+        for part in ("Katsushika Hokusai, 1831", "public domain", "style_weight=5.0", "losses", "with torch on 16 photos"):
+            assert part in text
+    code, _, err = run("info", "great_wave/realtime.int4")
+    assert code == 1
+    assert "great_wave" in err
 
 
 def modules_after(statement: str) -> set[str]:

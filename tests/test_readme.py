@@ -35,6 +35,8 @@ def test_readme_shows_every_command():
         "reconstruct",
         "evaluate",
         "bench",
+        "info",
+        "web",
     }
 
 
@@ -55,7 +57,8 @@ def test_readme_has_no_gaps():
 
 
 def test_readmes_links_and_pictures_exist():
-    targets = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README)
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)#]+)\)", prose) + re.findall(r'src="([^"]+)"', prose)
     for target in targets:
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
@@ -66,6 +69,10 @@ def test_readmes_file_tree_names_every_source_file():
         for path in (ROOT / folder).glob("*.py"):
             if path.name != "__init__.py":
                 assert re.search(rf"^\s+{re.escape(path.name)}\s", README, re.MULTILINE), path
+
+
+def test_readme_installs_the_pages_runtime_as_the_program_says():
+    assert "npm ci --prefix inference/page" in README
 
 
 def test_readmes_test_command_is_cis():

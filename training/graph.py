@@ -101,17 +101,25 @@ def with_color(model: ModelProto, strength: float, keep_color: float) -> ModelPr
     p0, p1, p2 = mixing_matrices()
     mixing = (p0 + strength * p1 + strength * keep_color * p2).astype(np.float32).reshape(3, 6, 1, 1)
     dims = ", ".join(str(dim) for dim in IMAGE.dims)
+    how = "dilations = [1, 1], group = 1, kernel_shape = [1, 1], pads = [0, 0, 0, 0], strides = [1, 1]"
+    # Two convolutions and a sum, as OpenCV 4 joins no pictures of free sizes.
     graph = parser.parse_graph(
         f"""
         image (float[{dims}] {IMAGE.input}) => (float[{dims}] {IMAGE.output})
         {{
-          both_images = Concat<axis = 1>({IMAGE.input}, painted_image)
-          mixed_image = Conv(both_images, mixing)
+          content_share = Conv<{how}>({IMAGE.input}, mixing_of_content)
+          painted_share = Conv<{how}>(painted_image, mixing_of_painted)
+          mixed_image = Add(content_share, painted_share)
           {IMAGE.output} = Clip(mixed_image, darkest, lightest)
         }}
         """
     )
-    arrays = {"mixing": mixing, "darkest": np.array(0.0, np.float32), "lightest": np.array(1.0, np.float32)}
+    arrays = {
+        "mixing_of_content": mixing[:, :3],
+        "mixing_of_painted": mixing[:, 3:],
+        "darkest": np.array(0.0, np.float32),
+        "lightest": np.array(1.0, np.float32),
+    }
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
     return _around(model, graph, 0, "painted_image")
 

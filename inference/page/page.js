@@ -99,7 +99,7 @@ function openStyle(bytes, name) {
     }
     say("");
     const who = [style.painter, style.year, style.license].filter(Boolean).join(", ");
-    $("card").textContent = `“${style.title || name}”${who ? ` – ${who}` : ""}; ${style.precision}`;
+    $("card").textContent = `“${style.title || name}”${who ? ` – ${who}` : ""}; ${style.precision}${engine.provider === "webgpu" && !style.onGpu ? " on the CPU, not made for this GPU" : ""}`;
     document.body.dataset.style = name;
   });
   opening = task;
@@ -248,7 +248,7 @@ async function pump() {
 function takePicture() {
   const { element, kind } = source;
   const [width, height] = kind === "photo" ? [source.width, source.height] : [element.videoWidth, element.videoHeight];
-  const auto = kind === "photo" ? AUTO_PX.photo : AUTO_PX[engine.provider];
+  const auto = kind === "photo" ? AUTO_PX.photo : AUTO_PX[style.onGpu ? "webgpu" : "wasm"];
   const most = $("size").value === "auto" ? auto : Math.min(Number($("size").value), MOST_PX);
   const scale = Math.min(1, most / Math.max(width, height));
   const [w, h] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));

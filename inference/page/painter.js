@@ -3,7 +3,7 @@
 const LUMA = [0.299, 0.587, 0.114]; // Y of YIQ, as in the program's own luminance-only
 const CONTRACTS = ["1", "2"];
 
-let ort, provider;
+let ort, provider, half;
 let session, contract;
 let last; // the picture painted last, to be mixed again with another strength or color
 
@@ -26,18 +26,14 @@ async function start({ sources, backend }) {
   const [adapter, whyNot] = backend === "wasm" ? [null, "not asked for"] : await findAdapter(sources);
   provider = adapter ? "webgpu" : "wasm";
   const source = sources[provider];
+  half = adapter?.features.has("shader-f16") ?? false;
   ort = await import(source.module);
   ort.env.logLevel = "error";
   if (source.wasm) ort.env.wasm.wasmBinary = source.wasm;
   // The page has a thread of its own, and so has this worker.
   const cores = navigator.hardwareConcurrency || 1;
   ort.env.wasm.numThreads = self.crossOriginIsolated && !source.wasm ? Math.min(cores, 8) : 1;
-  return {
-    provider,
-    whyNot,
-    threads: ort.env.wasm.numThreads,
-    half: adapter?.features.has("shader-f16") ?? false,
-  };
+  return { provider, whyNot, half, threads: ort.env.wasm.numThreads };
 }
 
 async function findAdapter(sources) {
@@ -50,7 +46,9 @@ async function findAdapter(sources) {
 /** Open a style; the old one stays if the new one cannot be opened. */
 async function open({ bytes }) {
   const opened = readContract(bytes);
-  const options = { executionProviders: [provider], logSeverityLevel: 3 };
+  // fp16 needs a GPU that has it: without, WebGPU paints nothing and raises nothing. int8 is for CPUs.
+  opened.onGpu = provider === "webgpu" && (opened.precision === "fp32" || (opened.precision === "fp16" && half));
+  const options = { executionProviders: [opened.onGpu ? "webgpu" : "wasm"], logSeverityLevel: 3 };
   const fresh = await ort.InferenceSession.create(bytes, options);
   await session?.release();
   [session, contract, last] = [fresh, opened, undefined];

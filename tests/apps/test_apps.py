@@ -1,0 +1,251 @@
+"""README's snippets for other people's apps run as printed, and paint what our own session paints."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.color import keep_color
+from inference.demo import paint_landscape
+from inference.session import StyleSession
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE))  # measure.py, too, imports it as a neighbor
+from toolbox import find_chromium, node_folder, why_no_node  # noqa: E402
+
+STYLE = ROOT / "checkpoints" / "great_wave"
+FRAME_FILE, IMAGE_FILE = STYLE / "realtime.frame.onnx", STYLE / "realtime.onnx"
+SNIPPETS = {
+    "use_onnxruntime.py": "python",
+    "use_opencv.py": "python",
+    "browser.mjs": "js",
+    "node.mjs": "js",
+    "opencv.cpp": "cpp",
+    "onnxruntime.cpp": "cpp",
+    "csharp.cs": "csharp",
+}
+# The sides of the first are multiples of the network's stride, those of the second are not.
+SIZES = [(152, 200), (150, 201)]
+DEADLINE_S = 120.0
+LEVELS = 1  # rounding: .5 may fall to either side where sums were taken in another order
+
+
+def printed(name: str) -> str:
+    """The part of a file that README prints."""
+    lines = (HERE / name).read_text().splitlines()
+    begin, end = (next(i for i, line in enumerate(lines) if f"README {mark}" in line) for mark in ("begins", "ends"))
+    indent = len(lines[begin]) - len(lines[begin].lstrip())
+    return "\n".join(line[indent:] for line in lines[begin + 1 : end])
+
+
+def call(*command: object, folder: Path | None = None, stdin: str | None = None) -> str:
+    environment = os.environ | {"CHROMIUM": find_chromium() or ""}
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def assert_close(painting: np.ndarray, wanted: np.ndarray, levels: int = LEVELS) -> None:
+    assert painting.shape == wanted.shape
+    difference = np.abs(painting.astype(int) - wanted.astype(int))
+    assert difference.max() <= levels
+    assert np.ptp(wanted) > 100  # a picture
+
+
+@pytest.fixture(scope="module", params=SIZES, ids=str)
+def photo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(paint_landscape(*request.param)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def wanted(photo: Path) -> np.ndarray:
+    return StyleSession(IMAGE_FILE, "cpu").stylize(read(photo))
+
+
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_readme_prints_exactly_what_is_tested_here(name):
+    readme = (ROOT / "README.md").read_text()
+    assert f"```{SNIPPETS[name]}\n{printed(name)}\n```" in readme
+
+
+def test_onnxruntime_in_python_paints_in_the_photos_colors(photo, wanted, tmp_path):
+    call(sys.executable, HERE / "use_onnxruntime.py", FRAME_FILE, photo, tmp_path / "painting.png")
+    # Two roundings more than in the file: the painting's and the luminance's.
+    assert_close(read(tmp_path / "painting.png"), keep_color(read(photo), wanted, "luminance"), levels=2)
+
+
+def test_onnxruntime_in_python_without_the_option_paints_in_the_paintings_colors(photo, wanted, tmp_path):
+    lines = (HERE / "use_onnxruntime.py").read_text().splitlines()
+    plain = [line for line in lines if '"keep_color"' not in line]
+    assert len(plain) == len(lines) - 1
+    (tmp_path / "plain.py").write_text("\n".join(plain))
+    call(sys.executable, tmp_path / "plain.py", FRAME_FILE, photo, tmp_path / "painting.png")
+    assert_close(read(tmp_path / "painting.png"), wanted)
+
+
+OPENCV = tuple(map(int, cv2.__version__.split(".")[:2]))
+
+
+@pytest.mark.skipif(OPENCV < (4, 12), reason="older OpenCVs read files of one size only; pip install 'opencv-python>=4.12'")
+def test_opencv_in_python_paints_the_same(photo, wanted, tmp_path):
+    call(sys.executable, HERE / "use_opencv.py", IMAGE_FILE, photo, tmp_path / "painting.png")
+    # OpenCV sums in another order, too: one level at most, as in ONNX Runtime.
+    assert_close(read(tmp_path / "painting.png"), wanted)
+
+
+@pytest.fixture(scope="module")
+def fixed_file(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image file for pictures of this one size, made as README says."""
+    pytest.importorskip("onnx")
+    path = tmp_path_factory.mktemp("fixed") / "fixed.onnx"
+    height, width, _ = read(photo).shape
+    shape = f"1,3,{height + -height % 4},{width + -width % 4}"
+    tool = (sys.executable, "-m", "onnxruntime.tools.make_dynamic_shape_fixed")
+    call(*tool, "--input_name", "content_image", "--input_shape", shape, IMAGE_FILE, path)
+    return path
+
+
+def compiled(source: Path, program: Path, *options: str) -> Path:
+    call("g++", "-std=c++17", "-O1", source, "-o", program, *options)
+    return program
+
+
+@pytest.fixture(scope="module")
+def opencv_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not all(map(shutil.which, ("g++", "pkg-config"))):
+        pytest.skip("no C++ compiler: apt-get install g++ pkg-config libopencv-dev")
+    names = ("opencv5", "opencv4")
+    found = [name for name in names if subprocess.run(["pkg-config", "--exists", name], timeout=DEADLINE_S).returncode == 0]
+    if not found:
+        pytest.skip("no OpenCV for C++: apt-get install libopencv-dev")
+    options = call("pkg-config", "--cflags", "--libs", found[0]).split()
+    return compiled(HERE / "opencv.cpp", tmp_path_factory.mktemp("opencv") / "paint", *options)
+
+
+def test_opencv_in_cpp_paints_the_same_from_a_file_of_one_size(opencv_program, fixed_file, photo, wanted, tmp_path):
+    call(opencv_program, fixed_file, photo, tmp_path / "painting.png")
+    assert_close(read(tmp_path / "painting.png"), wanted)
+
+
+@pytest.fixture(scope="module")
+def onnxruntime_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler: apt-get install g++")
+    program = tmp_path_factory.mktemp("onnxruntime") / "paint"
+    if named := os.environ.get("ALLAPRIMA_ONNXRUNTIME"):
+        folder = Path(named).resolve()
+        options = [f"-I{folder}/include", f"-L{folder}/lib", f"-Wl,-rpath,{folder}/lib", "-lonnxruntime"]
+        return compiled(HERE / "onnxruntime.cpp", program, *options)
+    if (
+        shutil.which("pkg-config") is None
+        or subprocess.run(["pkg-config", "--exists", "libonnxruntime"], timeout=DEADLINE_S).returncode
+    ):
+        pytest.skip(
+            "no ONNX Runtime for C++: apt-get install libonnxruntime-dev (Debian 13), or ALLAPRIMA_ONNXRUNTIME=FOLDER with "
+            "include and lib, as in onnxruntime's releases"
+        )
+    options = call("pkg-config", "--cflags", "--libs", "libonnxruntime").split()
+    return compiled(HERE / "onnxruntime.cpp", program, *options)
+
+
+def write_ppm(photo: Path, folder: Path) -> Path:
+    Image.open(photo).save(folder / "photo.ppm")
+    return folder / "photo.ppm"
+
+
+def test_onnxruntime_in_cpp_paints_in_the_photos_colors(onnxruntime_program, photo, wanted, tmp_path):
+    call(onnxruntime_program, FRAME_FILE, write_ppm(photo, tmp_path), tmp_path / "painting.ppm")
+    assert_close(read(tmp_path / "painting.ppm"), keep_color(read(photo), wanted, "luminance"), levels=2)
+
+
+def need_node(*packages: str) -> None:
+    if missing := why_no_node(*packages):
+        pytest.skip(missing)
+
+
+def need_chromium() -> None:
+    need_node("onnxruntime-web", "playwright-core")
+    if find_chromium() is None:
+        pytest.skip("no browser: apt-get install chromium, or CHROMIUM=FILE")
+
+
+def test_node_paints_the_same(photo, wanted, tmp_path):
+    need_node("onnxruntime-node", "sharp")
+    call("node", "node.mjs", FRAME_FILE, photo, tmp_path / "painting.png", folder=node_folder(tmp_path))
+    assert_close(read(tmp_path / "painting.png"), wanted)
+
+
+def test_the_browser_paints_the_same(photo, wanted, tmp_path):
+    need_chromium()
+    call("node", "chromium.mjs", "paint", FRAME_FILE, photo, tmp_path / "painting.png", folder=node_folder(tmp_path))
+    assert_close(read(tmp_path / "painting.png"), wanted)
+
+
+JAVASCRIPT = {
+    "node": ("onnxruntime-node", ["node", "measure.mjs"]),
+    "browser": ("onnxruntime-web", ["node", "chromium.mjs", "measure", "2"]),
+}
+
+
+def ask(runtime: str, folder: Path, **request: object) -> str:
+    """What measure.mjs or measure.html answers."""
+    package, command = JAVASCRIPT[runtime]
+    need_node(package)
+    if runtime == "browser":
+        need_chromium()
+    return json.loads(call(*command, folder=node_folder(folder), stdin=json.dumps({"folder": str(STYLE), **request}) + "\n"))
+
+
+@pytest.mark.parametrize("flavor", ["realtime", "realtime.int8", "realtime.fp16", "realtime.frame"])
+@pytest.mark.parametrize("runtime", JAVASCRIPT)
+def test_every_flavor_paints_the_same_in_javascript(runtime, flavor, tmp_path):
+    frame = paint_landscape(152, 200)
+    (tmp_path / "photo.rgb").write_bytes(frame.tobytes())
+    answer = ask(runtime, tmp_path, flavor=flavor, height=152, width=200, rgb=str(tmp_path / "photo.rgb"))
+    painting = np.frombuffer(base64.b64decode(answer), np.uint8).reshape(frame.shape)
+    wanted = StyleSession(STYLE / f"{flavor}.onnx", "cpu").stylize(frame)
+    difference = np.abs(painting.astype(int) - wanted)
+    if flavor == "realtime.int8":  # as OpenCV, which was up to 13 apart, 0.94 on average
+        assert difference.mean() < 1.5
+        assert difference.max() <= 16
+    else:
+        assert difference.max() <= (2 if flavor == "realtime.fp16" else LEVELS)
+
+
+def test_node_ignores_the_optional_inputs_without_a_word(tmp_path):
+    assert ask("node", tmp_path, flavor="realtime.frame", height=64, width=64, optional=True) == "ignored"
+
+
+def test_the_browser_refuses_the_optional_inputs(tmp_path):
+    answer = ask("browser", tmp_path, flavor="realtime.frame", height=64, width=64, optional=True)
+    assert answer == "invalid input 'strength'"
+
+
+def test_the_csharp_snippet_is_csharp(tmp_path):
+    """No more than that: the library's package is to be had from NuGet alone."""
+    if shutil.which("mcs") is None:
+        pytest.skip("no C# compiler: apt-get install mono-mcs")
+    call("mcs", "--parse", HERE / "csharp.cs", folder=tmp_path)

@@ -1,0 +1,1161 @@
+"""Hostile .onnx files: each is refused by our own reader, and ONNX Runtime never sees it.
+
+Run as a program, this paints with mutants of good files: `python test_onnx_file.py FOLDER SEED COUNT`.
+"""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from inference import onnx_file
+from inference.onnx_file import read_style
+from inference.session import StyleSession
+from models import frame_graph
+from models.contract import Contract
+from models.errors import StyleError
+
+MB = 2**20
+MUTANTS = 10_000
+FLAVORS = ("image", "image.color", "image.fp16", "image.int8", "frame", "frame.fp16", "frame.int8")
+
+
+def sealed(model, io="image", **metadata):
+    """The file of a model, with metadata of ours."""
+    complete = onnx.ModelProto()
+    complete.CopyFrom(model)
+    contract = Contract(1, 1, io="frame") if io == "frame" else Contract(4, 16)
+    helper.set_model_props(complete, contract.to_metadata("1") | metadata)
+    return complete.SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def models():
+    """All flavors of a network of 15 nodes."""
+    import torch
+
+    from models.image_transform_net import RealtimeNet
+    from training.graph import as_frame, quantize, to_onnx, with_color
+
+    torch.manual_seed(0)
+    net = RealtimeNet(width=4)
+    net.blocks = torch.nn.Sequential()
+    image, half = to_onnx(net), to_onnx(net, half=True)
+    int8 = quantize(image, [np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)])
+    return {
+        "image": image,
+        "image.color": with_color(image, 0.5, 1.0),
+        "image.fp16": half,
+        "image.int8": int8,
+        **{f"frame{kind}": as_frame(each, 4, 16, 1.0, 0.0) for kind, each in (("", image), (".fp16", half), (".int8", int8))},
+    }
+
+
+def copied(model):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+@pytest.fixture
+def image(models):
+    return copied(models["image"])
+
+
+@pytest.fixture
+def frame(models):
+    return copied(models["frame"])
+
+
+@pytest.fixture
+def refuse(tmp_path, monkeypatch):
+    """Checks that a file is refused: for this reason, within a second and 200 MB, and not by ONNX Runtime."""
+
+    def never(*_arguments, **_options):
+        pytest.fail("ONNX Runtime got the file")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", never)
+
+    def check(data, reason):
+        path = tmp_path / "hostile.onnx"
+        path.write_bytes(data)
+        started = time.monotonic()
+        with pytest.raises(StyleError, match=reason) as caught:
+            StyleSession(path, "cpu")
+        assert time.monotonic() - started < 1.0
+        assert len(str(caught.value)) < 1000
+        tracemalloc.start()
+        try:
+            with pytest.raises(StyleError, match=reason):
+                read_style(path)
+            assert tracemalloc.get_traced_memory()[1] < 200 * MB
+        finally:
+            tracemalloc.stop()
+
+    return check
+
+
+@pytest.fixture
+def paint(tmp_path):
+    def painted(data, height=16, width=16):
+        (tmp_path / "good.onnx").write_bytes(data)
+        return StyleSession(tmp_path / "good.onnx", "cpu").stylize(np.zeros((height, width, 3), np.uint8))
+
+    return painted
+
+
+def array(name, values, dtype=np.float32):
+    return numpy_helper.from_array(np.array(values, dtype), name)
+
+
+def node(operator, inputs, output, **attributes):
+    return helper.make_node(operator, inputs, [output], **attributes)
+
+
+def ending(model, nodes, *arrays):
+    """A model whose picture, "painted", goes through more nodes; the last of them makes the file's output."""
+    for each in model.graph.node:
+        each.output[:] = ["painted" if value == "stylized_image" else value for value in each.output]
+    model.graph.node.extend(nodes)
+    if nodes and nodes[-1].output:
+        model.graph.node[-1].output[0] = "stylized_image"
+    model.graph.initializer.extend(arrays)
+    return model
+
+
+def find(model, operator):
+    return next(each for each in model.graph.node if each.op_type == operator)
+
+
+def find_array(model, name):
+    return next(each for each in model.graph.initializer if each.name == name)
+
+
+# Protobuf by hand
+
+
+def varint(number):
+    data = bytearray()
+    while number > 0x7F:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*data, number])
+
+
+def part(number, payload):
+    """A field of bytes."""
+    return varint(number << 3 | 2) + varint(len(payload)) + payload
+
+
+def whole(number, value):
+    """A field of a whole number."""
+    return varint(number << 3) + varint(value)
+
+
+def with_graph(model, graph, io="image"):
+    """The file of a model whose graph is replaced by bytes."""
+    rest = onnx.ModelProto()
+    rest.ParseFromString(sealed(model, io))
+    rest.ClearField("graph")
+    return part(7, graph) + rest.SerializeToString()
+
+
+# Good files
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+@pytest.mark.parametrize("size", [(16, 16), (1, 1), (33, 50)])
+def test_every_flavor_of_ours_opens_and_paints(models, paint, flavor, size):
+    assert paint(sealed(models[flavor], flavor.split(".")[0]), *size).shape == (*size, 3)
+
+
+def test_the_tests_own_way_to_write_protobuf_makes_good_files(image, frame, paint):
+    assert paint(with_graph(image, image.graph.SerializeToString())).shape == (16, 16, 3)
+    assert paint(with_graph(frame, frame.graph.SerializeToString(), "frame")).shape == (16, 16, 3)
+
+
+def test_onnx_own_domain_may_be_spelled_out(image, paint):
+    image.opset_import[0].domain = "ai.onnx"
+    for each in image.graph.node:
+        each.domain = "ai.onnx"
+    assert paint(sealed(image)).shape == (16, 16, 3)
+
+
+def test_a_frame_file_may_pad_to_more_than_64_pixels(models, paint):
+    from training.graph import as_frame
+
+    assert paint(sealed(as_frame(models["image"], 4, 256, 1.0, 0.0), "frame")).shape == (16, 16, 3)
+
+
+# What nothing of ours has
+
+
+SUBGRAPH = helper.make_graph([], "body", [], [])
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        *("Loop", "Scan", "If", "Range", "Tile", "Expand", "ConstantOfShape", "RandomNormal", "RandomNormalLike", "Constant"),
+        *("Identity", "Reshape", "Upsample", "MatMul", "Einsum", "Shape", "Slice", "Gather", "Round", "relu"),
+    ],
+)
+def test_an_operator_that_no_style_has_is_refused(image, refuse, operator):
+    refuse(sealed(ending(image, [node(operator, ["painted"], "x")])), f"it has the operator '{operator}', which no style needs")
+
+
+@pytest.mark.parametrize("domain", ["com.microsoft", "ai.onnx.ml", "com.microsoft.nchwc", "mine"])
+@pytest.mark.parametrize("imported", [True, False])
+def test_an_operator_of_another_domain_is_refused(image, refuse, domain, imported):
+    image = ending(image, [node("Relu", ["painted"], "x", domain=domain)])
+    if imported:
+        image.opset_import.append(helper.make_opsetid(domain, 1))
+    refuse(sealed(image), "other than ONNX's own of opset 18" if imported else f"an operator of the domain '{domain}'")
+
+
+@pytest.mark.parametrize("versions", [[], [17], [18, 18], [2**62], [0]])
+def test_other_versions_of_onnx_operators_are_refused(image, refuse, versions):
+    del image.opset_import[:]
+    image.opset_import.extend(helper.make_opsetid("", version) for version in versions)
+    refuse(sealed(image), "other than ONNX's own of opset 18")
+
+
+def add_functions(model):
+    model.functions.append(helper.make_function("", "Relu", ["x"], ["y"], [], [helper.make_opsetid("", 18)]))
+
+
+def add_training(model):
+    model.training_info.add().algorithm.CopyFrom(SUBGRAPH)
+
+
+def add_sparse(model):
+    values, at = helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0]), helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, at, [2**40]))
+
+
+def add_values(model):
+    model.graph.value_info.append(helper.make_tensor_value_info("pad", TensorProto.FLOAT, [2**40]))
+
+
+def add_quantization(model):
+    model.graph.quantization_annotation.add().tensor_name = "pad"
+
+
+def add_subgraph(model):
+    model.graph.node[0].attribute.append(helper.make_attribute("body", SUBGRAPH))
+
+
+def add_subgraphs(model):
+    model.graph.node[0].attribute.append(helper.make_attribute("bodies", [SUBGRAPH] * 2))
+
+
+def add_tensor_attribute(model):
+    model.graph.node[0].attribute.append(helper.make_attribute("value", array("v", [1.0])))
+
+
+def add_strings(model):
+    model.graph.node[0].attribute.append(helper.make_attribute("words", ["a", "b"]))
+
+
+def add_reference(model):
+    attribute = AttributeProto(name="mode", type=AttributeProto.STRING, ref_attr_name="mode")
+    model.graph.node[0].attribute.append(attribute)
+
+
+def add_overload(model):
+    model.graph.node[0].overload = "mine"
+
+
+def add_node_metadata(model):
+    model.graph.node[0].metadata_props.add(key="k", value="v")
+
+
+def read_elsewhere(model):
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "/etc/passwd"), ("offset", "0"), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+
+
+def read_elsewhere_quietly(model):
+    model.graph.initializer[0].external_data.add(key="location", value="../../etc/passwd")
+
+
+def use_segments(model):
+    model.graph.initializer[0].segment.begin = 1
+
+
+def use_strings(model):
+    model.graph.initializer.append(helper.make_tensor("words", TensorProto.STRING, [1], [b"x"]))
+
+
+def use_floats(model):
+    model.graph.initializer.append(helper.make_tensor("floats", TensorProto.FLOAT, [1], [1.0]))
+
+
+def take_a_sequence(model):
+    model.graph.input[0].CopyFrom(helper.make_tensor_sequence_value_info("content_image", TensorProto.FLOAT, None))
+
+
+def take_an_optional(model):
+    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    model.graph.input[0].CopyFrom(helper.make_value_info("content_image", kind))
+
+
+def denote(model):
+    model.graph.input[0].type.denotation = "IMAGE"
+
+
+@pytest.mark.parametrize(
+    ("edit", "place"),
+    [
+        (add_functions, "25 of model"),
+        (add_training, "20 of model"),
+        (add_sparse, "15 of graph"),
+        (add_values, "13 of graph"),
+        (add_quantization, "14 of graph"),
+        (add_subgraph, "6 of attribute"),
+        (add_subgraphs, "11 of attribute"),
+        (add_tensor_attribute, "5 of attribute"),
+        (add_strings, "9 of attribute"),
+        (add_reference, "21 of attribute"),
+        (add_overload, "8 of node"),
+        (add_node_metadata, "9 of node"),
+        (read_elsewhere, r"1[34] of initializer"),
+        (read_elsewhere_quietly, "13 of initializer"),
+        (use_segments, "3 of initializer"),
+        (use_strings, "6 of initializer"),
+        (use_floats, "4 of initializer"),
+        (take_a_sequence, "4 of type"),
+        (take_an_optional, "9 of type"),
+        (denote, "6 of type"),
+    ],
+)
+def test_a_part_that_no_style_has_is_refused(image, refuse, edit, place):
+    edit(image)
+    refuse(sealed(image), rf"has field {place}, which no style needs")
+
+
+# What is larger than it looks
+
+
+@pytest.mark.parametrize(
+    "dims",
+    [[2**28], [2**62, 4], [2**32, 2**32], [2**63 - 1, 2], [-1], [-4, -4], [0, 2**40], [2**40, 0], [0], [1] * 5, [2**31] * 4],
+)
+def test_an_initializer_of_few_bytes_that_claims_many_is_refused(image, refuse, dims):
+    image.graph.initializer.append(TensorProto(name="bomb", data_type=TensorProto.FLOAT, dims=dims))
+    refuse(sealed(image), 'an initializer "bomb" of')
+
+
+@pytest.mark.parametrize("kind", [0, 8, 9, 11, 14, 16, 17, 22, 23, 2**31 - 1, -1])
+def test_an_initializer_of_another_type_is_refused(image, refuse, kind):
+    image.graph.initializer.append(TensorProto(name="bomb", data_type=kind, dims=[1], raw_data=bytes(4)))
+    refuse(sealed(image), f'an initializer "bomb" of an unknown type {kind}')
+
+
+def test_85_bytes_that_make_gigabytes_are_refused(refuse):
+    graph = helper.make_graph(
+        [node("ConstantOfShape", ["s"], "y")],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [array("s", [2**31], np.int64)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    assert len(model.SerializeToString()) < 100
+    refuse(model.SerializeToString(), "not one of ours")
+    refuse(sealed(model), "is not safe to open: it has tensors")
+
+
+def outer_sum(n):
+    return [node("Add", ["row", "column"], "square"), node("Add", ["painted", "square"], "x")], [
+        array("row", np.zeros((1, n))),
+        array("column", np.zeros((n, 1))),
+    ]
+
+
+def chain(count, make):
+    names = ["painted", *(f"x{i}" for i in range(count))]
+    return [each for i in range(count) for each in make(names[i], names[i + 1], i)]
+
+
+def one_by_one(c_out, c_in, name):
+    return array(name, np.zeros((c_out, c_in, 1, 1)))
+
+
+RESIZE_2 = array("twice", [1.0, 1.0, 2.0, 2.0])
+PADS = array("pads", [0, 0, 8, 8, 0, 0, 8, 8], np.int64)
+GROWING = {
+    "concat": (chain(30, lambda x, y, i: [node("Concat", [x, x], y, axis=1)]), [], "a Concat that makes 1536 channels"),
+    "concat by rows": ([node("Concat", ["painted", "painted"], "x", axis=2)], [], "a Concat with axis = 2"),
+    "concat by axis -2": ([node("Concat", ["painted", "painted"], "x", axis=-2)], [], "a Concat with axis = -2"),
+    "concat without axis": ([node("Concat", ["painted", "painted"], "x")], [], "other than by their channels"),
+    "concat of many": ([node("Concat", ["painted"] * 1000, "x", axis=1)], [], "a Concat with other inputs or outputs"),
+    "broadcast of constants": (*outer_sum(10**6), "a Add of constants alone"),
+    "broadcast": ([node("Add", ["painted", "row"], "x")], [array("row", np.zeros((1, 3, 9, 1)))], "more than one number"),
+    "constants alone": (
+        [node("Relu", ["c"], "r"), node("Add", ["painted", "r"], "x")],
+        [array("c", 1.0)],
+        "of constants alone",
+    ),
+    "resize by 1000": (
+        [node("Resize", ["painted", "", "much"], "x")],
+        [array("much", [1.0, 1.0, 1000.0, 1000.0])],
+        r"a Resize by \[1.0, 1.0, 1000.0, 1000.0\]",
+    ),
+    "resize by nan": (
+        [node("Resize", ["painted", "", "much"], "x")],
+        [array("much", [1.0, 1.0, np.nan, np.inf])],
+        r"a Resize by \[1.0, 1.0, nan, inf\]",
+    ),
+    "resize to sizes": (
+        [node("Resize", ["painted", "", "", "sizes"], "x")],
+        [array("sizes", [1, 3, 2**20, 2**20], np.int64)],
+        "a Resize with other inputs",
+    ),
+    "resize by fed scales": ([node("Resize", ["painted", "", "painted"], "x")], [], "whose sizes are not in the file"),
+    "resize chain": (
+        chain(3, lambda x, y, i: [node("Resize", [x, "", "twice"], y)]),
+        [RESIZE_2],
+        "a Resize that makes more than a picture",
+    ),
+    "resize cubic": (
+        [node("Resize", ["painted", "", "twice"], "x", mode="cubic")],
+        [RESIZE_2],
+        "a Resize with mode = 'cubic'",
+    ),
+    "pad of 2**40": (
+        [node("Pad", ["painted", "pads"], "x", mode="reflect")],
+        [array("pads", [0, 0, 2**40, 2**40] * 2, np.int64)],
+        "a Pad of",
+    ),
+    "pad of floats": (
+        [node("Pad", ["painted", "pads"], "x", mode="reflect")],
+        [array("pads", [np.nan] * 8)],
+        r"a Pad of \[\]",
+    ),
+    "pad of less": (
+        [node("Pad", ["painted", "pads"], "x", mode="reflect")],
+        [array("pads", [0, 0, -1, -1] * 2, np.int64)],
+        "a Pad of",
+    ),
+    "pad of channels": (
+        [node("Pad", ["painted", "pads"], "x", mode="reflect")],
+        [array("pads", [0, 9, 1, 1] * 2, np.int64)],
+        "a Pad of",
+    ),
+    "pad of a million numbers": (
+        [node("Pad", ["painted", "pads"], "x", mode="reflect")],
+        [array("pads", np.ones(10**6), np.int64)],
+        "1000000 numbers where a few are wanted",
+    ),
+    "pad longer than the picture": (
+        [node("Pad", ["painted", "pads"], "x", mode="reflect")],
+        [array("pads", [0, 0, 16, 16] * 2, np.int64)],
+        "a Pad of .* around 16 px",
+    ),
+    "pad mode": ([node("Pad", ["painted", "pads"], "x", mode="wrap")], [PADS], "a Pad with mode = 'wrap'"),
+    "pad chain": (
+        chain(1000, lambda x, y, i: [node("Pad", [x, "pads"], y, mode="reflect")]),
+        [PADS],
+        "a Pad that makes more than a picture",
+    ),
+    "depth to space": (
+        chain(
+            4,
+            lambda x, y, i: [
+                node("Conv", [x, f"w{i}"], f"{y}_wide"),
+                node("DepthToSpace", [f"{y}_wide"], y, blocksize=4, mode="CRD"),
+            ],
+        ),
+        [one_by_one(48, 3, f"w{i}") for i in range(4)],
+        "a DepthToSpace that makes more than a picture",
+    ),
+    "block size": ([node("DepthToSpace", ["painted"], "x", blocksize=2**40)], [], "a DepthToSpace with blocksize"),
+    "block size missing": ([node("DepthToSpace", ["painted"], "x")], [], "a DepthToSpace of 3 channels by 0"),
+    "many values": (
+        chain(1500, lambda x, y, i: [node("Sigmoid", [x], y)]),
+        [],
+        r"needs 45\d\d floats and",
+    ),
+    "many products": (
+        [node("Conv", ["painted", "w0"], "x0")]
+        + [node("Conv", [f"x{i}", f"w{i + 1}"], f"x{i + 1}", pads=[8] * 4) for i in range(2)]
+        + [node("Conv", ["x2", "w3"], "x")],
+        [one_by_one(100, 3, "w0"), array("w3", np.zeros((3, 100, 3, 3)))]
+        + [array(f"w{i}", np.zeros((100, 100, 16, 16)), np.float16) for i in (1, 2)],
+        r"needs \d+ floats and 51\d+ products",
+    ),
+    "weights shared": (
+        chain(500, lambda x, y, i: [node("Conv", [x, "w"], y)]),
+        [one_by_one(3, 3, "w")],
+        r"a Conv of 3 channels with weights of shape \[\]",
+    ),
+    "8-bit weights shared": (
+        [node("DequantizeLinear", ["w", "s", "z"], f"w{i}") for i in range(500)] + [node("Relu", ["painted"], "x")],
+        [array("w", np.zeros((3, 3, 1, 1)), np.int8), array("s", 1.0), array("z", 0, np.int8)],
+        "a second one of the same weights",
+    ),
+    "8-bit pictures": (
+        [node("QuantizeLinear", ["painted", "s", "z"], "x")],
+        [array("s", [1.0] * 3), array("z", [0] * 3, np.uint8)],
+        "a QuantizeLinear with a constant that is more than one number",
+    ),
+    "8-bit scale fed": (
+        [node("DequantizeLinear", ["w", "painted", "z"], "v"), node("Relu", ["painted"], "x")],
+        [array("w", np.zeros((3, 3, 1, 1)), np.int8), array("z", 0, np.int8)],
+        "a scale or zero that does not fit",
+    ),
+    "weights made of the picture": ([node("Conv", ["painted", "painted"], "x")], [], "whose sizes are not in the file"),
+    "kernel": ([node("Conv", ["painted", "w"], "x")], [array("w", np.zeros((3, 3, 17, 17)))], "a Conv with"),
+    "kernel not square": ([node("Conv", ["painted", "w"], "x")], [array("w", np.zeros((3, 3, 1, 9)))], "weights of shape"),
+    "channels": ([node("Conv", ["painted", "w"], "x")], [one_by_one(1025, 3, "w")], r"weights of shape \[1025, 3, 1, 1\]"),
+    "other channels": ([node("Conv", ["painted", "w"], "x")], [one_by_one(3, 4, "w")], "a Conv of 3 channels with weights"),
+    "biases": (
+        [node("Conv", ["painted", "w", "b"], "x")],
+        [one_by_one(3, 3, "w"), array("b", [0.0] * 4)],
+        "a Conv of 3 channels with another number of biases",
+    ),
+    "norm": (
+        [node("InstanceNormalization", ["painted", "a", "a"], "x")],
+        [array("a", [0.0] * 4)],
+        "an InstanceNormalization without 3 scales",
+    ),
+    "clip by the picture": ([node("Clip", ["painted", "painted", "painted"], "x")], [], "whose sizes are not in the file"),
+    "sum of different sizes": (
+        [node("Conv", ["painted", "w"], "small", strides=[2, 2]), node("Add", ["painted", "small"], "x")],
+        [one_by_one(3, 3, "w")],
+        "a Add of pictures of different sizes",
+    ),
+    "smaller picture": (
+        [node("Conv", ["painted", "w"], "x", strides=[2, 2])],
+        [one_by_one(3, 3, "w")],
+        "makes no stylized_image as large as the picture",
+    ),
+    "kernel larger than the picture": (
+        [node("Conv", ["painted", "v"], "tiny", strides=[16, 16]), node("Conv", ["tiny", "w"], "x")],
+        [one_by_one(3, 3, "v"), array("w", np.zeros((3, 3, 9, 9)))],
+        "a Conv that makes 3 channels of -7 px",
+    ),
+    "cast": ([node("Cast", ["painted"], "x", to=TensorProto.STRING)], [], "a Cast with to = 8"),
+    "cast to nothing": ([node("Cast", ["painted"], "x")], [], "casts to nothing"),
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_what_grows_or_does_not_fit_is_refused(image, refuse, name):
+    nodes, arrays, reason = GROWING[name]
+    refuse(sealed(ending(image, nodes, *arrays)), reason)
+
+
+@pytest.mark.parametrize("key", ["group", "dilations", "strides", "pads", "kernel_shape", "auto_pad", "mine"])
+@pytest.mark.parametrize("value", [2**31, 2**62, -1, 17])
+def test_a_convolution_with_wild_numbers_is_refused(image, refuse, key, value):
+    conv = find(image, "Conv")
+    old = {attribute.name: helper.get_attribute_value(attribute) for attribute in conv.attribute}
+    del conv.attribute[:]
+    new = [value] * len(old[key]) if isinstance(old.get(key), list) else value
+    conv.attribute.extend(helper.make_attribute(name, each) for name, each in (old | {key: new}).items())
+    refuse(sealed(image), f"a Conv with {key} = ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("group", 0, "a Conv with group = 0"),
+        ("group", 3, "a Conv with group = 3"),
+        ("dilations", [0, 0], "a Conv with dilations"),
+        ("dilations", [16, 16], "a Conv with dilations"),
+        ("strides", [0, 0], "a Conv with {.*'strides': .0, 0.*} and weights"),
+        ("strides", [16, 16], "of pictures of different sizes"),
+        ("kernel_shape", [0, 0], "a Conv with {.*} and weights of shape"),
+        ("kernel_shape", [16, 16], "a Conv with {.*} and weights of shape"),
+        ("pads", [16, 16, 16, 16], "has a"),
+        ("auto_pad", "SAME_UPPER", "a Conv with auto_pad = 'SAME_UPPER'"),
+    ],
+)
+def test_a_convolution_with_other_numbers_than_fit_is_refused(image, refuse, key, value, reason):
+    attribute = next(each for each in find(image, "Conv").attribute if each.name == key)
+    attribute.CopyFrom(helper.make_attribute(key, value))
+    refuse(sealed(image), reason)
+
+
+@pytest.mark.parametrize("numbers", [[1], [1, 1, 1], [1] * 1000, [2, 1], []])
+@pytest.mark.parametrize("key", ["strides", "dilations", "kernel_shape", "pads"])
+def test_a_convolution_with_too_few_or_many_numbers_is_refused(image, refuse, key, numbers):
+    conv = find(image, "Conv")
+    attribute = next(each for each in conv.attribute if each.name == key)
+    attribute.CopyFrom(AttributeProto(name=key, type=AttributeProto.INTS, ints=numbers))
+    refuse(sealed(image), f"a Conv with {key} =")
+
+
+def test_an_attribute_of_another_type_than_its_value_is_refused(image, refuse):
+    attribute = next(each for each in find(image, "Conv").attribute if each.name == "group")
+    attribute.ints.extend([2**40, 2**40])
+    refuse(sealed(image), '"group" whose type and value do not agree')
+    attribute.CopyFrom(AttributeProto(name="group", type=AttributeProto.INTS, i=1))
+    refuse(sealed(image), '"group" whose type and value do not agree')
+    attribute.CopyFrom(AttributeProto(name="group", type=AttributeProto.FLOAT, f=1.0))
+    refuse(sealed(image), r"a Conv with group = 1\.0")
+    attribute.CopyFrom(AttributeProto(name="group", i=1))
+    refuse(sealed(image), '"group" of a kind that no style needs')
+    attribute.CopyFrom(AttributeProto(name="group", type=AttributeProto.INT))
+    refuse(sealed(image), '"group" whose type and value do not agree')
+
+
+# Names, ends and order
+
+
+def rename_input(model):
+    model.graph.input[0].name = "x"
+
+
+def second_input(model):
+    model.graph.input.append(helper.make_tensor_value_info("strength", TensorProto.FLOAT, []))
+
+
+def second_output(model):
+    model.graph.output.append(helper.make_tensor_value_info("pad", TensorProto.FLOAT, None))
+
+
+def same_output_twice(model):
+    model.graph.output.append(model.graph.output[0])
+
+
+def no_output(model):
+    del model.graph.output[:]
+
+
+def fixed_input(model):
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2**40
+
+
+def no_shape(model):
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+
+
+def no_type(model):
+    model.graph.input[0].ClearField("type")
+
+
+def double_input(model):
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (rename_input, '"content_image" before it is there'),
+        (second_input, "has tensors"),
+        (second_output, "has an input or output without a shape"),
+        (same_output_twice, "has tensors"),
+        (no_output, "has tensors"),
+        (fixed_input, "has tensors"),
+        (no_shape, "has an input or output without a shape"),
+        (no_type, "has an input or output that is no tensor"),
+        (double_input, "has tensors"),
+    ],
+)
+def test_other_ends_are_refused(image, refuse, edit, reason):
+    edit(image)
+    refuse(sealed(image), reason)
+
+
+def test_a_dimension_with_a_name_and_a_length_is_refused(image, refuse):
+    dims = [part(2, b"batch"), whole(1, 3), part(2, b"height") + whole(1, 2**40), part(2, b"width")]
+    shape = b"".join(part(1, dim) for dim in dims)
+    confused = part(1, b"content_image") + part(2, part(1, whole(1, 1) + part(2, shape)))
+    graph = onnx.GraphProto()
+    graph.CopyFrom(image.graph)
+    del graph.input[:]
+    refuse(with_graph(image, graph.SerializeToString() + part(11, confused)), "two lengths of one dimension")
+
+
+@pytest.mark.parametrize("name", ["content_image", "stylized_image"])
+def test_an_end_that_the_file_brings_along_is_refused(image, refuse, name):
+    image = image if name == "content_image" else ending(image, [])
+    image.graph.initializer.append(array(name, np.zeros((1, 3, 16, 16))))
+    refuse(sealed(image), f"brings its own {name}")
+
+
+def test_a_file_that_makes_no_output_is_refused(image, refuse):
+    refuse(sealed(ending(image, [])), "makes no stylized_image")
+
+
+def test_a_second_initializer_of_one_name_is_refused(image, refuse):
+    image.graph.initializer.append(image.graph.initializer[0])
+    refuse(sealed(image), f'has two initializers "{image.graph.initializer[0].name}"')
+
+
+def test_an_initializer_without_a_name_is_refused(image, refuse):
+    image.graph.initializer[0].name = ""
+    refuse(sealed(image), "an initializer without a name")
+
+
+@pytest.mark.parametrize("name", ["content_image", "painted", "twice", ""])
+def test_a_value_that_is_made_twice_is_refused(image, refuse, name):
+    refuse(
+        sealed(ending(image, [node("Relu", ["painted"], name), node("Relu", ["painted"], "x")], RESIZE_2)),
+        f'makes "{name}" twice',
+    )
+
+
+def test_a_circle_is_refused(image, refuse):
+    nodes = [node("Add", ["painted", "b"], "a"), node("Relu", ["a"], "b"), node("Relu", ["b"], "x")]
+    refuse(sealed(ending(image, nodes)), 'uses "b" before it is there')
+
+
+def test_a_second_attribute_of_one_name_is_refused(image, refuse):
+    find(image, "Conv").attribute.append(helper.make_attribute("group", 1))
+    refuse(sealed(image), "has a Conv with an attribute twice")
+
+
+@pytest.mark.parametrize("name", ["a, b", "a\n", "\x1b[2J", "ä", "a = Relu(b)", "x" * 513, "x" * 10**6])
+def test_a_name_that_could_pass_for_something_else_is_refused(image, refuse, name):
+    refuse(sealed(ending(image, [node("Relu", [name], "x")])), "has (the|a) name")
+
+
+# Frames
+
+
+def at(model, name):
+    return next(each for each in model.graph.node if name in each.output)
+
+
+@pytest.mark.parametrize("default", [np.nan, 5.0, -0.1, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["strength", "keep_color"])
+def test_a_default_outside_0_to_1_is_refused(frame, refuse, name, default):
+    find_array(frame, name).CopyFrom(array(name, default))
+    refuse(sealed(frame, "frame"), f"no default from 0 to 1 for its input {name}")
+
+
+def test_an_optional_input_without_a_default_is_refused(frame, refuse):
+    frame.graph.initializer.remove(find_array(frame, "strength"))
+    refuse(sealed(frame, "frame"), "no default from 0 to 1 for its input strength")
+
+
+@pytest.mark.parametrize("values", [[1.0], np.ones((1, 1)), np.ones(1000)])
+def test_a_default_that_is_no_scalar_is_refused(frame, refuse, values):
+    find_array(frame, "strength").CopyFrom(array("strength", values))
+    refuse(sealed(frame, "frame"), "no default from 0 to 1 for its input strength")
+
+
+AROUND = [line.split(" = ")[0] for line in frame_graph.lines(frame_graph.PROLOGUE) + frame_graph.lines(frame_graph.EPILOGUE)]
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_a_frame_file_with_another_node_around_the_network_is_refused(frame, refuse, name):
+    at(frame, name).op_type = "Relu"
+    refuse(sealed(frame, "frame"), f"has '{name} = Relu.* where .* is wanted")
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_a_frame_file_with_another_input_around_the_network_is_refused(frame, refuse, name):
+    at(frame, name).input[-1] = "content_frame" if at(frame, name).input[-1] != "content_frame" else "one"
+    refuse(sealed(frame, "frame"), f"has '{name} = .* where .* is wanted")
+
+
+@pytest.mark.parametrize("value", [1, "2", 2.0, [2]])
+def test_a_frame_file_with_another_attribute_around_the_network_is_refused(frame, refuse, value):
+    del at(frame, "wide_frame").attribute[:]
+    at(frame, "wide_frame").attribute.append(helper.make_attribute("axis", value))
+    refuse(sealed(frame, "frame"), "has [\"']wide_frame = .* where .* is wanted")
+
+
+@pytest.mark.parametrize("inputs", [["steps", "zero", "width_missing", ""], ["steps", "zero"], ["steps", "zero"] * 500])
+def test_a_frame_file_with_more_or_less_inputs_around_the_network_is_refused(frame, refuse, inputs):
+    at(frame, "width_steps").input[:] = inputs
+    refuse(sealed(frame, "frame"), "has 'width_steps = .* where .* is wanted")
+
+
+@pytest.mark.parametrize("name", [*frame_graph.constants(4, 16), *frame_graph.SCALARS])
+def test_a_frame_file_with_another_constant_is_refused(frame, refuse, name):
+    tensor = find_array(frame, name)
+    values = numpy_helper.to_array(tensor)
+    for changed in (values - 2, values * 10**5 + 10**5, np.stack([values] * 2), values.astype(np.int32)):
+        tensor.CopyFrom(numpy_helper.from_array(changed, name))
+        refuse(sealed(frame, "frame"), "has no ")
+
+
+@pytest.mark.parametrize("name", frame_graph.MATRICES)
+def test_a_frame_file_with_a_mixing_matrix_of_another_shape_is_refused(frame, refuse, name):
+    find_array(frame, name).CopyFrom(array(name, np.zeros((3, 6, 9, 9))))
+    refuse(sealed(frame, "frame"), f'has no "{name}" of 3 x 6 numbers')
+
+
+@pytest.mark.parametrize("value", ["strength", "content_frame", "width_missing", "whole_frame", "wide_frame", "levels"])
+def test_a_network_that_takes_more_than_the_picture_is_refused(frame, refuse, value):
+    find(frame, "Sigmoid").input[0] = value
+    refuse(sealed(frame, "frame"), "has a Sigmoid of constants alone, or of what is no picture")
+
+
+def test_a_bound_that_a_caller_may_feed_is_refused(frame, refuse):
+    sigmoid = find(frame, "Sigmoid")
+    sigmoid.CopyFrom(node("Clip", [sigmoid.input[0], "strength", "strength"], sigmoid.output[0]))
+    refuse(sealed(frame, "frame"), "has a Clip with a constant that is more than one number")
+
+
+def test_a_frame_file_of_too_few_nodes_is_refused(frame, refuse):
+    del frame.graph.node[3:]
+    refuse(sealed(frame, "frame"), "fewer than any frame file")
+
+
+def test_a_frame_file_without_a_network_is_refused(frame, refuse):
+    nodes = list(frame.graph.node)
+    del frame.graph.node[:]
+    frame.graph.node.extend(each for each in nodes if each.output[0] in AROUND)
+    refuse(sealed(frame, "frame"), '"stylized_image" before it is there')
+    frame.graph.initializer.append(array("stylized_image", np.zeros((1, 3, 16, 16))))
+    refuse(sealed(frame, "frame"), "makes no stylized_image")
+
+
+def test_an_image_file_that_says_it_is_a_frame_file_is_refused_and_the_other_way_round(image, frame, refuse):
+    refuse(sealed(image, "frame"), "has tensors")
+    refuse(sealed(frame, "image"), "has tensors")
+
+
+# Bytes
+
+
+def test_a_second_graph_is_refused(image, refuse):
+    """Protobuf would merge the two: a forbidden node in one, everything else in the other."""
+    hidden = onnx.GraphProto(node=[node("Loop", [], "x")])
+    data = image.graph.SerializeToString()
+    rest = with_graph(image, data)
+    refuse(part(7, hidden.SerializeToString()) + rest, "has model.graph twice")
+    refuse(rest + part(7, hidden.SerializeToString()), "has model.graph twice")
+    refuse(rest + part(7, b""), "has model.graph twice")
+
+
+MODEL, GRAPH, NODE, ATTRIBUTE, TENSOR, VALUE = "model", "graph", "node", "attribute", "initializer", "input"
+
+
+@pytest.mark.parametrize(
+    ("message", "again", "reason"),
+    [
+        (MODEL, whole(1, 10), "model.ir_version"),
+        (MODEL, part(2, b"x"), "model.producer_name"),
+        (GRAPH, part(2, b"x"), "graph.name"),
+        (NODE, part(4, b"Loop"), "node.op_type"),
+        (NODE, part(3, b"name"), "node.name"),
+        (TENSOR, part(9, b""), "initializer.raw_data"),
+        (TENSOR, whole(2, 1), "initializer.data_type"),
+        (TENSOR, part(8, b"x"), "initializer.name"),
+        (ATTRIBUTE, part(1, b"x"), "attribute.name"),
+        (ATTRIBUTE, whole(20, 2), "attribute.type"),
+        (VALUE, part(1, b"x"), "input.name"),
+        (VALUE, part(2, b""), "input.type"),
+        (VALUE, part(2, part(1, whole(1, 1))), "input.type"),
+    ],
+)
+def test_a_field_that_comes_twice_is_refused(image, refuse, message, again, reason):
+    graph = onnx.GraphProto()
+    graph.CopyFrom(image.graph)
+    conv = find(image, "Conv")
+    if message == MODEL:
+        data = sealed(image) + again
+    elif message == GRAPH:
+        data = with_graph(image, graph.SerializeToString() + again)
+    elif message == NODE:
+        conv.name = "name"
+        data = with_graph(image, graph.SerializeToString() + part(1, conv.SerializeToString() + again))
+    elif message == ATTRIBUTE:
+        attribute = part(5, conv.attribute[0].SerializeToString() + again)
+        del conv.attribute[:]
+        data = with_graph(image, graph.SerializeToString() + part(1, conv.SerializeToString() + attribute))
+    elif message == TENSOR:
+        tensor = graph.initializer[0].SerializeToString() + again
+        data = with_graph(image, graph.SerializeToString() + part(5, tensor))
+    else:
+        data = with_graph(image, graph.SerializeToString() + part(11, graph.input[0].SerializeToString() + again))
+    refuse(data, f"has {reason} twice")
+
+
+@pytest.mark.parametrize("flavor", ["image", "frame.int8"])
+def test_a_file_cut_anywhere_is_refused_or_whole_but_for_its_last_metadata(models, tmp_path, monkeypatch, flavor):
+    """Between two entries of metadata a file may end; those at the end are not needed."""
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_: pytest.fail("ONNX Runtime got the file"))
+    data = sealed(models[flavor], flavor.split(".")[0])
+    needed = data.index(b"allaprima.card")
+    cuts = [*range(1, len(data), 41), *range(needed, len(data))]
+    for cut in cuts:
+        (tmp_path / "cut.onnx").write_bytes(data[:cut])
+        try:
+            read_style(tmp_path / "cut.onnx")
+        except StyleError:
+            continue
+        assert cut > needed
+
+
+EMPTY = b"\x0a\x00"
+MILLIONS = 10 * 10**6  # of 2 bytes
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda good: part(7, EMPTY * MILLIONS), "more than 2000 of graph.node"),
+        (lambda good: part(7, b"\x2a\x00" * MILLIONS), "more than 2000 of graph.initializer"),
+        (lambda good: part(7, b"\x5a\x00" * MILLIONS), "more than 2000 of graph.input"),
+        (lambda good: part(7, part(1, EMPTY * MILLIONS)), "more than 2000 of node.input"),
+        (lambda good: part(7, part(1, EMPTY * 2000) * 2000), "more than 50000 numbers"),
+        (lambda good: part(7, part(1, b"\x2a\x00" * 2000) * 2000), "more than 50000 numbers"),
+        (lambda good: part(7, part(5, part(1, b"\x01" * MILLIONS))), "more than 50000 numbers"),
+        (lambda good: part(7, part(5, b"\x08\x01" * MILLIONS)), "more than 2000 of initializer.dims"),
+        (lambda good: part(7, part(5, EMPTY * MILLIONS)), "more than 50000 numbers"),
+        (lambda good: part(7, part(1, part(5, part(8, b"\x01" * MILLIONS)))), "more than 50000 numbers"),
+        (lambda good: good + b"\x72\x00" * MILLIONS, "more than 2000 of model.metadata_props"),
+        (lambda good: good + b"\x42\x00" * MILLIONS, "more than 2000 of model.opset_import"),
+        (lambda good: good + part(14, part(1, b"k") + part(2, b"v" * 20 * 10**6)), "1048576 bytes of metadata"),
+        (lambda good: good + part(14, part(2, b"v" * 10**4)) * 1900, "1048576 bytes of metadata"),
+        (lambda good: part(99, b"x" * 20 * 10**6) + good, "field 99 of model"),
+        (lambda good: b"\x80" * 20 * 10**6, "a damaged number in its model"),
+        (lambda good: part(7, b"\x0a" + b"\xff" * 10**6), "a damaged number in its graph"),
+        (lambda good: good + b"\x3a" + varint(2**62), "ends in the middle of a model"),
+        (lambda good: good + b"\x3a" + varint(2**64 - 1), "ends in the middle of a model"),
+        (lambda good: good + b"\x3a" + varint(2**70), "ends in the middle of a model|damaged number"),
+        (lambda good: good + varint(2**63 | 7 << 3 | 2) + b"\x00", "has field -?[0-9]+ of model"),
+        (lambda good: good + varint(2**32 << 3 | 7 << 3 | 2) + b"\x00", "has field 4294967303 of model"),
+        (lambda good: good + b"\x02\x00", "has field 0 of model"),
+        *(
+            (lambda good, wire=wire: good + bytes([7 << 3 | wire]) + bytes(8), "a damaged model")
+            for wire in (0, 1, 3, 4, 5, 6, 7)
+        ),
+        (lambda good: good + b"\x0a\x00", "a damaged model.ir_version"),
+        (lambda good: good + b"\x39", "a damaged model"),
+        (lambda good: bytes(20 * 10**6), "field 0 of model"),
+        (lambda good: b"\xff" * 20 * 10**6, "a damaged number in its model"),
+        (lambda good: good + bytes(33 * MB), r"hostile.onnx is 33 MB; a style has at most 32 MB"),
+    ],
+)
+def test_floods_and_broken_bytes_are_refused(image, refuse, make, reason):
+    refuse(make(sealed(image)), reason)
+
+
+def test_graphs_in_graphs_are_refused_at_the_first(image, refuse):
+    data = b""
+    for _ in range(2000):
+        data = part(1, part(5, part(1, b"body") + part(6, data)))
+    refuse(part(7, data) + sealed(image), "field 6 of attribute")
+
+
+# Metadata
+
+
+@pytest.mark.parametrize(
+    "card", ["[" * 10**5, '{"a":' * 10**5, "[" * 5 * 10**5 + "]" * 5 * 10**5, "9" * 5000, "[]", "{", "", '{"a": 1e999} x']
+)
+def test_a_card_that_is_a_bomb_is_refused(image, refuse, card):
+    refuse(sealed(image, **{"allaprima.card": card}), r"hostile\.onnx has a damaged contract")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("stride_px", value) for value in ("0", "65", "9" * 5000)),
+        *(("least_px", value) for value in ("-1", "1e9")),
+        *(("strength", value) for value in ("nan", "inf", "-1")),
+        ("keep_color", "5"),
+        ("io", "video"),
+        ("precision", "fp64"),
+    ],
+)
+def test_a_wild_contract_is_refused(image, refuse, key, value):
+    refuse(sealed(image, **{f"allaprima.{key}": value}), r"hostile\.onnx has a damaged contract")
+
+
+@pytest.mark.parametrize("key", ["allaprima.card", "allaprima.io", "mine"])
+def test_metadata_that_come_twice_are_refused(image, refuse, key):
+    again = part(14, part(1, key.encode()) + part(2, b"{}"))
+    refuse(sealed(image, mine="x") + again, f'the metadata "{key}" twice')
+
+
+def test_metadata_that_are_no_text_are_refused(image, refuse):
+    refuse(sealed(image) + part(14, part(1, b"key") + part(2, b"\xff\xfe")), 'metadata "key" that are no text')
+    refuse(sealed(image) + part(14, part(1, b"\xff\xfe") + part(2, b"value")), "has the name")
+
+
+# What is no file
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_a_device_and_a_folder_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "zero.onnx").symlink_to("/dev/zero")
+    (tmp_path / "folder.onnx").mkdir()
+    for path in tmp_path.iterdir():
+        with pytest.raises(StyleError, match="cannot be read: it is no file"):
+            read_style(path)
+
+
+# Mutants
+
+
+@pytest.fixture(scope="module")
+def good_files(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    for flavor in ("image", "frame", "image.int8"):
+        (folder / f"{flavor}.onnx").write_bytes(sealed(models[flavor], flavor.split(".")[0]))
+    return folder
+
+
+def test_a_mutant_is_refused_or_paints(good_files):
+    """In processes of their own: one that crashes, hangs or takes too much memory ends."""
+    counts = (MUTANTS // 2, MUTANTS - MUTANTS // 2)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, good_files, str(seed), str(count)],
+            cwd=Path(onnx_file.__file__).parents[1],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for seed, count in enumerate(counts)
+    ]
+    refused = painted = 0
+    for process, count in zip(processes, counts, strict=True):
+        said = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, said[-2000:]
+        done, *numbers = said.splitlines()[-1].split()
+        assert done == "done"
+        assert sum(map(int, numbers)) == count
+        refused, painted = refused + int(numbers[0]), painted + int(numbers[2])
+    assert refused > MUTANTS // 2  # the mutants are wild enough
+    assert painted > MUTANTS // 100  # and tame enough
+
+
+NUMBERS = (0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 255, 2**16, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -1, -2, -(2**63))
+
+
+def changed_bytes(rng, data, structure):
+    """Some bytes changed, put in, left out or copied elsewhere, most of them outside of weights and metadata."""
+    mutant = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        place = rng.choice(structure) if rng.random() < 0.95 else rng.randrange(len(data))
+        place = min(place, len(mutant) - 1)
+        length = rng.choice((1, 1, 2, 4, 16, 100))
+        match rng.randrange(6):
+            case 0:
+                mutant[place] ^= 1 << rng.randrange(8)
+            case 1:
+                mutant[place] = rng.choice((0, 1, 2, 0x7F, 0x80, 0xFF, rng.randrange(256)))
+            case 2:
+                mutant[place:place] = rng.randbytes(length)
+            case 3:
+                del mutant[place : place + length]
+            case 4:
+                source = rng.choice(structure)
+                mutant[place:place] = data[source : source + length]
+            case 5:
+                source = rng.choice(structure)
+                mutant[place : place + length] = data[source : source + length]
+    return bytes(mutant)
+
+
+def changed_model(rng, data):
+    """Still a protobuf: nodes, attributes, shapes and names exchanged or with other numbers."""
+    model = onnx.ModelProto()
+    model.ParseFromString(data)
+    graph = model.graph
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        each, other = rng.choice(graph.node), rng.choice(graph.node)
+        tensor, another = rng.choice(graph.initializer), rng.choice(graph.initializer)
+        match rng.randrange(11):
+            case 0 if each.attribute:
+                attribute = rng.choice(each.attribute)
+                if attribute.ints:
+                    attribute.ints[rng.randrange(len(attribute.ints))] = rng.choice(NUMBERS)
+                else:
+                    attribute.i = rng.choice(NUMBERS)
+            case 1 if each.input and other.output:
+                each.input[rng.randrange(len(each.input))] = other.output[0]
+            case 2 if each.input:
+                each.input[rng.randrange(len(each.input))] = tensor.name
+            case 3:
+                each.op_type = other.op_type
+            case 4:
+                graph.node.remove(each)
+            case 5 if tensor.dims:
+                tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice(NUMBERS)
+            case 6:
+                tensor.data_type = rng.choice((another.data_type, rng.randrange(24)))
+            case 7:
+                numbers = rng.choice((b"\0", b"\xff", b"\x7f", b"\x80")) * len(tensor.raw_data)
+                tensor.raw_data = rng.choice((another.raw_data, numbers, rng.randbytes(len(tensor.raw_data))))
+            case 8:
+                tensor.dims[:] = another.dims
+                tensor.raw_data = rng.choice((another.raw_data, tensor.raw_data))
+            case 9:
+                each.output[0] = other.output[0]
+            case 10:
+                name = tensor.name
+                tensor.CopyFrom(another)
+                tensor.name = name
+    return model.SerializeToString()
+
+
+def structure_of(data):
+    """Where a file's bytes are neither weights nor metadata."""
+    model = onnx.ModelProto()
+    model.ParseFromString(data)
+    inside = np.ones(len(data), bool)
+    inside[data.index(b"allaprima.contract") :] = False
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > 64:
+            start = data.index(tensor.raw_data)
+            inside[start : start + len(tensor.raw_data)] = False
+    return np.flatnonzero(inside).tolist()
+
+
+def paint_mutants(folder, seed, count):
+    """Opens and paints; ends with an alarm or an exception at the first that does more than that."""
+    rng = random.Random(seed)
+    files = [path.read_bytes() for path in sorted(folder.glob("*.onnx"))]
+    structures = [structure_of(data) for data in files]
+    frame = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    mutant_file = folder / f"mutant{seed}"
+    refused = failed = painted = 0
+    most_kb = 0
+    for i in range(-len(files), count):
+        data = files[i] if i < 0 else files[i % len(files)]
+        if i >= 0:
+            data = changed_bytes(rng, data, structures[i % len(files)]) if rng.random() < 0.5 else changed_model(rng, data)
+        mutant_file.write_bytes(data)
+        signal.alarm(20)
+        try:
+            session = StyleSession(mutant_file, "cpu")
+        except StyleError as error:
+            if i < 0:
+                raise
+            refused += "ONNX Runtime" not in str(error)
+            failed += "ONNX Runtime" in str(error)
+            continue
+        try:
+            result = session.stylize(frame)
+            assert (result.shape, result.dtype) == (frame.shape, frame.dtype)
+            painted += i >= 0
+        except StyleError:
+            failed += 1
+        finally:
+            signal.alarm(0)
+        used_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        most_kb = used_kb if i < 0 else most_kb
+        assert used_kb < most_kb + 200 * 1024, f"mutant {i} of {seed} took {used_kb - most_kb} kB"
+    print("done", refused, failed, painted)
+
+
+if __name__ == "__main__":
+    paint_mutants(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
