@@ -71,14 +71,14 @@ async function paint(values) {
 function mix({ strength, keepColor }) {
   const { pixels, stylized, width, height } = last;
   const mixed = new Uint8ClampedArray(pixels.length); // rounds and clips
+  const [r, g, b] = LUMA;
+  const ofStylized = strength * (1 - keepColor), ofContent = 1 - ofStylized, ofChange = strength * keepColor;
   for (let i = 0; i < pixels.length; i += 4) {
-    let change = 0; // of the luminance
-    for (let c = 0; c < 3; c++) change += LUMA[c] * (stylized[i + c] - pixels[i + c]);
-    for (let c = 0; c < 3; c++) {
-      const content = pixels[i + c];
-      const painted = stylized[i + c] + keepColor * (content + change - stylized[i + c]);
-      mixed[i + c] = content + strength * (painted - content);
-    }
+    const red = stylized[i] - pixels[i], green = stylized[i + 1] - pixels[i + 1], blue = stylized[i + 2] - pixels[i + 2];
+    const change = ofChange * (r * red + g * green + b * blue); // of the luminance
+    mixed[i] = ofContent * pixels[i] + ofStylized * stylized[i] + change;
+    mixed[i + 1] = ofContent * pixels[i + 1] + ofStylized * stylized[i + 1] + change;
+    mixed[i + 2] = ofContent * pixels[i + 2] + ofStylized * stylized[i + 2] + change;
     mixed[i + 3] = 255;
   }
   return { pixels: mixed, width, height };

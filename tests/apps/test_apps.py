@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from toolbox import NPM, find_chromium, find_node_modules, node_folder, why_no_node
 
 from inference.color import keep_color
 from inference.demo import paint_landscape
@@ -19,9 +21,6 @@ from inference.session import StyleSession
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE))  # measure.py, too, imports it as a neighbor
-from toolbox import find_chromium, node_folder, why_no_node  # noqa: E402
-
 STYLE = ROOT / "checkpoints" / "great_wave"
 FRAME_FILE, IMAGE_FILE = STYLE / "realtime.frame.onnx", STYLE / "realtime.onnx"
 SNIPPETS = {
@@ -150,6 +149,14 @@ def test_opencv_in_cpp_paints_the_same_from_a_file_of_one_size(opencv_program, f
     assert_close(read(tmp_path / "painting.png"), wanted)
 
 
+def library_options(headers: Path, libraries: Path) -> list[str]:
+    return [f"-I{headers}", f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lonnxruntime"]
+
+
+def on_linux_x64() -> bool:
+    return sys.platform == "linux" and platform.machine() == "x86_64"
+
+
 @pytest.fixture(scope="module")
 def onnxruntime_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("g++") is None:
@@ -157,16 +164,18 @@ def onnxruntime_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("onnxruntime") / "paint"
     if named := os.environ.get("ALLAPRIMA_ONNXRUNTIME"):
         folder = Path(named).resolve()
-        options = [f"-I{folder}/include", f"-L{folder}/lib", f"-Wl,-rpath,{folder}/lib", "-lonnxruntime"]
-        return compiled(HERE / "onnxruntime.cpp", program, *options)
+        return compiled(HERE / "onnxruntime.cpp", program, *library_options(folder / "include", folder / "lib"))
+    if (modules := find_node_modules()) and (package := modules / "com.github.asus4.onnxruntime").is_dir() and on_linux_x64():
+        library = program.parent / "libonnxruntime.so.1"  # its name in the package is without the number it asks for
+        library.symlink_to((package / "Plugins/Linux/x64/libonnxruntime.so").resolve())
+        (program.parent / "libonnxruntime.so").symlink_to(library)
+        headers = next(package.glob("Plugins/iOS~/**/onnxruntime_cxx_api.h")).parent
+        return compiled(HERE / "onnxruntime.cpp", program, *library_options(headers, program.parent))
     if (
         shutil.which("pkg-config") is None
         or subprocess.run(["pkg-config", "--exists", "libonnxruntime"], timeout=DEADLINE_S).returncode
     ):
-        pytest.skip(
-            "no ONNX Runtime for C++: apt-get install libonnxruntime-dev (Debian 13), or ALLAPRIMA_ONNXRUNTIME=FOLDER with "
-            "include and lib, as in onnxruntime's releases"
-        )
+        pytest.skip(f"no ONNX Runtime for C++: {NPM}, or ALLAPRIMA_ONNXRUNTIME=FOLDER with include and lib")
     options = call("pkg-config", "--cflags", "--libs", "libonnxruntime").split()
     return compiled(HERE / "onnxruntime.cpp", program, *options)
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NPM = "npm install onnxruntime-node onnxruntime-web sharp playwright-core"
+NPM = "npm ci --ignore-scripts --prefix tests/apps"
 
 
 def find_node_modules() -> Path | None:
