@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models import __version__
-from models.errors import AllaPrimaError, Interrupted, OptimizeError, StyleError, TrainingError, VideoError
+from models.errors import AllaPrimaError, Interrupted, OptimizeError, StyleError, TrainingError, VideoError, WebError
 from training.config import (
     CHOICES,
     OPTIMIZE_CHOICES,
@@ -228,11 +228,11 @@ def train(options: argparse.Namespace) -> int:
     run_training(config, run_folder, console, resume=bool(options.resume))
     if not writes:
         return 0
+    from inference.info import report_text
     from training.export import export as export_onnx
-    from training.export import text
 
     style = run_folder / "style.onnx"
-    print(f"wrote {style}; {text(export_onnx(run_folder, style))}")
+    print(f"wrote {style}; {report_text(export_onnx(run_folder, style))}")
     if options.quick:
         from training.quick import full_training_text
 
@@ -400,7 +400,8 @@ def _save_options(run_folder: Path, config: TrainConfig) -> None:
 
 def export(options: argparse.Namespace) -> int:
     _need_training_packages()
-    from training.export import Flavor, Yardstick, text
+    from inference.info import report_text
+    from training.export import Flavor, Yardstick
     from training.export import export as export_onnx
 
     source = Path(options.run_or_checkpoint)
@@ -411,7 +412,7 @@ def export(options: argparse.Namespace) -> int:
         raise StyleError(f"{output} exists; give --overwrite to replace it, or another -o")
     style_image = Path(options.style_image) if options.style_image else None
     yardstick = Yardstick(Path(options.photos) if options.photos else None, style_image, options.vgg19)
-    print(f"wrote {output}; {text(export_onnx(source, output, flavor, yardstick))}")
+    print(f"wrote {output}; {report_text(export_onnx(source, output, flavor, yardstick))}")
     return 0
 
 
@@ -419,14 +420,20 @@ def info(options: argparse.Namespace) -> int:
     from inference.info import describe
     from inference.styles import find_style
 
-    for heading, text in describe(find_style(options.style)):
-        print(f"{heading:9} {text}")
+    for i, name in enumerate(options.styles):
+        path = find_style(name)
+        if len(options.styles) > 1:
+            print(f"{'' if i == 0 else chr(10)}{path}")
+        for heading, text in describe(path):
+            print(f"{heading:9} {text}")
     return 0
 
 
 def web(options: argparse.Namespace) -> int:
     from inference.web import export_folder, make_server, write_single_file
 
+    if options.overwrite and not options.single_file:
+        raise WebError("--overwrite goes with --single-file; a folder must be new or empty")
     if options.export:
         size = export_folder(Path(options.export))
         print(f"wrote {options.export}, {size / 2**20:.0f} MB; put it on any https host, as it is")
@@ -457,7 +464,8 @@ def styles(options: argparse.Namespace) -> int:
             minutes = card["seconds"] / 60
             print(f"{'':24} trained on {card['photos_seen']:,} photos in {minutes:.0f} minutes, {card['device']}")
         if "started_from" in card:
-            print(f"{'':24} started from {card['started_from']}")
+            own = card["started_from"] == style.full_name
+            print(f"{'':24} started from {'an earlier training of its own' if own else card['started_from']}")
         for size, parts in card.get("heldout", {}).items():
             print(f"{'':24} held-out photos at {size} px: content {parts['content']:.3f}, style {parts['style']:.3f}")
         for size, figures in card.get("classic", {}).items():
@@ -941,7 +949,7 @@ def _add_info(commands: Commands) -> None:
     text = "Inputs and outputs, sizes, style, license, options and how it compared with torch; nothing in the file is run."
     example = "allaprima info great_wave/realtime.frame"
     parser = _add(commands, "info", info, "say what an .onnx file is", text, example)
-    parser.add_argument("style", metavar="NAME_OR_FILE", help="an .onnx file of ours, or a shipped style")
+    parser.add_argument("styles", nargs="+", metavar="NAME_OR_FILE", help="an .onnx file of ours, or a shipped style")
 
 
 def _add_web(commands: Commands) -> None:

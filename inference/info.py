@@ -1,9 +1,12 @@
 """What an .onnx file of ours says about itself."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from inference.onnx_file import read_style
-from models.contract import OPTIONAL_INPUTS
+from models.contract import OPTIONAL_INPUTS, Contract
+from models.errors import StyleError
 
 # What each input means to a caller.
 MEANING = {
@@ -19,6 +22,15 @@ def describe(path: Path) -> list[tuple[str, str]]:
         StyleError: as `inference.onnx_file.read_style`.
     """
     data, contract = read_style(path)
+    try:
+        lines = _lines(len(data), contract)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StyleError(f"{path} has a damaged card ({error!r}); export it again") from error
+    # A card is somebody's text; it does not get to command the terminal.
+    return [(heading, "".join(c if c.isprintable() else "?" for c in text)) for heading, text in lines]
+
+
+def _lines(size: int, contract: Contract) -> list[tuple[str, str]]:
     card, tensors = contract.card, contract.tensors
     dims = ", ".join(str(dim) for dim in tensors.dims)
     kind = f"{tensors.type} [{dims}] ({tensors.layout}), RGB, sRGB-encoded, {tensors.range.replace('..', ' to ')}"
@@ -26,7 +38,7 @@ def describe(path: Path) -> list[tuple[str, str]]:
     lines = [
         ("style", ", ".join(str(card[key]) for key in ("title", "painter", "year") if card.get(key)) or "not named"),
         ("license", str(card.get("license") or "not named")),
-        ("network", f"{card.get('tier', 'unknown')} tier, {contract.precision}, {len(data) / 2**20:.2f} MB"),
+        ("network", f"{card.get('tier', 'unknown')} tier, {contract.precision}, {size / 2**20:.2f} MB"),
         ("input", f"{tensors.input}: {kind}"),
         ("output", f"{tensors.output}: the same"),
         ("sizes", "any, from 1x1" if contract.io == "frame" else sizes),
@@ -37,15 +49,29 @@ def describe(path: Path) -> list[tuple[str, str]]:
             lines.append(("optional", f"{name}: float32 scalar, {values[name]:g} if not fed; {MEANING[name]}"))
         elif values[name] != {"strength": 1.0, "keep_color": 0.0}[name]:
             lines.append(("built in", f"{name} {values[name]:g}; {MEANING[name]}"))
-    report = {key: value for key, value in contract.report.items() if key not in ("photos", "photos_from")}
-    if report:
-        photos = f"on {contract.report.get('photos')} photos ({contract.report.get('photos_from')})"
-        lines.append(("compared", f"with torch {photos}: {', '.join(f'{key} {value}' for key, value in report.items())}"))
+    if contract.report:
+        lines.append(("compared", report_text(contract.report)))
     if card.get("photos_seen"):
         lines.append(("trained", f"on {card['photos_seen']:,} photos, {card.get('device', 'device not named')}"))
     if card.get("options"):
         lines.append(("options", ", ".join(f"{key}={value}" for key, value in card["options"].items() if value is not None)))
     if card.get("losses"):
         lines.append(("losses", ", ".join(f"{key} {value:g}" for key, value in card["losses"].items())))
-    # A card is somebody's text; it does not get to command the terminal.
-    return [(heading, "".join(c if c.isprintable() else "?" for c in text)) for heading, text in lines]
+    return lines
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """How a file compared with torch, in one line."""
+    parts = [
+        f"{report['psnr_db']:.1f} dB from torch on {report['photos']} photos ({report['photos_from']}),"
+        f" {report['worst_photo_db']:.1f} dB on the worst",
+        f"{report['within_one_level']:.2%} of values within one level",
+        f"largest difference {report['largest_difference']:.1e}",
+    ]
+    if "largest_activation" in report:
+        parts.append(
+            f"largest activation {report['largest_activation']:g}, {report['half_arithmetic_db']} dB in float16 throughout"
+        )
+    if "style_loss_ratio" in report:
+        parts.append(f"style loss {report['style_loss_ratio']:.3f} times torch's")
+    return "; ".join(parts)

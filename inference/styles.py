@@ -57,10 +57,15 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] = PREFERRE
     Raises:
         StyleError: no such style; the message suggests the nearest name.
     """
-    if Path(name).suffix.lower() == ".onnx":
-        if not Path(name).is_file():
-            raise StyleError(f"there is no file {name}")
-        return Path(name)
+    path = Path(name)
+    if path.suffix.lower() == ".onnx":
+        if not path.is_file():
+            raise StyleError(f"{name} is a folder" if path.is_dir() else f"there is no file {name}")
+        return path
+    if path.suffix.lower() == ".safetensors" and path.is_file():
+        raise StyleError(f"{name} is a checkpoint; make a style of it first: allaprima export {name}")
+    if path.is_file():
+        raise StyleError(f"{name} is not an .onnx file; give a style's name or an .onnx file")
     styles = shipped_styles(folder, tiers)
     wanted = name.lower().replace("-", "_").replace(" ", "_")
     for style in styles:
@@ -70,9 +75,11 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] = PREFERRE
             if wanted == f"{style.full_name}.{flavor}":
                 return style.path.with_name(f"{style.tier}.{flavor}.onnx")
     names = sorted({style.name for style in styles} | {style.full_name for style in styles})
-    nearest = difflib.get_close_matches(wanted, names, n=1)
+    flavors = [f"{style.full_name}.{flavor}" for style in styles for flavor in style.flavors]
+    nearest = difflib.get_close_matches(wanted, names + flavors, n=1)
     hint = f'; did you mean "{nearest[0]}"?' if nearest else "."
-    raise StyleError(f'there is no style "{name}"{hint} There are {", ".join(names)}, or give an .onnx file')
+    more = f" (some as .{', .'.join(sorted({name.rpartition('.')[2] for name in flavors}))}, too)" if flavors else ""
+    raise StyleError(f'there is no style "{name}"{hint} There are {", ".join(names)}{more}, or give an .onnx file')
 
 
 def style_name(style: str) -> str:

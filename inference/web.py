@@ -145,8 +145,9 @@ def export_folder(target: Path, folder: Path = FOLDER) -> int:
     # What some hosts (Netlify, Cloudflare Pages) read; on others threads need the same headers set by hand.
     headers = "".join(f"  {name}: {HEADERS[name]}\n" for name in list(HEADERS)[:2])
     files["_headers"] = f"/*\n{headers}".encode
-    if target.is_dir() and any(target.iterdir()):
-        raise WebError(f"{target} holds files; give a new or empty folder")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "holds files" if target.is_dir() else "is a file"
+        raise WebError(f"{target} {what}; give a new or empty folder")
     size = 0
     for path, content in files.items():
         data = content()

@@ -59,6 +59,41 @@ def test_info_says_how_to_call_each_flavor(run):
     assert "great_wave" in err
 
 
+def test_info_survives_a_card_of_nonsense(run, tmp_path):
+    import dataclasses
+
+    import onnx
+
+    from inference.onnx_file import read_style
+    from training.export import serialized
+
+    path = styles_module.find_style("great_wave/realtime")
+    for card, report in (({"options": 3}, {}), ({"photos_seen": "many"}, {}), ({}, {"psnr_db": "good"})):
+        contract = dataclasses.replace(read_style(path)[1], card=card, report=report)
+        (tmp_path / "x.onnx").write_bytes(serialized(onnx.load(path), contract))
+        code, _, err = run("info", tmp_path / "x.onnx")
+        assert code == 1
+        assert "has a damaged card" in err
+    contract = dataclasses.replace(read_style(path)[1], card={"title": "\x1b[2Jgone"})
+    (tmp_path / "x.onnx").write_bytes(serialized(onnx.load(path), contract))
+    _, out, _ = run("info", tmp_path / "x.onnx")
+    assert "?[2Jgone" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("README.md", "is not an .onnx file"),
+        ("checkpoints/great_wave/realtime.safetensors", "is a checkpoint; make a style of it first: allaprima export"),
+        ("great_wave/realtime.int9", 'did you mean "great_wave/realtime.int8"'),
+    ],
+)
+def test_what_is_no_style_is_named(run, name, message):
+    code, _, err = run("info", ROOT / name if (ROOT / name).exists() else name)
+    assert code == 1
+    assert message in err
+
+
 def modules_after(statement: str) -> set[str]:
     """What a fresh Python has imported after a statement."""
     code = f"import sys; {statement}; print('\\n'.join(sys.modules))"

@@ -267,7 +267,10 @@ def style_loss_ratio(
         config = TrainConfig.read(run_or_checkpoint / "options.json")
         painting, vgg19 = painting or Path(config.painting), vgg19 or config.vgg19
     if painting is None:
-        raise StyleError("int8 is kept only if its style loss is near torch's; give the painting: --style-image PAINTING")
+        raise StyleError(
+            "int8 is kept only if its style loss is near torch's; give the painting, --style-image PAINTING, and where VGG-19 "
+            "is not to be downloaded (548 MB), --vgg19 FILE"
+        )
     style_frame, vgg = read_painting(str(painting), style_size_px), load_vgg19(vgg19)
     painters = (painter_of(_opened(model, Contract(net.stride_px, net.least_px))), net)
     found, expected = (heldout_losses(paint, vgg, style_frame, photos, PHOTO_PX)["style"] for paint in painters)
@@ -309,20 +312,3 @@ def paint_thumbnail(session: StyleSession) -> str:
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
     assert ok
     return base64.b64encode(data.tobytes()).decode()
-
-
-def text(report: Mapping[str, Any]) -> str:
-    """The report in one line."""
-    parts = [
-        f"{report['psnr_db']:.1f} dB from torch on {report['photos']} photos ({report['photos_from']}),"
-        f" {report['worst_photo_db']:.1f} dB on the worst",
-        f"{report['within_one_level']:.2%} of values within one level",
-        f"largest difference {report['largest_difference']:.1e}",
-    ]
-    if "largest_activation" in report:
-        parts.append(
-            f"largest activation {report['largest_activation']:g}, {report['half_arithmetic_db']} dB in float16 throughout"
-        )
-    if "style_loss_ratio" in report:
-        parts.append(f"style loss {report['style_loss_ratio']:.3f} times torch's")
-    return "; ".join(parts)

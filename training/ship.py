@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 
 from inference.atomic import write_atomically
+from inference.info import report_text
 from inference.onnx_file import read_style
 from inference.styles import FOLDER
 from models.image_transform_net import ImageTransformNet
@@ -23,7 +24,7 @@ from models.vgg import load_vgg19
 from training.checkpoint import find_weights, load_net, save_weights
 from training.config import TrainConfig
 from training.evaluate import heldout_losses
-from training.export import Flavor, Yardstick, export, serialized, text
+from training.export import Flavor, Yardstick, export, serialized
 from training.loop import read_painting
 from training.photos import list_photos
 
@@ -92,7 +93,7 @@ def write_style(net: ImageTransformNet, card: Mapping[str, Any], output: Path, y
         save_weights(weights, net.state_dict(), card)
         for flavor in FLAVORS[output.stem]:
             path = weights.with_name(f"{output.stem}{flavor.suffix}.onnx")
-            print(f"{path.name}: {text(export(weights, path, flavor, yardstick))}", flush=True)
+            print(f"{path.name}: {report_text(export(weights, path, flavor, yardstick))}", flush=True)
         _move(Path(trial), output.parent)
 
 

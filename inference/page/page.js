@@ -43,12 +43,11 @@ async function startWorker(backend) {
 }
 
 function showEngine() {
-  const threads = engine.threads === 1 ? "1 thread" : `${engine.threads} threads`;
-  const few = engine.threads > 1 || (navigator.hardwareConcurrency || 1) === 1 ? "" : self.crossOriginIsolated
-    ? "" : "; more need a server that sends COOP and COEP headers";
-  $("backend").textContent = engine.provider === "webgpu"
-    ? "WebGPU" : `WebAssembly on the CPU, ${threads}${few}. WebGPU: ${engine.whyNot}`;
-  document.body.dataset.backend = engine.provider;
+  const { provider, threads, whyNot } = engine;
+  $("backend").textContent = provider === "webgpu" ? "WebGPU" : `CPU, ${threads === 1 ? "1 thread" : `${threads} threads`}`;
+  const headers = "the server does not send the headers that threads need (COOP and COEP)";
+  const alone = threads === 1 && !self.crossOriginIsolated ? ` One thread only: ${headers}.` : "";
+  $("why").textContent = provider === "webgpu" ? "" : `WebGPU: ${whyNot}.${alone}`;
 }
 
 // ---- styles ----
@@ -72,8 +71,23 @@ function listStyles() {
   $("choices").replaceChildren(...choices);
 }
 
+let choice = 0; // the latest one counts, however long an earlier one takes to arrive
+
 async function choose(entry) {
-  await openStyle(await assets.read(fileOf(entry)), entry.name).catch(say);
+  const mine = ++choice;
+  try {
+    const bytes = await assets.read(fileOf(entry));
+    if (mine === choice) await openStyle(bytes, entry.name);
+  } catch (error) {
+    say(error);
+  }
+}
+
+/** The style that is open is the one that is marked. */
+function markStyle() {
+  document.querySelectorAll("#choices input").forEach((input, i) => {
+    input.checked = assets.styles[i].name === style?.name;
+  });
 }
 
 let opening = Promise.resolve();
@@ -95,12 +109,12 @@ function openStyle(bytes, name) {
       style = previous;
       throw error;
     } finally {
+      markStyle();
       want("paint");
     }
     say("");
     const who = [style.painter, style.year, style.license].filter(Boolean).join(", ");
     $("card").textContent = `“${style.title || name}”${who ? ` – ${who}` : ""}; ${style.precision}${engine.provider === "webgpu" && !style.onGpu ? " on the CPU, not made for this GPU" : ""}`;
-    document.body.dataset.style = name;
   });
   opening = task;
   return task;
@@ -121,13 +135,17 @@ async function opened(bytes) {
 
 // ---- sources ----
 
+let request = 0; // the latest source that was asked for counts
+
 function setSource(next) {
+  recorder?.stop();
   source?.stop();
   source = next;
   const live = source.kind !== "photo";
   $("pause").disabled = !live;
   $("pause").textContent = "Pause";
-  $("flip").hidden = source.kind !== "camera";
+  $("flip").hidden = $("mirroring").hidden = source.kind !== "camera";
+  $("snapshot").disabled = $("record").disabled = true;
   $("camera").textContent = source.kind === "camera" ? "Stop camera" : "Camera";
   paused = false;
   finished = [];
@@ -137,31 +155,36 @@ function setSource(next) {
 }
 
 function clearSource() {
+  request++;
+  recorder?.stop();
   source?.stop();
   source = undefined;
   stage.dataset.state = "empty";
   $("camera").textContent = "Camera";
-  $("flip").hidden = true;
+  $("flip").hidden = $("mirroring").hidden = true;
   for (const id of ["pause", "snapshot", "record"]) $(id).disabled = true;
   $("speed").textContent = "";
 }
 
 async function openFile(file) {
-  if (!file) return;
-  if (file.name.toLowerCase().endsWith(".onnx")) {
-    for (const input of document.querySelectorAll("#choices input")) input.checked = false;
+  if (!file) throw new Error("That is no file; drop a photo, a video or an .onnx file.");
+  if (/\.onnx$/i.test(file.name)) {
+    choice++;
     await openStyle(new Uint8Array(await file.arrayBuffer()), file.name);
-  } else if (file.type.startsWith("video/")) {
+  } else if (file.type.startsWith("video/") || /\.(mkv|avi|mov|mp4|m4v|webm)$/i.test(file.name)) {
     await openVideo(file);
   } else {
+    const mine = ++request;
     const picture = await createImageBitmap(file).catch(() => {
-      throw new Error(`${file.name} is not a picture that this browser can read; take a JPEG, PNG or WebP file`);
+      throw new Error(`${file.name} is not a photo, video or .onnx file that this browser can open; take a JPEG, PNG, WebP or .mp4 file`);
     });
+    if (mine !== request) return picture.close();
     setSource({ kind: "photo", element: picture, width: picture.width, height: picture.height, stop: () => picture.close() });
   }
 }
 
 async function openVideo(file) {
+  const mine = ++request;
   const video = document.createElement("video");
   const url = URL.createObjectURL(file);
   Object.assign(video, { src: url, muted: true, loop: true, playsInline: true });
@@ -175,6 +198,7 @@ async function openVideo(file) {
     video.pause();
     URL.revokeObjectURL(url);
   };
+  if (mine !== request) return stop();
   setSource({ kind: "video", element: video, width: video.videoWidth, height: video.videoHeight, stop });
 }
 
@@ -189,16 +213,21 @@ async function openCamera() {
   if (!navigator.mediaDevices) {
     throw new Error("The browser gives no camera to this address: https, localhost or a local file is needed.");
   }
+  const mine = ++request;
+  say("Waiting for the camera …");
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: facing, width: 1280, height: 720 } });
   } catch (error) {
+    if (mine !== request) return;
     throw new Error(CAMERA_TROUBLE[error.name] ?? `The camera cannot be opened: ${error.message}`);
   }
+  const stop = () => stream.getTracks().forEach((track) => track.stop());
+  if (mine !== request) return stop();
   const video = document.createElement("video");
   Object.assign(video, { srcObject: stream, muted: true, playsInline: true });
   await video.play();
-  const stop = () => stream.getTracks().forEach((track) => track.stop());
+  if (mine !== request) return stop();
   const camera = { kind: "camera", element: video, width: video.videoWidth, height: video.videoHeight, stop };
   stream.getVideoTracks()[0].addEventListener("ended", () => {
     if (source !== camera) return;
@@ -227,6 +256,7 @@ async function pump() {
   if (busy || !wanted || !source || !style) return;
   const task = wanted;
   [busy, wanted] = [true, ""];
+  const slow = setTimeout(() => { $("speed").textContent = "Painting …"; }, 500);
   try {
     const mixture = { strength: $("strength").value / 100, keepColor: $("keep_color").value / 100 };
     const picture = task === "paint" ? takePicture() : null;
@@ -238,6 +268,7 @@ async function pump() {
     paused = true;
     $("pause").textContent = "Go on";
   }
+  clearTimeout(slow);
   busy = false;
   for (const resolve of whenIdle.splice(0)) resolve();
   if (source && source.kind !== "photo" && !paused) requestAnimationFrame(() => want("paint"));
@@ -277,7 +308,9 @@ function show({ pixels, width, height, ms }, task) {
   placeDivider();
   stage.dataset.state = "painted";
   stage.dataset.painted = Number(stage.dataset.painted ?? 0) + 1;
-  $("snapshot").disabled = $("record").disabled = false;
+  $("snapshot").disabled = false;
+  $("record").disabled = source.kind === "photo";
+  if (recorder) recorder.put();
   if (task !== "paint") return;
   finished = [...finished.slice(-20), performance.now()];
   const fps = finished.length > 1 ? (1000 * (finished.length - 1)) / (finished.at(-1) - finished[0]) : 0;
@@ -324,21 +357,46 @@ function snapshot() {
   paintingCanvas.toBlob((blob) => save(blob, "png"), "image/png");
 }
 
+/** Films what is painted, at the size of its beginning, whatever size is painted later. */
+class Recorder {
+  constructor(kind) {
+    const { width, height } = paintingCanvas;
+    this.canvas = Object.assign(document.createElement("canvas"), { width: width - (width % 2), height: height - (height % 2) });
+    this.context = this.canvas.getContext("2d");
+    const parts = [];
+    this.media = new MediaRecorder(this.canvas.captureStream(), { mimeType: kind, videoBitsPerSecond: 8e6 });
+    this.media.addEventListener("dataavailable", ({ data }) => parts.push(data));
+    this.media.addEventListener("stop", () => {
+      const film = new Blob(parts, { type: kind });
+      if (film.size) save(film, kind.startsWith("video/mp4") ? "mp4" : "webm");
+      else say("Nothing was painted while it recorded.");
+    });
+    this.media.start(1000);
+    this.put();
+  }
+
+  put() {
+    const { width, height } = this.canvas;
+    const scale = Math.min(width / paintingCanvas.width, height / paintingCanvas.height);
+    const [w, h] = [paintingCanvas.width * scale, paintingCanvas.height * scale];
+    this.context.fillRect(0, 0, width, height);
+    this.context.drawImage(paintingCanvas, (width - w) / 2, (height - h) / 2, w, h);
+  }
+
+  stop() {
+    recorder = undefined;
+    $("record").textContent = "Record";
+    $("record").ariaPressed = "false";
+    this.media.stop();
+  }
+}
+
 function toggleRecording() {
   if (recorder) return recorder.stop();
   const kinds = ["video/mp4;codecs=avc1.42E01F", "video/webm;codecs=vp9", "video/webm"];
   const kind = globalThis.MediaRecorder && kinds.find((each) => MediaRecorder.isTypeSupported(each));
   if (!kind) return say("This browser cannot record.");
-  const parts = [];
-  recorder = new MediaRecorder(paintingCanvas.captureStream(), { mimeType: kind, videoBitsPerSecond: 8e6 });
-  recorder.addEventListener("dataavailable", ({ data }) => parts.push(data));
-  recorder.addEventListener("stop", () => {
-    recorder = undefined;
-    $("record").textContent = "Record";
-    $("record").ariaPressed = "false";
-    save(new Blob(parts, { type: kind }), kind.startsWith("video/mp4") ? "mp4" : "webm");
-  });
-  recorder.start(1000);
+  recorder = new Recorder(kind);
   $("record").textContent = "Stop recording";
   $("record").ariaPressed = "true";
 }
@@ -354,8 +412,11 @@ function connectControls() {
   $("camera").addEventListener("click", () => (source?.kind === "camera" ? clearSource() : openCamera().catch(say)));
   $("flip").addEventListener("click", () => {
     facing = facing === "user" ? "environment" : "user";
-    source.stop();
-    openCamera().catch(say);
+    source.stop(); // phones open one at a time
+    openCamera().catch((error) => {
+      clearSource();
+      say(error);
+    });
   });
   for (const id of ["file", "model"]) {
     $(id).addEventListener("change", ({ target }) => {

@@ -159,7 +159,7 @@ function readContract(bytes) {
     throw new Refused("is damaged, or not an ONNX file");
   }
   const version = metadata["allaprima.contract"];
-  if (!version) throw new Refused("is not an ONNX file of ours; make one with: allaprima export RUN");
+  if (!version) throw new Refused("is an ONNX file, but no style of Alla Prima");
   if (!CONTRACTS.includes(version)) throw new Refused(`has contract ${version}, which this page does not know; update it`);
   return {
     io: metadata["allaprima.io"] ?? "image",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -198,7 +199,8 @@ def test_a_file_that_is_not_ours_is_refused_and_the_style_stays(address, browser
         page.message("broken.onnx is damaged")
         np.testing.assert_array_equal(page.set("strength", 100), before)
         page.tab.set_input_files("#file", tmp_path / "no.jpg")
-        page.message("no.jpg is not a picture that this browser can read")
+        page.message("no.jpg is not a photo, video or .onnx file that this browser can open")
+        assert page.tab.locator("#choices label:has(input:checked)").inner_text() == "Composition VII"
 
 
 def test_a_snapshot_is_the_picture_on_the_screen(address, browser, photo):
@@ -240,6 +242,91 @@ def test_the_camera_is_painted_live_paused_recorded_and_stopped(address, browser
         page.tab.wait_for_selector('#stage[data-state="empty"]')
 
 
+def test_a_recording_keeps_its_size_and_ends_with_the_camera(address, browser, tmp_path):
+    with Page(browser, address) as page:
+        page.painted(lambda: page.tab.click("#camera"))
+        page.tab.click("#record")
+        page.painted(lambda: None)
+        page.tab.select_option("#size", "256")
+        for _ in range(5):
+            page.painted(lambda: None)
+        with page.tab.expect_download() as download:
+            page.tab.click("#camera")
+        film = tmp_path / download.value.suggested_filename
+        download.value.save_as(film)
+        probe = "import av, sys; print({(f.width, f.height) for f in av.open(sys.argv[1]).decode(video=0)})"
+        sizes = subprocess.run([sys.executable, "-c", probe, film], capture_output=True, text=True, timeout=60, check=True)
+        assert sizes.stdout.strip() == "{(384, 216)}"
+        assert page.tab.inner_text("#record") == "Record"
+        assert not page.trouble
+
+
+def test_a_still_picture_is_not_recorded(address, browser, photo):
+    with Page(browser, address) as page:
+        page.open(photo)
+        assert page.tab.is_disabled("#record")
+        assert page.tab.is_enabled("#snapshot")
+
+
+def test_the_style_clicked_last_is_painted_however_late_the_others_arrive(address, browser, photo):
+    with Page(browser, address) as page:
+        page.open(photo)
+
+        def late(route):
+            time.sleep(0.7)
+            route.continue_()
+
+        page.tab.route("**/great_wave/*", late)
+        for title in ("The Great Wave", "The Starry Night", "The Scream"):
+            page.tab.locator("#choices label", has_text=title).click(no_wait_after=True)
+        page.tab.locator("#card", has_text="The Scream").wait_for()
+        page.tab.wait_for_timeout(1500)
+        assert "The Scream" in page.tab.inner_text("#card")
+        assert page.tab.locator("#choices label:has(input:checked)").inner_text() == "The Scream"
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 800), (800, 60), (2, 3)])
+@pytest.mark.parametrize("screen", [(390, 844), (1280, 600), (844, 390)])
+def test_the_whole_picture_is_seen_whatever_its_shape(address, browser, tmp_path, height, width, screen):
+    Image.fromarray(np.full((height, width, 3), 128, np.uint8)).save(tmp_path / "shape.png")
+    with Page(browser, address, viewport={"width": screen[0], "height": screen[1]}) as page:
+        assert page.open(tmp_path / "shape.png").shape[:2] == (height, width)
+        stage, painting = (page.tab.locator(name).bounding_box() for name in ("#stage", "#painting"))
+        assert page.tab.evaluate("document.documentElement.scrollWidth") <= screen[0]
+        assert stage["height"] >= 100
+        assert painting["y"] >= stage["y"]
+        assert painting["y"] + painting["height"] <= stage["y"] + stage["height"]
+        page.tab.evaluate(SET, ["compare", 50])
+        middle = page.tab.locator("#divider").bounding_box()
+        assert abs(middle["x"] + 1 - stage["x"] - stage["width"] / 2) <= 2
+
+
+def test_a_photo_chosen_while_the_camera_is_awaited_stays(address, browser, photo):
+    with Page(browser, address) as page:
+        page.tab.evaluate("""() => {
+          const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = (how) => new Promise((done) => setTimeout(() => done(open(how)), 800));
+        }""")
+        page.tab.click("#camera")
+        page.message("Waiting for the camera")
+        painted = page.open(photo)
+        page.tab.wait_for_timeout(1500)
+        np.testing.assert_array_equal(page.pixels(), painted)
+        assert page.tab.inner_text("#camera") == "Camera"
+
+
+def test_a_camera_that_cannot_be_changed_leaves_nothing_dead(address, browser):
+    with Page(browser, address) as page:
+        page.painted(lambda: page.tab.click("#camera"))
+        page.tab.evaluate("""() => {
+          navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("", "NotReadableError"));
+        }""")
+        page.tab.click("#flip")
+        page.message("The camera does not answer")
+        page.tab.wait_for_selector('#stage[data-state="empty"]')
+        assert page.tab.inner_text("#camera") == "Camera"
+
+
 def test_a_video_file_is_painted(address, browser, tmp_path):
     film = write_film(tmp_path / "film.mp4", drifting(30))
     with Page(browser, address) as page:
@@ -251,7 +338,7 @@ def test_what_is_missing_is_said(address, browser):
     with Page(browser, address, permissions=(), path="?backend=auto") as page:
         page.tab.click("#camera")
         page.message("permission was denied")
-        assert "WebGPU: n" in page.tab.inner_text("#backend")  # "not in this browser", "no GPU that ..."
+        assert page.tab.inner_text("#why").startswith("WebGPU: n")  # "not in this browser", "no GPU that ..."
         assert page.tab.get_attribute("#stage", "data-state") == "empty"
 
 
@@ -312,7 +399,8 @@ def test_the_exported_folder_works_on_any_static_host(address, browser, run, pho
     plain = functools.partial(Quiet, directory=tmp_path / "site")
     with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), plain)) as base, Page(browser, base) as page:
         page.open(photo)
-        assert "1 thread; more need a server that sends" in page.tab.inner_text("#backend")
+        assert page.tab.inner_text("#backend") == "CPU, 1 thread"
+        assert "the server does not send the headers that threads need" in page.tab.inner_text("#why")
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
