@@ -443,7 +443,7 @@ def web(options: argparse.Namespace) -> int:
         print(f"wrote {options.single_file}, {size / 2**20:.1f} MB; open it in a browser")
         return 0
     with make_server(options.port) as server:
-        print(f"open http://localhost:{server.server_port}/ in a browser on this machine; Ctrl-C ends", flush=True)
+        print(f"open http://127.0.0.1:{server.server_port}/ in a browser on this machine; Ctrl-C ends", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -4,7 +4,10 @@ import base64
 import gzip
 import http.server
 import json
+import os
+import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
+    # The page's own policy once more: a worker, where the pictures are, takes it from the answer that it comes in.
+    "Content-Security-Policy": re.findall(r'Policy" content="([^"]+)"', (PAGE / "index.html").read_text())[0],
 }
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -105,6 +110,9 @@ def make_server(port: int, folder: Path = FOLDER) -> http.server.ThreadingHTTPSe
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            # Under another name this would be a stranger's site, with our pages in it.
+            if self.headers.get("Host", "").partition(":")[0] not in ("localhost", "127.0.0.1"):
+                return self.send_error(403)
             path = self.path.partition("?")[0].removeprefix("/") or "index.html"
             content = files.get(path)
             self._answer(200 if content else 404, path, content() if content else b"not here\n")
@@ -125,8 +133,15 @@ def make_server(port: int, folder: Path = FOLDER) -> http.server.ThreadingHTTPSe
         def log_message(self, *_arguments: object) -> None:
             """Nothing: the terminal is for the address."""
 
+    class Server(http.server.ThreadingHTTPServer):
+        allow_reuse_address = os.name == "posix"  # on Windows it would let two programs have one port
+
+        def handle_error(self, *arguments: Any) -> None:
+            if not isinstance(sys.exc_info()[1], ConnectionError):  # a tab that was closed meanwhile
+                super().handle_error(*arguments)
+
     try:
-        return http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        return Server(("127.0.0.1", port), Handler)
     except OSError as error:
         raise WebError(f"port {port} cannot be used ({error.strerror or error}); give another: --port 0") from error
 
@@ -143,7 +158,7 @@ def export_folder(target: Path, folder: Path = FOLDER) -> int:
     """
     files = site(folder)
     # What some hosts (Netlify, Cloudflare Pages) read; on others threads need the same headers set by hand.
-    headers = "".join(f"  {name}: {HEADERS[name]}\n" for name in list(HEADERS)[:2])
+    headers = "".join(f"  {name}: {value}\n" for name, value in HEADERS.items() if name != "Cache-Control")
     files["_headers"] = f"/*\n{headers}".encode
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         what = "holds files" if target.is_dir() else "is a file"

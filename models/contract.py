@@ -89,7 +89,7 @@ class Contract:
             "allaprima.optional_inputs": ", ".join(OPTIONAL_INPUTS) if self.io == "frame" else "",
             "allaprima.strength": f"{self.strength:g}",
             "allaprima.keep_color": f"{self.keep_color:g}",
-            "allaprima.report": json.dumps(self.report),
+            "allaprima.report": json.dumps(self.report, allow_nan=False),
             "allaprima.card": json.dumps(card),
             **{f"allaprima.{key}": str(card.get(key, "")) for key in ("title", "painter", "year", "license", "tier")},
             "allaprima.thumbnail": self.thumbnail,

@@ -101,10 +101,10 @@ function openStyle(bytes, name) {
     style = undefined; // nothing is painted meanwhile
     await idle();
     try {
-      const { contract } = await opened(bytes).catch((error) => {
-        throw new Error(`${name} ${error.message}`);
+      const { contract } = await opened(bytes, previous).catch((error) => {
+        throw new Error(`${name} ${error.refused ? error.message : `cannot be opened: ${error.message}`}`);
       });
-      style = { name, ...contract };
+      style = { name, bytes, ...contract };
     } catch (error) {
       style = previous;
       throw error;
@@ -120,17 +120,26 @@ function openStyle(bytes, name) {
   return task;
 }
 
-/** Open in the worker; where WebGPU fails, start anew without it. */
-async function opened(bytes) {
+/** Open in the worker; where WebGPU fails, start anew without it. If that fails, too, the style before is open again. */
+async function opened(bytes, previous) {
   try {
     return await ask("open", { bytes });
   } catch (error) {
     if (engine.provider !== "webgpu" || error.refused) throw error;
-    await startWorker("wasm");
-    engine.whyNot = `it failed (${error.message})`;
-    showEngine();
-    return ask("open", { bytes });
+    await startWithoutGpu(error);
+    try {
+      return await ask("open", { bytes });
+    } catch (again) {
+      if (previous) await ask("open", { bytes: previous.bytes });
+      throw again;
+    }
   }
+}
+
+async function startWithoutGpu(error) {
+  await startWorker("wasm");
+  engine.whyNot = `it failed (${error.message})`;
+  showEngine();
 }
 
 // ---- sources ----
@@ -226,7 +235,10 @@ async function openCamera() {
   if (mine !== request) return stop();
   const video = document.createElement("video");
   Object.assign(video, { srcObject: stream, muted: true, playsInline: true });
-  await video.play();
+  await video.play().catch((error) => {
+    stop();
+    throw error;
+  });
   if (mine !== request) return stop();
   const camera = { kind: "camera", element: video, width: video.videoWidth, height: video.videoHeight, stop };
   stream.getVideoTracks()[0].addEventListener("ended", () => {
@@ -254,19 +266,17 @@ const idle = () => (busy ? new Promise((resolve) => whenIdle.push(resolve)) : Pr
 
 async function pump() {
   if (busy || !wanted || !source || !style) return;
-  const task = wanted;
+  const task = wanted, from = source;
   [busy, wanted] = [true, ""];
   const slow = setTimeout(() => { $("speed").textContent = "Painting …"; }, 500);
   try {
     const mixture = { strength: $("strength").value / 100, keepColor: $("keep_color").value / 100 };
     const picture = task === "paint" ? takePicture() : null;
     const values = picture ? { ...mixture, pixels: picture.data, width: picture.width, height: picture.height } : mixture;
-    const result = await ask(task, values, picture ? [picture.data.buffer] : []);
-    if (source) show(result, task);
+    const result = await ask(task, values);
+    if (source === from) show(result, picture);
   } catch (error) {
-    say(`Painting failed: ${error.message}`);
-    paused = true;
-    $("pause").textContent = "Go on";
+    await recover(error);
   }
   clearTimeout(slow);
   busy = false;
@@ -275,7 +285,24 @@ async function pump() {
   else pump();
 }
 
-/** The source's picture now, at the size to be painted at; it is shown as the "before", too. */
+/** After a failure: a GPU may have been lost, then it goes on without; else it stops and says why. */
+async function recover(error) {
+  if (engine.provider === "webgpu") {
+    try {
+      await startWithoutGpu(error);
+      await ask("open", { bytes: style.bytes });
+      wanted = "paint";
+      return;
+    } catch (again) {
+      error = again;
+    }
+  }
+  say(`Painting failed: ${error.message}`);
+  paused = true;
+  $("pause").textContent = "Go on";
+}
+
+/** The source's picture now, at the size to be painted at. */
 function takePicture() {
   const { element, kind } = source;
   const [width, height] = kind === "photo" ? [source.width, source.height] : [element.videoWidth, element.videoHeight];
@@ -289,9 +316,7 @@ function takePicture() {
   grab.fillRect(0, 0, w, h);
   if (kind === "camera" && facing === "user" && $("mirror").checked) grab.setTransform(-1, 0, 0, 1, w, 0);
   grab.drawImage(element, 0, 0, w, h);
-  const picture = grab.getImageData(0, 0, w, h);
-  put(contentCanvas, picture);
-  return picture;
+  return grab.getImageData(0, 0, w, h);
 }
 
 function put(canvas, picture) {
@@ -301,7 +326,9 @@ function put(canvas, picture) {
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-function show({ pixels, width, height, ms }, task) {
+/** Show what was painted, and beside it what it was painted from. */
+function show({ pixels, width, height, ms }, picture) {
+  if (picture) put(contentCanvas, picture);
   put(paintingCanvas, new ImageData(pixels, width, height));
   stage.style.setProperty("--width", width);
   stage.style.setProperty("--height", height);
@@ -311,7 +338,7 @@ function show({ pixels, width, height, ms }, task) {
   $("snapshot").disabled = false;
   $("record").disabled = source.kind === "photo";
   if (recorder) recorder.put();
-  if (task !== "paint") return;
+  if (!picture) return;
   finished = [...finished.slice(-20), performance.now()];
   const fps = finished.length > 1 ? (1000 * (finished.length - 1)) / (finished.at(-1) - finished[0]) : 0;
   const rate = source.kind !== "photo" && fps ? `, ${fps.toFixed(1)} pictures a second` : "";
@@ -361,12 +388,14 @@ function snapshot() {
 class Recorder {
   constructor(kind) {
     const { width, height } = paintingCanvas;
-    this.canvas = Object.assign(document.createElement("canvas"), { width: width - (width % 2), height: height - (height % 2) });
+    const [w, h] = [width, height].map((side) => Math.max(2, side - (side % 2))); // what H.264 takes
+    this.canvas = Object.assign(document.createElement("canvas"), { width: w, height: h });
     this.context = this.canvas.getContext("2d");
     const parts = [];
     this.media = new MediaRecorder(this.canvas.captureStream(), { mimeType: kind, videoBitsPerSecond: 8e6 });
     this.media.addEventListener("dataavailable", ({ data }) => parts.push(data));
     this.media.addEventListener("stop", () => {
+      this.media.stream.getTracks().forEach((track) => track.stop());
       const film = new Blob(parts, { type: kind });
       if (film.size) save(film, kind.startsWith("video/mp4") ? "mp4" : "webm");
       else say("Nothing was painted while it recorded.");
@@ -386,8 +415,8 @@ class Recorder {
   stop() {
     recorder = undefined;
     $("record").textContent = "Record";
-    $("record").ariaPressed = "false";
-    this.media.stop();
+    delete $("record").dataset.on;
+    if (this.media.state !== "inactive") this.media.stop();
   }
 }
 
@@ -398,13 +427,13 @@ function toggleRecording() {
   if (!kind) return say("This browser cannot record.");
   recorder = new Recorder(kind);
   $("record").textContent = "Stop recording";
-  $("record").ariaPressed = "true";
+  $("record").dataset.on = "";
 }
 
 function togglePause() {
   paused = !paused;
   $("pause").textContent = paused ? "Go on" : "Pause";
-  if (source.kind === "video") paused ? source.element.pause() : source.element.play();
+  paused ? source.element.pause() : source.element.play().catch(say);
   if (!paused) want("paint");
 }
 
@@ -439,8 +468,8 @@ function connectControls() {
   $("record").addEventListener("click", toggleRecording);
   addEventListener("keydown", (event) => {
     const button = { " ": "pause", s: "snapshot", r: "record" }[event.key];
-    const typing = event.target.closest("input, select, button, label");
-    if (!button || event.ctrlKey || event.metaKey || event.altKey || (typing && event.key === " ") || $(button).disabled) return;
+    const typing = event.target.closest?.(event.key === " " ? "input, select, button, label" : "select");
+    if (!button || typing || event.repeat || event.ctrlKey || event.metaKey || event.altKey || $(button).disabled) return;
     event.preventDefault();
     $(button).click();
   });
@@ -471,8 +500,10 @@ async function findAssets() {
   const at = (path) => new URL(path, document.baseURI).href;
   const answer = await fetch(at("styles.json"));
   if (!answer.ok) throw new Error(`styles.json is missing here (${answer.status})`);
+  // From a blob: address it has this page's security policy, whatever headers the server sends.
+  const code = await fetch(at("painter.js"));
   return {
-    worker: at("painter.js"),
+    worker: URL.createObjectURL(new Blob([await code.text()], { type: "text/javascript" })),
     sources: { webgpu: { module: at("ort/ort.webgpu.bundle.min.mjs") }, wasm: { module: at("ort/ort.wasm.bundle.min.mjs") } },
     styles: await answer.json(),
     read: async (path) => {

@@ -50,8 +50,18 @@ async function open({ bytes }) {
   opened.onGpu = provider === "webgpu" && (opened.precision === "fp32" || (opened.precision === "fp16" && half));
   const options = { executionProviders: [opened.onGpu ? "webgpu" : "wasm"], logSeverityLevel: 3 };
   const fresh = await ort.InferenceSession.create(bytes, options);
-  await session?.release();
-  [session, contract, last] = [fresh, opened, undefined];
+  const [oldSession, oldContract] = [session, contract];
+  [session, contract] = [fresh, opened];
+  try {
+    // A small picture first: a GPU's programs are made, and fail, when something is painted.
+    await paint({ pixels: new Uint8ClampedArray(4 * 16 * 16), width: 16, height: 16, strength: 1, keepColor: 0 });
+  } catch (error) {
+    [session, contract] = [oldSession, oldContract];
+    await fresh.release().catch(() => {});
+    throw error;
+  }
+  last = undefined;
+  await oldSession?.release().catch(() => {});
   return { contract };
 }
 

@@ -330,8 +330,11 @@ def test_a_camera_that_cannot_be_changed_leaves_nothing_dead(address, browser):
 def test_a_video_file_is_painted(address, browser, tmp_path):
     film = write_film(tmp_path / "film.mp4", drifting(30))
     with Page(browser, address) as page:
-        page.tab.set_input_files("#file", film)
+        first = page.painted(lambda: page.tab.set_input_files("#file", film))
         page.tab.locator("#speed", has_text="pictures a second").wait_for()
+        assert first.shape == (96, 128, 3)
+        assert any(not np.array_equal(page.painted(lambda: None), first) for _ in range(10))
+        page.tab.click("#pause")
 
 
 def test_what_is_missing_is_said(address, browser):
@@ -384,6 +387,10 @@ def test_threads_and_only_ours_on_this_machine(address):
         with pytest.raises(urllib.error.HTTPError, match="404") as error:
             urllib.request.urlopen(address + path)
         error.value.close()
+    stranger = urllib.request.Request(address, headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403") as error:
+        urllib.request.urlopen(stranger)
+    error.value.close()
     server = web.make_server(0)
     assert server.server_address[0] == "127.0.0.1"
     with pytest.raises(WebError, match=f"port {server.server_port} cannot be used .*--port 0"):
@@ -401,6 +408,29 @@ def test_the_exported_folder_works_on_any_static_host(address, browser, run, pho
         page.open(photo)
         assert page.tab.inner_text("#backend") == "CPU, 1 thread"
         assert "the server does not send the headers that threads need" in page.tab.inner_text("#why")
+
+
+def test_neither_page_nor_worker_can_send_a_picture_anywhere(address, browser, tmp_path, run):
+    """On a server that knows nothing of our headers, too."""
+    assert run("web", "--export", tmp_path / "site")[0] == 0
+    plain = functools.partial(Quiet, directory=tmp_path / "site")
+    send = "(to) => fetch(to, { method: 'POST', body: 'pixels', mode: 'no-cors' }).then(() => 'sent', () => 'refused')"
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), plain)) as base:
+        for here, elsewhere in ((address, base), (base, address)):
+            with Page(browser, here) as page:
+                assert page.tab.evaluate(send, elsewhere) == "refused"
+                assert page.tab.workers[0].evaluate(send, elsewhere) == "refused"
+                assert all("Content Security Policy" in trouble or elsewhere in trouble for trouble in page.trouble)
+                page.trouble.clear()
+
+
+def test_a_worker_that_cannot_go_on_is_said_or_replaced(address, browser, photo):
+    with Page(browser, address) as page:
+        page.open(photo)
+        page.tab.workers[0].evaluate("() => { session.run = () => Promise.reject(new Error('out of memory')); }")
+        page.tab.select_option("#size", "256")
+        page.message("Painting failed: out of memory")
+        page.painted(lambda: page.choose("The Great Wave"))
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

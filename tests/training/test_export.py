@@ -5,6 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from inference.session import StyleSession
 from models.contract import Contract
@@ -13,8 +14,19 @@ from models.frame_graph import MATRICES
 from models.image_transform_net import TIERS
 from training import export as export_module
 from training.checkpoint import save_weights
-from training.export import Flavor, Yardstick, as_image, expected_image, export, read_photos
-from training.graph import LUMA, to_onnx
+from training.config import TrainConfig
+from training.export import (
+    Flavor,
+    Yardstick,
+    as_image,
+    expected_image,
+    export,
+    find_photos,
+    largest_activation,
+    read_photos,
+    too_bad,
+)
+from training.graph import LUMA, as_frame, to_onnx
 
 ROOT = Path(export_module.__file__).parents[1]
 
@@ -123,7 +135,7 @@ def test_what_torch_paints_without_a_style_is_the_content_and_luminance_only_kee
     np.testing.assert_allclose(luma(kept), luma(plain), atol=1e-5)
 
 
-@pytest.mark.parametrize("flavor", [Flavor("frame"), Flavor("frame", "fp16"), Flavor("frame", "int8")])
+@pytest.mark.parametrize("flavor", [flavor for flavor in FLAVORS if flavor.io == "frame"])
 def test_a_frame_file_takes_strength_and_color_from_a_caller_who_knows_only_onnx_runtime(flavored, landscape, flavor):
     net, made = flavored
     options = onnxruntime.SessionOptions()
@@ -138,7 +150,9 @@ def test_a_frame_file_takes_strength_and_color_from_a_caller_who_knows_only_onnx
             expected = expected_image(net, frame, contract)[0].transpose(1, 2, 0) * 255.0
             assert found.shape == frame.shape
             assert np.abs(found - expected).max() <= (12.0 if flavor.precision == "int8" else 1.0)
-        np.testing.assert_array_equal(session.run(None, {"content_frame": frame[None]})[0].shape, frame[None].shape)
+        fed = {"strength": np.array(flavor.strength, np.float32), "keep_color": np.array(flavor.keep_color, np.float32)}
+        alone = session.run(None, {"content_frame": frame[None]})[0]
+        np.testing.assert_array_equal(alone, session.run(None, {"content_frame": frame[None], **fed})[0])
 
 
 def test_an_image_file_has_no_node_that_asks_for_a_shape_or_crops(flavored):
@@ -181,8 +195,59 @@ def test_a_flavor_that_is_not_good_enough_is_not_kept(weights, painting, tmp_pat
     assert not (tmp_path / "x.onnx").exists()
 
 
+def test_a_frame_file_whose_network_is_wrong_is_not_kept_even_if_it_shows_the_content_alone(weights, tmp_path, monkeypatch):
+    def louder(model, *arguments, **options):
+        framed = as_frame(model, *arguments, **options)
+        for tensor in framed.graph.initializer:
+            if len(tensor.dims) == 4 and tensor.name not in MATRICES:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(1.5 * onnx.numpy_helper.to_array(tensor), tensor.name))
+        return framed
+
+    monkeypatch.setattr(export_module, "as_frame", louder)
+    with pytest.raises(StyleError, match="differs from torch"):
+        export(weights, tmp_path / "x.onnx", Flavor("frame", strength=0.0))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_numbers_that_are_none_are_too_bad(precision):
+    good = {"largest_difference": 0.0, "psnr_db": 99.0, "within_one_level": 1.0}
+    assert not too_bad(good, Flavor(precision=precision))
+    for bad in (
+        {"largest_difference": float("inf")},
+        {"largest_difference": float("nan")},
+        {"largest_activation": float("nan")},
+        {"style_loss_ratio": float("nan")},
+        {"half_arithmetic_db": float("nan")},
+    ):
+        assert too_bad(good | bad, Flavor(precision=precision)), bad
+
+
+def test_the_largest_activation_of_a_broken_layer_is_no_number(landscape):
+    net = TIERS["realtime"]()
+    assert 0.5 < largest_activation(net, {Path("x"): landscape}) < 1000.0
+    with torch.no_grad():
+        net.conv2.conv.weight[0] = torch.nan
+    assert np.isnan(largest_activation(net, {Path("x"): landscape}))
+
+
+def test_a_run_whose_photos_are_gone_is_compared_on_the_reference_photos(tmp_path, photo_folder):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "options.json").write_text(TrainConfig("painting.jpg", str(photo_folder)).to_json())
+    assert find_photos(run, None)[1] == "photos of the training"
+    (run / "options.json").write_text(TrainConfig("painting.jpg", str(tmp_path / "gone")).to_json())
+    assert find_photos(run, None)[1] == "reference photos"
+
+
+def test_long_strips_are_left_out(tmp_path):
+    Image.fromarray(np.zeros((2, 900, 3), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((900, 2, 3), np.uint8)).save(tmp_path / "b.png")
+    with pytest.raises(StyleError, match="none of 2 photos could be used"):
+        read_photos([tmp_path / "a.png", tmp_path / "b.png"], 3, 4)
+
+
 def test_int8_asks_for_the_painting(weights, tmp_path):
-    with pytest.raises(StyleError, match="give the painting: --style-image"):
+    with pytest.raises(StyleError, match="give the painting, --style-image"):
         export(weights, tmp_path / "x.onnx", Flavor(precision="int8"))
 
 
@@ -192,7 +257,7 @@ def test_photos_that_cannot_be_read_are_left_out(photo_folder, tmp_path):
     frames = read_photos(paths, 3, 4)
     assert len(frames) == 3
     assert all(frame.shape[0] % 4 == frame.shape[1] % 4 == 0 for frame in frames.values())
-    with pytest.raises(StyleError, match="none of 1 photos could be read"):
+    with pytest.raises(StyleError, match="none of 1 photos could be used"):
         read_photos(paths[:1], 3, 4)
 
 
