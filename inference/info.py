@@ -51,6 +51,11 @@ def _lines(size: int, contract: Contract) -> list[tuple[str, str]]:
             lines.append(("built in", f"{name} {values[name]:g}; {MEANING[name]}"))
     if contract.report:
         lines.append(("compared", report_text(contract.report)))
+    if contract.thumbnail:
+        lines.append(
+            ("picture", f"JPEG, {3 * len(contract.thumbnail) // 4 / 1000:.0f} kB, base64 in the metadata allaprima.thumbnail")
+        )
+    lines.append(("made by", f"allaprima {contract.version or 'of an unknown version'}"))
     if card.get("photos_seen"):
         lines.append(("trained", f"on {card['photos_seen']:,} photos, {card.get('device', 'device not named')}"))
     if card.get("options"):

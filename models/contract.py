@@ -54,6 +54,7 @@ class Contract:
         keep_color: 0 gives the style's colors, 1 the content's with the stylized luminance; as `strength`.
         report: how the file compared with torch before it was kept.
         thumbnail: a small picture painted with it, base64 of a JPEG file; may be empty.
+        version: of the program that wrote it.
     """
 
     stride_px: int
@@ -65,6 +66,7 @@ class Contract:
     keep_color: float = 0.0
     report: Mapping[str, Any] = field(default_factory=dict)
     thumbnail: str = ""
+    version: str = field(default="", compare=False)
 
     @property
     def tensors(self) -> Tensors:
@@ -118,6 +120,7 @@ class Contract:
                 float(metadata.get("allaprima.keep_color", 0.0)),
                 json.loads(metadata.get("allaprima.report", "{}")),
                 metadata.get("allaprima.thumbnail", ""),
+                metadata.get("allaprima.version", ""),
             )
             for text in (contract.card, contract.report):
                 json.dumps(text, ensure_ascii=False).encode()  # what cannot be printed is a ValueError

@@ -52,7 +52,14 @@ def test_info_says_how_to_call_each_flavor(run):
     assert "content_frame: uint8 [batch, height, width, 3] (NHWC)" in frame
     assert "keep_color: float32 scalar, 0 if not fed" in frame
     for text in (image, frame):
-        for part in ("Katsushika Hokusai, 1831", "public domain", "style_weight=5.0", "losses", "from torch on 16 photos"):
+        for part in (
+            "Katsushika Hokusai, 1831",
+            "public domain",
+            "style_weight=5.0",
+            "losses",
+            "from torch on 16 photos",
+            "made by   allaprima 0",
+        ):
             assert part in text
     code, _, err = run("info", "great_wave/realtime.int4")
     assert code == 1

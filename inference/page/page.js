@@ -79,6 +79,7 @@ async function choose(entry) {
     const bytes = await assets.read(fileOf(entry));
     if (mine === choice) await openStyle(bytes, entry.name);
   } catch (error) {
+    markStyle();
     say(error);
   }
 }
