@@ -267,7 +267,7 @@ const idle = () => (busy ? new Promise((resolve) => whenIdle.push(resolve)) : Pr
 
 async function pump() {
   if (busy || !wanted || !source || !style) return;
-  const task = wanted, from = source;
+  const task = wanted, from = source, painter = style;
   [busy, wanted] = [true, ""];
   const slow = setTimeout(() => { $("speed").textContent = "Painting …"; }, 500);
   try {
@@ -277,7 +277,7 @@ async function pump() {
     const result = await ask(task, values);
     if (source === from) show(result, picture);
   } catch (error) {
-    await recover(error);
+    await recover(error, painter);
   }
   clearTimeout(slow);
   busy = false;
@@ -287,11 +287,11 @@ async function pump() {
 }
 
 /** After a failure: a GPU may have been lost, then it goes on without; else it stops and says why. */
-async function recover(error) {
+async function recover(error, painter) {
   if (engine.provider === "webgpu") {
     try {
       await startWithoutGpu(error);
-      await ask("open", { bytes: style.bytes });
+      await ask("open", { bytes: painter.bytes });
       wanted = "paint";
       return;
     } catch (again) {

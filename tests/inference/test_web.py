@@ -33,6 +33,7 @@ PIXELS = """() => {
   const { data } = copy.getImageData(0, 0, width, height);
   return [width, height, btoa(Array.from(data, (level) => String.fromCharCode(level)).join(''))];
 }"""
+SEND = "(to) => fetch(to, { method: 'POST', body: 'pixels', mode: 'no-cors' }).then(() => 'sent', () => 'refused')"
 SET = """([id, value]) => {
   document.getElementById(id).value = value;
   document.getElementById(id).dispatchEvent(new Event('input'));
@@ -414,12 +415,11 @@ def test_neither_page_nor_worker_can_send_a_picture_anywhere(address, browser, t
     """On a server that knows nothing of our headers, too."""
     assert run("web", "--export", tmp_path / "site")[0] == 0
     plain = functools.partial(Quiet, directory=tmp_path / "site")
-    send = "(to) => fetch(to, { method: 'POST', body: 'pixels', mode: 'no-cors' }).then(() => 'sent', () => 'refused')"
     with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), plain)) as base:
         for here, elsewhere in ((address, base), (base, address)):
             with Page(browser, here) as page:
-                assert page.tab.evaluate(send, elsewhere) == "refused"
-                assert page.tab.workers[0].evaluate(send, elsewhere) == "refused"
+                assert page.tab.evaluate(SEND, elsewhere) == "refused"
+                assert page.tab.workers[0].evaluate(SEND, elsewhere) == "refused"
                 assert all("Content Security Policy" in trouble or elsewhere in trouble for trouble in page.trouble)
                 page.trouble.clear()
 
@@ -449,6 +449,9 @@ def test_the_single_file_works_from_the_disk(address, browser, run, photo, frame
     with Page(browser, output.as_uri(), path="") as page:
         page.tab.select_option("#size", "4096")
         assert np.abs(page.open(photo) - expected).mean() <= 1.5
+        assert page.tab.evaluate(SEND, address) == "refused"
+        assert page.tab.workers[0].evaluate(SEND, address) == "refused"
+        page.trouble.clear()
 
 
 def test_a_missing_runtime_is_said_with_the_line_that_installs_it(run, monkeypatch, tmp_path):
