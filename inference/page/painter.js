@@ -33,7 +33,7 @@ async function start({ sources, backend }) {
   // The page has a thread of its own, and so has this worker.
   const cores = navigator.hardwareConcurrency || 1;
   ort.env.wasm.numThreads = self.crossOriginIsolated && !source.wasm ? Math.min(cores, 8) : 1;
-  return { provider, whyNot, half, threads: ort.env.wasm.numThreads };
+  return { provider, whyNot, threads: ort.env.wasm.numThreads };
 }
 
 async function findAdapter(sources) {
