@@ -311,7 +311,7 @@ def too_bad(report: Mapping[str, Any], flavor: Flavor) -> list[str]:
     if not report.get("largest_activation", 0.0) <= MOST_ACTIVATION:
         wanted = f"at most {MOST_ACTIVATION:g} is wanted, float16 ends at 65504"
         reasons.append(f"its largest activation is {report['largest_activation']:g} ({wanted}); take fp32")
-    if not report.get("style_loss_ratio", 1.0) <= MOST_STYLE_LOSS:
+    if not report.get("style_loss_ratio", 0.0) <= MOST_STYLE_LOSS:
         wanted = f"at most {MOST_STYLE_LOSS} is wanted"
         reasons.append(f"the style loss of int8 is {report['style_loss_ratio']:.3f} times torch's ({wanted}); take fp32")
     return reasons

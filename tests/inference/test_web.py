@@ -286,8 +286,10 @@ def test_the_style_clicked_last_is_painted_however_late_the_others_arrive(addres
         assert page.tab.locator("#choices label:has(input:checked)").inner_text() == "The Scream"
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 800), (800, 60), (2, 3)])
-@pytest.mark.parametrize("screen", [(390, 844), (1280, 600), (844, 390)])
+@pytest.mark.parametrize(
+    ("height", "width", "screen"),
+    [(40, 800, (390, 844)), (800, 60, (390, 844)), (800, 60, (1280, 600)), (2, 3, (844, 390)), (40, 800, (1280, 600))],
+)
 def test_the_whole_picture_is_seen_whatever_its_shape(address, browser, tmp_path, height, width, screen):
     Image.fromarray(np.full((height, width, 3), 128, np.uint8)).save(tmp_path / "shape.png")
     with Page(browser, address, viewport={"width": screen[0], "height": screen[1]}) as page:
@@ -362,8 +364,7 @@ def test_the_page_is_used_by_keyboard_alone(address, browser, photo):
         assert page.tab.inner_text("#strength + output") == "99 %"
 
 
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height", "scheme"), [(390, 844, "light"), (320, 568, "dark"), (1280, 800, "dark")])
 def test_nothing_is_wider_than_the_screen(address, browser, photo, width, height, scheme):
     with Page(browser, address, viewport={"width": width, "height": height}, color_scheme=scheme) as page:
         page.open(photo)

@@ -65,11 +65,21 @@ def test_shipping_writes_weights_card_and_onnx(run, painting, photo_folder, tmp_
     assert run("train", painting, "--photos", photo_folder, "-o", tmp_path / "run", *options)[0] == 0
     output = ship_module.ship(tmp_path / "run", photo_folder, "strokes", tmp_path / "checkpoints")
     assert output == tmp_path / "checkpoints" / "strokes" / "realtime.onnx"
-    assert sorted(path.suffix for path in output.parent.iterdir()) == [".json", ".onnx", ".safetensors"]
+    names = {"realtime.json", "realtime.safetensors", "realtime.onnx"}
+    names |= {f"realtime.{flavor}.onnx" for flavor in ("frame", "int8", "fp16")}
+    assert {path.name for path in output.parent.iterdir()} == names
+    from inference.onnx_file import read_style
     from inference.styles import shipped_styles
 
     [style] = shipped_styles(tmp_path / "checkpoints")
     assert set(style.card["heldout"]["64"]) == {"content", "style", "total10"}
+    row = {"strokes/realtime": {"total": 1.5, "equals": {"noise": 3, "content": None}}}
+    found = {"photos": 2, "optimizer": "lbfgs", "against": [5], "sizes": {"64": {"networks": row}}}
+    before = read_style(output.with_name("realtime.int8.onnx"))[1]
+    ship_module.add_evaluation(found, tmp_path / "checkpoints")
+    for path in output.parent.glob("*.onnx"):
+        assert read_style(path)[1].card["classic"]["64"]["content"] == "more than 5"
+    assert read_style(output.with_name("realtime.int8.onnx"))[1].report == before.report
 
 
 def test_the_first_iteration_that_is_as_good_counts():
