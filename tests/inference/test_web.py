@@ -5,6 +5,7 @@ import functools
 import http.server
 import io
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -34,10 +35,37 @@ PIXELS = """() => {
   return [width, height, btoa(Array.from(data, (level) => String.fromCharCode(level)).join(''))];
 }"""
 SEND = "(to) => fetch(to, { method: 'POST', body: 'pixels', mode: 'no-cors' }).then(() => 'sent', () => 'refused')"
+PAINTED = """(before) => new Promise((done, fail) => {
+  const stage = document.getElementById('stage'), end = performance.now() + 60000;
+  const look = () => {
+    if (stage.dataset.state === 'painted' && (stage.dataset.painted ?? null) !== before) done();
+    else if (performance.now() > end) fail(new Error('nothing was painted'));
+    else setTimeout(look, 20);
+  };
+  look();
+})"""
+DEADLINE_S = 120  # of a test: a browser that hangs fails it, and holds up nothing else
 SET = """([id, value]) => {
   document.getElementById(id).value = value;
   document.getElementById(id).dispatchEvent(new Event('input'));
 }"""
+
+
+@pytest.fixture(autouse=True)
+def deadline():
+    """Playwright's own timeouts do not help where its driver does not answer."""
+
+    def too_late(*_: object) -> None:
+        raise TimeoutError(f"not done after {DEADLINE_S} s")
+
+    if not hasattr(signal, "SIGALRM"):  # Windows
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(DEADLINE_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +132,9 @@ class Page:
 
     def painted(self, act) -> np.ndarray:
         """The picture that is shown after an act, when it is painted."""
-        before = int(self.tab.get_attribute("#stage", "data-painted") or 0)
+        before = self.tab.get_attribute("#stage", "data-painted")
         act()
-        self.tab.wait_for_selector(f'#stage[data-state="painted"]:not([data-painted="{before}"])')
+        self.tab.evaluate(PAINTED, before)
         return self.pixels()
 
     def pixels(self) -> np.ndarray:
