@@ -18,7 +18,7 @@ import torch
 from inference.atomic import write_atomically
 from inference.demo import paint_landscape
 from inference.pictures import read_picture, resize_short_side
-from inference.session import StyleSession, pad_image
+from inference.session import StyleSession, frame_to_image, pad_image
 from models import __version__
 from models.contract import Contract
 from models.errors import PictureError, StyleError, TrainingError
@@ -108,7 +108,7 @@ def export(
         others = [path for path in paths if path not in compared] or paths  # of a few photos all serve for both
         calibration = read_photos(others, CALIBRATION_PHOTOS, net.stride_px)
         report["calibration_photos"] = len(calibration)
-        model = quantize(model, [as_image(frame) for frame in calibration.values()])
+        model = quantize(model, [frame_to_image(frame) for frame in calibration.values()])
         report["style_loss_ratio"] = round(style_loss_ratio(net, card, model, run_or_checkpoint, yardstick, list(compared)), 4)
 
     thumbnail = paint_thumbnail(_opened(model, Contract(net.stride_px, net.least_px)))
@@ -177,10 +177,6 @@ def read_photos(paths: Sequence[Path], most: int, stride_px: int) -> dict[Path, 
     return frames
 
 
-def as_image(frame: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(frame.transpose(2, 0, 1)[None].astype(np.float32) / 255.0)
-
-
 def serialized(model: onnx.ModelProto, contract: Contract) -> bytes:
     complete = onnx.ModelProto()
     complete.CopyFrom(model)
@@ -211,7 +207,7 @@ def compare(net: ImageTransformNet, session: StyleSession, photos: Sequence[np.n
     rounding = 0.5 / 255.0 if session.contract.io == "frame" else 0.0
     squares, within, largest = [], [], 0.0
     for i, frame in enumerate((*photos, *made_up)):
-        found = session.stylize_image(as_image(frame)).astype(np.float64)
+        found = session.stylize_image(frame_to_image(frame)).astype(np.float64)
         difference = np.maximum(np.abs(found - expected_image(net, frame, session.contract)) - rounding, 0.0)
         difference = np.where(np.isfinite(difference), difference, np.inf)
         largest = max(largest, float(difference.max()))
@@ -229,7 +225,7 @@ def compare(net: ImageTransformNet, session: StyleSession, photos: Sequence[np.n
 @torch.no_grad()
 def expected_image(net: ImageTransformNet, frame: np.ndarray, contract: Contract) -> np.ndarray:
     """What torch in float32 makes of a frame, (1, 3, H, W), with the contract's strength and colors."""
-    content = as_image(frame)
+    content = frame_to_image(frame)
     height, width = frame.shape[:2]
     stylized = net(torch.from_numpy(pad_image(content, net.stride_px, net.least_px)))[:, :, :height, :width].numpy()
     luma = np.array(LUMA, np.float32).reshape(1, 3, 1, 1)
@@ -249,7 +245,7 @@ def largest_activation(net: ImageTransformNet, photos: Mapping[Path, np.ndarray]
 
     hooks = [module.register_forward_hook(look) for module in net.modules()]
     for frame in photos.values():
-        net(torch.from_numpy(as_image(frame)))
+        net(torch.from_numpy(frame_to_image(frame)))
     for hook in hooks:
         hook.remove()
     return largest
@@ -262,7 +258,7 @@ def half_arithmetic_db(net: ImageTransformNet, photos: Mapping[Path, np.ndarray]
     half = copy.deepcopy(net).half().float()
     for module in half.modules():
         module.register_forward_hook(lambda _module, _values, result: result.half().float())
-    images = [torch.from_numpy(as_image(frame)) for frame in photos.values()]
+    images = [torch.from_numpy(frame_to_image(frame)) for frame in photos.values()]
     return _psnr_db(float(np.mean([float(((half(image) - net(image)) ** 2).mean()) for image in images])))
 
 

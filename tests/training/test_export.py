@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.session import StyleSession
+from inference.session import StyleSession, frame_to_image
 from models.contract import Contract
 from models.errors import StyleError, TrainingError
 from models.frame_graph import MATRICES
@@ -20,7 +20,6 @@ from training.config import TrainConfig
 from training.export import (
     Flavor,
     Yardstick,
-    as_image,
     expected_image,
     export,
     find_photos,
@@ -125,13 +124,13 @@ def test_every_flavor_paints_what_torch_paints(flavored, landscape, flavor):
     expected = expected_image(net, frame, session.contract)[0].transpose(1, 2, 0) * 255.0
     tolerance = 12.0 if flavor.precision == "int8" else 1.0
     assert np.abs(session.stylize(frame) - expected).max() <= tolerance
-    image = session.stylize_image(as_image(frame))[0].transpose(1, 2, 0) * 255.0
+    image = session.stylize_image(frame_to_image(frame))[0].transpose(1, 2, 0) * 255.0
     assert np.abs(image - expected).max() <= tolerance
 
 
 def test_what_torch_paints_without_a_style_is_the_content_and_luminance_only_keeps_its_chroma(landscape):
     net = TIERS["realtime"]()
-    content, plain = as_image(landscape), expected_image(net, landscape, Contract(4, 16))
+    content, plain = frame_to_image(landscape), expected_image(net, landscape, Contract(4, 16))
     np.testing.assert_allclose(expected_image(net, landscape, Contract(4, 16, strength=0.0)), content, atol=1e-6)
     kept = expected_image(net, landscape, Contract(4, 16, keep_color=1.0))
     inside = ((kept > 0.0) & (kept < 1.0)).all(axis=1)[0]
