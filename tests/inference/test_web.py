@@ -242,6 +242,17 @@ def test_a_snapshot_is_the_picture_on_the_screen(address, browser, photo):
         np.testing.assert_array_equal(saved, painted)
 
 
+def recorded_sizes(page: Page, button: str, folder) -> list[str]:
+    """The size of each frame of the film that a click on a button finishes."""
+    with page.tab.expect_download() as download:
+        page.tab.click(button)
+    film = folder / download.value.suggested_filename
+    download.value.save_as(film)
+    probe = "import av, sys; print(*(f'{f.width}x{f.height}' for f in av.open(sys.argv[1]).decode(video=0)))"
+    run = subprocess.run([sys.executable, "-c", probe, film], capture_output=True, text=True, timeout=60, check=True)
+    return run.stdout.split()
+
+
 def test_the_camera_is_painted_live_paused_recorded_and_stopped(address, browser, tmp_path):
     with Page(browser, address) as page:
         page.choose("The Great Wave")
@@ -254,13 +265,7 @@ def test_the_camera_is_painted_live_paused_recorded_and_stopped(address, browser
         page.tab.locator("#record", has_text="Stop").wait_for()
         for _ in range(10):
             page.painted(lambda: None)
-        with page.tab.expect_download() as download:
-            page.tab.click("#record")
-        film = tmp_path / download.value.suggested_filename
-        download.value.save_as(film)
-        probe = "import av, sys; print(sum(1 for _ in av.open(sys.argv[1]).decode(video=0)))"
-        frames = subprocess.run([sys.executable, "-c", probe, film], capture_output=True, text=True, timeout=60, check=True)
-        assert int(frames.stdout) >= 5
+        assert len(recorded_sizes(page, "#record", tmp_path)) >= 5
         page.tab.click("#pause")
         page.tab.locator("#pause", has_text="Go on").wait_for()
         page.tab.wait_for_timeout(500)  # the picture under way
@@ -279,13 +284,7 @@ def test_a_recording_keeps_its_size_and_ends_with_the_camera(address, browser, t
         page.tab.select_option("#size", "256")
         for _ in range(5):
             page.painted(lambda: None)
-        with page.tab.expect_download() as download:
-            page.tab.click("#camera")
-        film = tmp_path / download.value.suggested_filename
-        download.value.save_as(film)
-        probe = "import av, sys; print({(f.width, f.height) for f in av.open(sys.argv[1]).decode(video=0)})"
-        sizes = subprocess.run([sys.executable, "-c", probe, film], capture_output=True, text=True, timeout=60, check=True)
-        assert sizes.stdout.strip() == "{(384, 216)}"
+        assert set(recorded_sizes(page, "#camera", tmp_path)) == {"384x216"}
         assert page.tab.inner_text("#record") == "Record"
         assert not page.trouble
 
