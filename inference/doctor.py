@@ -9,10 +9,9 @@ from pathlib import Path
 
 import av
 import numpy as np
-import onnxruntime
 
 from inference.displays import display_trouble
-from inference.session import StyleSession, cuda_devices
+from inference.session import StyleSession, probe_cuda
 from inference.sinks import ENCODERS, encoder_opens, quiet_stderr
 from inference.styles import shipped_styles
 from inference.web import check_runtime
@@ -65,13 +64,11 @@ def cpu_provider() -> tuple[str, bool, str]:
 
 
 def cuda_provider() -> tuple[str, bool, str]:
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return "CUDA", False, "this onnxruntime is built without it; pip install onnxruntime-gpu"
-    count = cuda_devices()
-    if not count:
-        return "CUDA", False, "compiled in, but no NVIDIA driver or GPU answers; styles run on the CPU"
+    count, trouble = probe_cuda()
+    if trouble:
+        return "CUDA", False, f"{trouble}; styles run on the CPU"
     well, text = _paint_on("cuda")
-    return "CUDA", well, f"{count} GPU(s), {text}" if well else f"{count} GPU(s), but {text}; pip install -e '.[gpu]'"
+    return "CUDA", well, f"{count} GPU(s), {text}" if well else f"{count} GPU(s), but {text}"
 
 
 def _paint_on(device: str) -> tuple[bool, str]:

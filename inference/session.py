@@ -2,6 +2,9 @@
 
 import contextlib
 import ctypes
+import functools
+import io
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,11 +16,16 @@ import onnxruntime
 
 from inference.buffers import Scratch
 from inference.onnx_file import read_style
+from models.contract import Contract
 from models.errors import StyleError
 
 # In the network at the same time, where several threads paint; a larger picture is painted alone. A million pixels take
 # 0.85 GB in the quality tier, 0.13 GB in the realtime tier.
 MOST_PIXELS = 2 * 1920 * 1080
+
+CUDA_VERSION = 13000  # as the driver tells it: what onnxruntime-gpu is built for, and NVIDIA's drivers know from 580 on
+
+_preloading = threading.Lock()
 
 
 class StyleSession:
@@ -30,9 +38,10 @@ class StyleSession:
     Attributes:
         contract: the file's promises, with its card.
         device: "cpu" or "cuda", where it really runs.
+        cuda_trouble: why "auto" took the CPU although there is a GPU, in one line; else empty.
         run_options: of every run; `terminate`, while it is set, ends those under way and those to come with a StyleError.
     Raises:
-        StyleError: no such file, not ONNX, or not ours.
+        StyleError: no such file, not ONNX, or not ours; "cuda" does not work here, and why.
     """
 
     def __init__(self, path: str | Path, device: str = "auto", shared: bool = False) -> None:
@@ -47,28 +56,32 @@ class StyleSession:
         options.enable_mem_pattern = False
         if shared:  # else its threads wait for work in a busy loop, on cores that another picture could use
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        cuda = device == "cuda" or (device == "auto" and cuda_devices() > 0)
-        providers = [*(["CUDAExecutionProvider"] if cuda else []), "CPUExecutionProvider"]
-        if cuda:
-            with contextlib.suppress(Exception):  # the libraries may be in place without it
-                onnxruntime.preload_dlls()
-        try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=providers)
-        except Exception as error:  # ONNX Runtime raises a dozen classes, none of them public
-            raise StyleError(
-                f"{self.path} is not an ONNX file that ONNX Runtime can open; make one with allaprima export"
-            ) from error
-        self.device = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
-        if device == "cuda" and self.device != "cuda":
-            raise StyleError("CUDA was asked for and does not work here; allaprima doctor says why")
+        self.device, self.cuda_trouble = "cpu", ""
+        if device == "cuda" or (device == "auto" and probe_cuda()[0]):
+            try:
+                self._session = _open_on_cuda(data, options, self.contract)
+                self.device = "cuda"
+            except StyleError as error:
+                if device == "cuda":
+                    raise StyleError(f"CUDA was asked for and does not work here: {error}") from error
+                self.cuda_trouble = str(error)
+        if self.device == "cpu":
+            try:
+                self._session = _open(data, options, "CPUExecutionProvider")
+            except Exception as error:  # ONNX Runtime raises a dozen classes, none of them public
+                raise StyleError(
+                    f"{self.path} is not an ONNX file that ONNX Runtime can open; make one with allaprima export"
+                ) from error
         self.run_options = onnxruntime.RunOptions()
         self._pixels = 0  # in the network now
         self._pixels_change = threading.Condition()
 
     @property
     def where(self) -> str:
-        """The device, for a message."""
-        return "a GPU (CUDA)" if self.device == "cuda" else "the CPU"
+        """The device, for a message; with what keeps it from the GPU, if there is one."""
+        if self.device == "cuda":
+            return "a GPU (CUDA)"
+        return f"the CPU, as CUDA does not work: {self.cuda_trouble}" if self.cuda_trouble else "the CPU"
 
     def stylize(self, frame: np.ndarray) -> np.ndarray:
         """Paint a frame.
@@ -107,9 +120,12 @@ class StyleSession:
             with self._room(content.size // 3):
                 stylized = self._session.run([tensors.output], {tensors.input: content}, self.run_options)[0]
         except Exception as error:
-            raise StyleError(
-                f"painting {sizes['width']}x{sizes['height']} px failed, for want of memory as a rule; try --max-side 2000"
-            ) from error
+            size = f"{sizes['width']}x{sizes['height']} px"
+            if self.device == "cuda":
+                raise StyleError(
+                    f"painting {size} on CUDA failed: {_reason(error)}; try --max-side 2000 or --device cpu"
+                ) from error
+            raise StyleError(f"painting {size} failed, for want of memory as a rule; try --max-side 2000") from error
         if stylized.shape != content.shape:
             raise StyleError(f"{self.path} made {stylized.shape} of {content.shape}; export it again")
         return np.asarray(stylized)
@@ -159,15 +175,72 @@ def pad_image(image: np.ndarray, stride_px: int, least_px: int) -> np.ndarray:
     return np.pad(image, ((0, 0), (0, 0), (0, pads[0]), (0, pads[1])), mode="reflect")
 
 
-def cuda_devices() -> int:
-    """How many CUDA devices the driver has; asked of the driver, as ONNX Runtime prints red lines and falls back."""
+def probe_cuda() -> tuple[int, str]:
+    """How many GPUs there are, and what keeps ONNX Runtime from them, in one line; empty where the driver sees nothing.
+
+    The driver is asked, as ONNX Runtime prints red lines and falls back to the CPU.
+    """
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return 0
+        return 0, "this onnxruntime is built without CUDA; pip install onnxruntime-gpu"
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-            return 0
-        return count.value
-    except OSError:  # no driver
-        return 0
+    except OSError:
+        return 0, "there is no NVIDIA driver"
+    count, version = ctypes.c_int(0), ctypes.c_int(0)
+    error = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or driver.cuDriverGetVersion(ctypes.byref(version))
+    if error or not count.value:
+        return 0, f"the NVIDIA driver has no GPU to offer (error {error})"
+    if version.value < CUDA_VERSION:
+        found, wanted = (f"CUDA {number // 1000}.{number % 1000 // 10}" for number in (version.value, CUDA_VERSION))
+        return count.value, f"the NVIDIA driver is for {found}, and {wanted} is wanted; install driver 580 or newer"
+    return count.value, ""
+
+
+def _open_on_cuda(data: bytes, options: onnxruntime.SessionOptions, contract: Contract) -> onnxruntime.InferenceSession:
+    """A session that has painted on CUDA.
+
+    Raises:
+        StyleError: the reason why there is none, in one line.
+    """
+    _, trouble = probe_cuda()
+    if trouble:
+        raise StyleError(trouble)
+    reason = _preload_cuda() or "ONNX Runtime cannot load its CUDA provider"
+    side = -(-max(32, contract.least_px) // contract.stride_px) * contract.stride_px
+    tensors = contract.tensors
+    shape = [dim if isinstance(dim, int) else 1 if dim == "batch" else side for dim in tensors.dims]
+    try:
+        session = _open(data, options, "CUDAExecutionProvider", "CPUExecutionProvider")
+        if session.get_providers()[0] == "CUDAExecutionProvider":
+            # Without cuDNN all is well until the first convolution.
+            session.run(None, {tensors.input: np.zeros(shape, tensors.type)})
+            return session
+    except Exception as error:
+        reason = _reason(error)
+    raise StyleError(f"{reason} (CUDA's libraries: pip install -e '.[gpu]')")
+
+
+@functools.cache
+def _preload_cuda() -> str:
+    """Load CUDA's libraries from where pip puts them; returns the first line of what ONNX Runtime prints about it.
+
+    It would go to standard output, among our results. Once a process, as other threads' prints are caught meanwhile, too.
+    """
+    printed = io.StringIO()
+    # The libraries may be in place without it, hence no error.
+    with _preloading, contextlib.redirect_stdout(printed), contextlib.suppress(Exception):
+        onnxruntime.preload_dlls()
+    return printed.getvalue().partition("\n")[0]
+
+
+def _open(data: bytes, options: onnxruntime.SessionOptions, *providers: str | tuple[str, dict]) -> onnxruntime.InferenceSession:
+    """A session that raises where ONNX Runtime would print to standard output and go on with the CPU, now or in a run."""
+    return onnxruntime.InferenceSession(data, options, providers=list(providers), enable_fallback=0)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error of ONNX Runtime; of one of CUDA's libraries without function, host and source file."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # As in "... CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED ; GPU=0 ; hostname=... ; file=... ; line=182 ; expr=...".
+    failure = re.search(r"CU\w+ failure [^;]*", line)
+    return failure[0].strip() if failure else line

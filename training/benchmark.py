@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference.demo import paint_landscape
-from inference.session import cuda_devices
+from inference.session import probe_cuda
 from models.contract import IMAGE, OPSET
 from models.image_transform_net import TIERS, JohnsonNet
 from models.vgg import VGG19Features, load_vgg19
@@ -98,7 +98,8 @@ def measure(sizes: list[tuple[int, int]], rounds: int, device_wanted: str, preci
 
 
 def providers(device: torch.device) -> list[str]:
-    return [*(["CUDAExecutionProvider"] if device.type == "cuda" and cuda_devices() else []), "CPUExecutionProvider"]
+    cuda = device.type == "cuda" and not probe_cuda()[1]
+    return [*(["CUDAExecutionProvider"] if cuda else []), "CPUExecutionProvider"]
 
 
 def wait_for(device: torch.device) -> None:

@@ -1,3 +1,4 @@
+import ctypes
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -5,10 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
+from inference import doctor
 from inference import session as session_module
-from inference.session import StyleSession, pad_image
+from inference.session import StyleSession, pad_image, probe_cuda
+from inference.styles import find_style
 from models.contract import Contract
 from models.errors import StyleError
 
@@ -43,12 +47,10 @@ def test_the_card_travels_in_the_file(style_file):
     assert StyleSession(style_file).contract.card["title"] == "Strokes"
 
 
-def test_asking_for_cuda_where_there_is_none_says_so(style_file, monkeypatch):
-    from inference.session import cuda_devices
-
-    if cuda_devices():
+def test_asking_for_cuda_where_there_is_none_says_so(style_file):
+    if probe_cuda()[0]:
         pytest.skip("this machine has CUDA")
-    with pytest.raises(StyleError, match="CUDA was asked for"):
+    with pytest.raises(StyleError, match="CUDA was asked for and does not work here: th"):
         StyleSession(style_file, "cuda")
 
 
@@ -120,3 +122,176 @@ def test_terminate_ends_runs_while_it_is_set(style_file):
         session.stylize(frame)
     session.run_options.terminate = False
     assert session.stylize(frame).shape == frame.shape
+
+
+CUDNN_MISSING = (
+    "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'node_conv2d' Status Message: "
+    "CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED ; GPU=0 ; hostname=here ; file=conv.cc ; line=467 ; expr=forward()\nmore"
+)
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """An NVIDIA driver for CUDA 13.0 with one GPU, and an ONNX Runtime that knows CUDA; its numbers may be changed."""
+    numbers = SimpleNamespace(init=0, gpus=1, version=13000)
+
+    def answer(pointer, number):
+        pointer._obj.value = number
+        return 0
+
+    library = SimpleNamespace(
+        cuInit=lambda _: numbers.init,
+        cuDeviceGetCount=lambda pointer: answer(pointer, numbers.gpus),
+        cuDriverGetVersion=lambda pointer: answer(pointer, numbers.version),
+    )
+    monkeypatch.setattr(
+        session_module, "ctypes", SimpleNamespace(CDLL=lambda _: library, c_int=ctypes.c_int, byref=ctypes.byref)
+    )
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    session_module._preload_cuda.cache_clear()
+    yield numbers
+    session_module._preload_cuda.cache_clear()
+
+
+@pytest.fixture
+def cuda(driver, monkeypatch):
+    """ONNX Runtime's CUDA, played by its CPU: where it `fails` and with what."""
+    real = onnxruntime.InferenceSession
+    stand_in = SimpleNamespace(fails="", error=RuntimeError(CUDNN_MISSING), painted=[])
+
+    class Session(real):
+        def _create_inference_session(self, providers, *more):
+            self.on_cuda = providers[0] == "CUDAExecutionProvider"
+            if self.on_cuda:
+                if stand_in.fails == "opening":
+                    raise stand_in.error
+            super()._create_inference_session(["CPUExecutionProvider"], *more)
+
+        def get_providers(self):
+            loaded = self.on_cuda and stand_in.fails != "loading"
+            return [*(["CUDAExecutionProvider"] if loaded else []), "CPUExecutionProvider"]
+
+        def run(self, outputs, inputs, *more):
+            if self.on_cuda:
+                stand_in.painted.append(next(iter(inputs.values())).shape)
+                if stand_in.fails == "painting":
+                    raise stand_in.error
+            return super().run(outputs, inputs, *more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    return stand_in
+
+
+def test_a_cuda_session_has_painted_before_it_is_given_out(style_file, cuda):
+    session = StyleSession(style_file)
+    assert (session.device, session.where, session.cuda_trouble) == ("cuda", "a GPU (CUDA)", "")
+    assert cuda.painted == [(1, 3, 32, 32)]
+    assert StyleSession(find_style("great_wave/realtime.frame")).device == "cuda"
+    assert cuda.painted[1:] == [(1, 32, 32, 3)]
+
+
+@pytest.mark.parametrize("fails", ["opening", "painting", "loading"])
+def test_where_cuda_fails_auto_paints_on_the_cpu_and_keeps_the_reason(style_file, landscape, cuda, monkeypatch, capfd, fails):
+    cuda.fails = fails
+    monkeypatch.setattr(
+        onnxruntime, "preload_dlls", lambda: print("Failed to load libcublasLt.so.13: no such file\nPlease ...")
+    )
+    session = StyleSession(style_file)
+    reason = {"loading": "Failed to load libcublasLt.so.13: no such file"}.get(
+        fails, "CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED"
+    )
+    assert session.device == "cpu"
+    assert session.cuda_trouble == f"{reason} (CUDA's libraries: pip install -e '.[gpu]')"
+    assert session.where == f"the CPU, as CUDA does not work: {session.cuda_trouble}"
+    assert session.stylize(landscape).shape == landscape.shape
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("fails", ["opening", "painting"])
+def test_where_cuda_fails_asking_for_it_gives_the_reason_in_one_line(style_file, cuda, capfd, fails):
+    cuda.fails = fails
+    with pytest.raises(StyleError) as caught:
+        StyleSession(style_file, "cuda")
+    assert str(caught.value) == (
+        "CUDA was asked for and does not work here: CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED "
+        "(CUDA's libraries: pip install -e '.[gpu]')"
+    )
+    assert capfd.readouterr().out == ""
+
+
+def test_a_provider_that_does_not_load_and_says_nothing_is_named(style_file, cuda):
+    cuda.fails = "loading"
+    with pytest.raises(StyleError, match="does not work here: ONNX Runtime cannot load its CUDA provider"):
+        StyleSession(style_file, "cuda")
+
+
+def test_cuda_libraries_are_loaded_once_and_may_raise(style_file, cuda, monkeypatch):
+    loads = []
+
+    def preload():
+        loads.append(1)
+        raise RuntimeError("no such folder")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    assert [StyleSession(style_file).device for _ in range(2)] == ["cuda", "cuda"]
+    assert loads == [1]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (CUDNN_MISSING, "CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED"),
+        ("bfc_arena.cc:376 Failed to allocate memory for 123\nmore", "bfc_arena.cc:376 Failed to allocate memory for 123"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_a_picture_that_fails_on_cuda_says_what_cuda_said(style_file, cuda, message, reason):
+    session = StyleSession(style_file)
+    cuda.fails, cuda.error = "painting", RuntimeError(message)
+    with pytest.raises(StyleError) as caught:
+        session.stylize(np.zeros((48, 64, 3), np.uint8))
+    assert str(caught.value) == f"painting 64x48 px on CUDA failed: {reason}; try --max-side 2000 or --device cpu"
+
+
+def test_a_driver_that_is_too_old_for_cuda_13_is_named_and_left_alone(style_file, driver):
+    driver.version = 12080
+    wanted = "the NVIDIA driver is for CUDA 12.8, and CUDA 13.0 is wanted; install driver 580 or newer"
+    assert probe_cuda() == (1, wanted)
+    assert StyleSession(style_file).cuda_trouble == wanted
+    with pytest.raises(StyleError, match=wanted):
+        StyleSession(style_file, "cuda")
+
+
+@pytest.mark.parametrize(("init", "gpus"), [(100, 1), (0, 0)])
+def test_a_driver_without_a_gpu_is_no_trouble_unless_cuda_is_asked_for(style_file, driver, init, gpus):
+    driver.init, driver.gpus = init, gpus
+    session = StyleSession(style_file)
+    assert (session.device, session.where, session.cuda_trouble) == ("cpu", "the CPU", "")
+    with pytest.raises(StyleError, match=rf"the NVIDIA driver has no GPU to offer \(error {init}\)"):
+        StyleSession(style_file, "cuda")
+
+
+def test_an_onnxruntime_without_cuda_is_named(style_file, driver, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert StyleSession(style_file).where == "the CPU"
+    with pytest.raises(StyleError, match="this onnxruntime is built without CUDA; pip install onnxruntime-gpu"):
+        StyleSession(style_file, "cuda")
+
+
+def test_doctor_says_what_keeps_a_gpu_from_painting(driver, cuda):
+    assert doctor.cuda_provider() == ("CUDA", True, "1 GPU(s), works")
+    cuda.fails = "painting"
+    name, well, text = doctor.cuda_provider()
+    assert (name, well) == ("CUDA", False)
+    assert text.startswith("1 GPU(s), but CUDA was asked for and does not work here: CUDNN failure 1001")
+    driver.version = 12080
+    assert doctor.cuda_provider()[2].startswith("the NVIDIA driver is for CUDA 12.8")
+
+
+def test_stylize_prints_only_results_to_standard_output_where_cuda_fails(run, style_file, photo, cuda, monkeypatch):
+    cuda.fails = "opening"
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcublasLt.so.13"))
+    code, out, err = run("stylize", photo, "--style", style_file, "-o", photo.with_name("painted.png"))
+    assert (code, out) == (0, f"{photo.with_name('painted.png')}\n")
+    assert "on the CPU, as CUDA does not work: CUDNN failure 1001" in err
