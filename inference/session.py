@@ -206,11 +206,13 @@ def _open_on_cuda(data: bytes, options: onnxruntime.SessionOptions, contract: Co
     if trouble:
         raise StyleError(trouble)
     reason = _preload_cuda() or "ONNX Runtime cannot load its CUDA provider"
+    # The default, EXHAUSTIVE, tries every algorithm of each convolution again for each new size of picture.
+    cuda = ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})
     side = -(-max(32, contract.least_px) // contract.stride_px) * contract.stride_px
     tensors = contract.tensors
     shape = [dim if isinstance(dim, int) else 1 if dim == "batch" else side for dim in tensors.dims]
     try:
-        session = _open(data, options, "CUDAExecutionProvider", "CPUExecutionProvider")
+        session = _open(data, options, cuda, "CPUExecutionProvider")
         if session.get_providers()[0] == "CUDAExecutionProvider":
             # Without cuDNN all is well until the first convolution.
             session.run(None, {tensors.input: np.zeros(shape, tensors.type)})

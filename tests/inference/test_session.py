@@ -156,14 +156,15 @@ def driver(monkeypatch):
 
 @pytest.fixture
 def cuda(driver, monkeypatch):
-    """ONNX Runtime's CUDA, played by its CPU: where it `fails` and with what."""
+    """ONNX Runtime's CUDA, played by its CPU: where it `fails` and with what, and what it was asked for."""
     real = onnxruntime.InferenceSession
-    stand_in = SimpleNamespace(fails="", error=RuntimeError(CUDNN_MISSING), painted=[])
+    stand_in = SimpleNamespace(fails="", error=RuntimeError(CUDNN_MISSING), options=None, painted=[])
 
     class Session(real):
         def _create_inference_session(self, providers, *more):
-            self.on_cuda = providers[0] == "CUDAExecutionProvider"
+            self.on_cuda = isinstance(providers[0], tuple)
             if self.on_cuda:
+                stand_in.options = providers[0][1]
                 if stand_in.fails == "opening":
                     raise stand_in.error
             super()._create_inference_session(["CPUExecutionProvider"], *more)
@@ -189,6 +190,11 @@ def test_a_cuda_session_has_painted_before_it_is_given_out(style_file, cuda):
     assert cuda.painted == [(1, 3, 32, 32)]
     assert StyleSession(find_style("great_wave/realtime.frame")).device == "cuda"
     assert cuda.painted[1:] == [(1, 32, 32, 3)]
+
+
+def test_cuda_does_not_search_for_convolutions_at_every_new_size(style_file, cuda):
+    StyleSession(style_file)
+    assert cuda.options == {"cudnn_conv_algo_search": "HEURISTIC"}
 
 
 @pytest.mark.parametrize("fails", ["opening", "painting", "loading"])
