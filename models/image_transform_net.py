@@ -7,6 +7,7 @@ johnson    pytorch/examples' network: what `training.import_torch` imports and t
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,37 @@ class InstanceNorm(nn.Module):
         return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
 
 
+def reflect_pad(x: Tensor, pad_px: int) -> Tensor:
+    """`F.pad(x, 4 * (pad_px,), mode="reflect")`, on a GPU without its two faults.
+
+    PyTorch's own kernel for GPUs turns channels-last tensors into NCHW ones, a copy each way, and adds up its gradient
+    in no fixed order, so that no two trainings are alike.
+    """
+    return _ReflectPad.apply(x, pad_px) if x.is_cuda else F.pad(x, (pad_px,) * 4, mode="reflect")
+
+
+class _ReflectPad(torch.autograd.Function):
+    """Mirror padding of (N, C, H, W) as copies of slices, and its gradient as sums of slices."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: int) -> Tensor:
+        ctx.pad_px = p
+        middle = x[:, :, 1 : p + 1].flip(2), x, x[:, :, -p - 1 : -1].flip(2)
+        y = torch.cat(middle, 2)  # (N, C, H+2p, W)
+        return torch.cat((y[..., 1 : p + 1].flip(3), y, y[..., -p - 1 : -1].flip(3)), 3)  # (N, C, H+2p, W+2p)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        p = ctx.pad_px
+        y = grad[..., p:-p].clone(memory_format=torch.preserve_format)
+        y[..., 1 : p + 1] += grad[..., :p].flip(3)
+        y[..., -p - 1 : -1] += grad[..., -p:].flip(3)
+        x = y[:, :, p:-p].clone(memory_format=torch.preserve_format)
+        x[:, :, 1 : p + 1] += y[:, :, :p].flip(2)
+        x[:, :, -p - 1 : -1] += y[:, :, -p:].flip(2)
+        return x, None
+
+
 class ReflectConv(nn.Module):
     """A convolution whose border mirrors the picture, for the layers where a zero border shows."""
 
@@ -43,7 +75,7 @@ class ReflectConv(nn.Module):
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (self.pad_px,) * 4, mode="reflect"))
+        return self.conv(reflect_pad(x, self.pad_px))
 
 
 class ResidualBlock(nn.Module):
@@ -130,9 +162,9 @@ class RealtimeNet(nn.Module):
         y = F.relu(self.norm1(self.stem(content_image)))  # (N, 32, H/4, W/4)
         y = self.blocks(y)  # (N, 32, H/4, W/4)
         y = F.relu(self.norm2(self.conv2(upsample(y))))  # (N, 16, H/2, W/2)
-        y = F.conv2d(F.pad(y, (1, 1, 1, 1), mode="reflect"), resized_phases(self.head))
+        y = F.conv2d(reflect_pad(y, 1), resized_phases(self.head))
         bias = self.bias - 0.5 * self.skip.sum(dim=(1, 2, 3))  # as if the photo were centred around 0
-        x = F.pad(content_image, (2, 2, 2, 2), mode="reflect")
+        x = reflect_pad(content_image, 2)
         # In this order: OpenCV 4 opens a file of free sizes with sizes of 0. It then finds 0 on the left and 2 on the right
         # of this sum, which it takes; the other way round it refuses the file.
         y = F.conv2d(x, phases(self.skip), bias.repeat_interleave(4), stride=2) + y  # (N, 12, H/2, W/2)

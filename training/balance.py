@@ -10,28 +10,29 @@ from torch import Tensor
 # Style over content. Five trainings that looked right ended with single steps between 0.1 and 0.2 (2026-11-22).
 TARGET = 0.16
 SANE = (0.08, 0.3)
-# How much that ratio still fell from step 50 to the end in the same trainings: not at all where they had started from
+# How much that ratio still fell from photo 200 to the end in the same trainings: not at all where they had started from
 # another style's network, up to 11 times where they had started from noise.
 LEAST_FALL, LARGEST_FALL = 0.9, 11.0
 
-MEASURED_AT = 50  # steps
-FOLLOWED_FROM = 250  # steps: before, style falls by itself
+MEASURED_AT = 200  # photos
+FOLLOWED_FROM = 1000  # photos: before, style falls by itself
 RANGE = (1.0, 20.0)  # of the automatic weight
-RATE = 0.005  # of a step, on the logarithm; five times the weight halved the ratio in a sweep of 40 steps
+RATE = 0.00125  # of a photo, on the logarithm; five times the weight halved the ratio in a sweep of 40 steps of 4
 
 
-def verdict(content: float, style: float, content_weight: float, style_weight: float) -> str:
-    """A line for the user about the losses after `MEASURED_AT` steps, with a weight to try where one is called for.
+def verdict(content: float, style: float, content_weight: float, style_weight: float, photos: int = MEASURED_AT) -> str:
+    """A line for the user about the losses early in a training, with a weight to try where one is called for.
 
     Args:
         content, style: unweighted losses.
+        photos: seen so far, about `MEASURED_AT`.
     """
     weighted_content, weighted_style = content_weight * content, style_weight * style
     if weighted_content <= 0 or weighted_style <= 0:
         return "one of content and style has no weight or no loss: there is no balance to measure"
     share = weighted_style / weighted_content
     measured = (
-        f"after {MEASURED_AT} steps {'style' if share > 1 else 'content'} dominates the loss, {max(share, 1 / share):.1f} to 1 "
+        f"after {photos} photos {'style' if share > 1 else 'content'} dominates the loss, {max(share, 1 / share):.1f} to 1 "
         f"(content {weighted_content:.2f}, style {weighted_style:.2f}, weighted)"
     )
     ratio = style / content
@@ -48,12 +49,13 @@ def _round(weight: float) -> str:
 
 
 @torch.no_grad()
-def follow_(style_weight: Tensor, content: Tensor, style: Tensor) -> None:
+def follow_(style_weight: Tensor, content: Tensor, style: Tensor, rate: Tensor | float) -> None:
     """Move the style weight a little towards the one that gives the ratio `TARGET`; nothing is read back from a GPU.
 
     Args:
         style_weight: scalar float32, changed in place.
         content, style: unweighted losses of this step, scalars.
+        rate: `RATE` times the photos of this step; 0 leaves the weight as it is.
     """
-    moved = (style_weight * (style / (TARGET * content)).clamp(0.1, 10.0) ** RATE).clamp(*RANGE)
+    moved = (style_weight * (style / (TARGET * content)).clamp(0.1, 10.0) ** rate).clamp(*RANGE)
     style_weight.copy_(torch.where(moved.isfinite(), moved, style_weight))

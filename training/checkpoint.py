@@ -156,15 +156,19 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     return TrainingState(card["step"], tensors), card
 
 
-def load_newest_state(run_folder: Path, warn: Callable[[str], None]) -> tuple[TrainingState, dict[str, Any]] | None:
+def load_newest_state(
+    run_folder: Path, warn: Callable[[str], None], at_most: float = math.inf
+) -> tuple[TrainingState, dict[str, Any]] | None:
     """The newest checkpoint that can be read, or None in a folder without one; `warn` hears of those that cannot.
 
+    Args:
+        at_most: the step of the newest one that is wanted.
     Raises:
         StyleError: there are checkpoints, and all of them are damaged. TrainingError: one cannot be read now; going on
             from an older one would throw it away.
     """
     failed: StyleError | None = None
-    for step in reversed(_complete_steps(run_folder)):
+    for step in reversed([step for step in _complete_steps(run_folder) if step <= at_most]):
         try:
             return load_state(checkpoint_path(run_folder, step))
         except StyleError as error:
@@ -256,12 +260,12 @@ def unpack_state_(
     averaged_net.load_state_dict(unprefixed(tensors, "ema."))
     style_weight.copy_(tensors["style_weight"])
     for name, p in net.named_parameters():
-        moments = {key: tensors[f"adam.{key}.{name}"] for key in ADAM_KEYS}
-        # The fused Adam counts its steps on the parameter's device; moments are laid out as the parameter is.
-        optimizer.state[p] = {
-            key: moment.to(p.device, copy=True) if key == "step" else torch.empty_like(p).copy_(moment)
-            for key, moment in moments.items()
-        }
+        state_of_p = optimizer.state[p]
+        for key in ADAM_KEYS:
+            moment = tensors[f"adam.{key}.{name}"]
+            if key not in state_of_p:  # the fused Adam counts its steps on the parameter's device; moments lie as it does
+                state_of_p[key] = torch.zeros((), device=p.device) if key == "step" else torch.empty_like(p)
+            state_of_p[key].copy_(moment)  # in place: a CUDA graph knows where it lies
 
 
 def _complete_steps(run_folder: Path) -> list[int]:

@@ -31,8 +31,10 @@ class TrainConfig:
     seed: int = 0  # of the initial weights, the photos' order, crops and flips
     device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
     precision: str = "auto"  # "auto", "fp32" or "bf16"; auto times both
-    compile: str = "auto"  # torch.compile: "auto", "on" or "off"; auto times it on CUDA
-    workers: int = 4  # threads that decode photos ahead of time; 0: none
+    # torch.compile: "auto", "on" or "off"; auto times it on CUDA. On CUDA all but "off" makes the step one CUDA graph, too.
+    compile: str = "auto"
+    workers: int | None = None  # threads that decode photos ahead of time; 0: none; None: 4, beside a GPU all cores
+    photo_store: str | None = None  # a folder for all photos decoded, which the next training on them starts from
     normalization: str = "unitless"  # of the losses, training/losses.py
     init: str | None = None  # weights to start from: another style's .safetensors
     vgg19: str | None = None  # VGG-19 file, or "random" (tests); None: $ALLAPRIMA_VGG19, else torchvision's download
@@ -47,8 +49,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if field.type is int and type(getattr(self, field.name)) is not int:
-                raise TrainingError(f"{flag(field.name)} is {getattr(self, field.name)!r}; a whole number is wanted")
+            value = getattr(self, field.name)
+            whole = field.type is int or (field.name == "workers" and value is not None)
+            if whole and type(value) is not int:
+                raise TrainingError(f"{flag(field.name)} is {value!r}; a whole number is wanted")
         for name, least in (
             ("steps", 1),
             ("batch_size", 1),
@@ -60,7 +64,7 @@ class TrainConfig:
             ("workers", 0),
             ("seed", 0),
         ):
-            if getattr(self, name) < least:
+            if (getattr(self, name) or 0) < least:
                 raise TrainingError(f"{flag(name)} is {getattr(self, name)}; at least {least} is needed")
         for name in ("content_weight", "style_weight", "tv_weight", "lr"):
             value = getattr(self, name)

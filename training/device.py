@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -13,9 +14,14 @@ import torch
 from models.errors import OptimizeError, TrainingError
 from models.vgg import VGG19Features
 
+BF16_CAPABILITY = (8, 0)  # CUDA's compute capability of the first GPUs that multiply bf16 in hardware (Ampere)
+
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """The device of a name out of auto, cpu, cuda and mps; on a machine with several GPUs that of this process.
+
+    On CUDA float32 means float32 from here on: convolutions no longer round to TensorFloat-32, of which targets, previews
+    and `optimize` knew nothing, and cuDNN picks its algorithms by trial.
 
     Raises:
         TrainingError: it is not there.
@@ -28,13 +34,22 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         raise TrainingError(f"--device {name} is not available to torch {torch.__version__} here; there is {there}")
     if name == "cuda" and local_rank >= torch.cuda.device_count():
         raise TrainingError(f"there are {torch.cuda.device_count()} GPUs here; give torchrun --nproc-per-node at most that")
-    return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
+    if name != "cuda":
+        return torch.device(name)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    return torch.device(name, local_rank)
 
 
 def pick_precision(precision: str, vgg: VGG19Features, device: torch.device) -> str:
-    """ "fp32" or "bf16"; auto measures which is faster here, as bf16 without hardware for it is many times slower."""
+    """ "fp32" or "bf16"; auto measures which is faster here, as bf16 without hardware for it is many times slower.
+
+    A GPU is asked instead: a small trial there measures launches, and would choose by chance.
+    """
     if precision != "auto":
         return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= BF16_CAPABILITY else "fp32"
     image = torch.rand(1, 3, 128, 128, device=device).contiguous(memory_format=torch.channels_last)
     seconds = {}
     for candidate, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -50,6 +65,13 @@ def pick_precision(precision: str, vgg: VGG19Features, device: torch.device) -> 
         except RuntimeError:  # a device without bf16
             seconds[candidate] = math.inf
     return min(seconds, key=lambda candidate: seconds[candidate])
+
+
+def worker_count(workers: int | None, device: torch.device) -> int:
+    """Threads that prepare photos: as many as asked for, else 4, or every core where a GPU does the rest."""
+    if workers is not None:
+        return workers
+    return os.cpu_count() or 4 if device.type == "cuda" else 4
 
 
 def in_precision(vgg: VGG19Features, precision: str) -> VGG19Features:
@@ -76,10 +98,14 @@ def free_bytes(device: torch.device) -> float:
     """Memory that can be had on a device; infinite where nobody says."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    free = math.inf
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    return math.inf
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    with suppress(OSError, ValueError):  # a container may have less than its machine; "max" is not a number
+        allowed, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, max(0, allowed - used))
+    return free
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def gram_matrix(features: Tensor) -> Tensor:
     c, h, w = features.shape[1:]
     # A half-precision Gram overflows on ordinary photographs; bfloat16 has float32's range.
     psi = features.float() if features.dtype == torch.float16 else features
-    return _Gram.apply(psi.permute(0, 2, 3, 1).flatten(1, 2)).float() / (c * h * w)
+    return _Gram.apply(psi.permute(0, 2, 3, 1).flatten(1, 2)) / (c * h * w)
 
 
 def gram_matrices(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -43,20 +43,23 @@ def gram_matrices(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _Gram(torch.autograd.Function):
-    """X^T X of (N, H*W, C), the order that channels-last features lie in, so that nothing is copied.
+    """X^T X of (N, H*W, C) in float32, the order that channels-last features lie in, so that nothing is copied.
 
-    Its own backward is one product, X (G + G^T); autograd, blind to the symmetry, takes two and a sum.
+    Its own backward is one product, X (G + G^T); autograd, blind to the symmetry, takes two and a sum. On a GPU sums over
+    65,536 pixels stay in float32; a CPU adds in float32, too, but has no product that hands that on unrounded.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return x.transpose(1, 2) @ x
+        if x.is_cuda and x.dtype == torch.bfloat16:
+            return torch.bmm(x.transpose(1, 2), x, out_dtype=torch.float32)
+        return (x.transpose(1, 2) @ x).float()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return x @ (grad + grad.transpose(1, 2))
+        return x @ (grad + grad.transpose(1, 2)).to(x.dtype)
 
 
 def content_loss(

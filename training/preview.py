@@ -41,7 +41,7 @@ def load_preview_frames(config: TrainConfig, photos: Sequence[Path]) -> list[np.
     if config.preview:
         frames = [read_picture(path, config.max_pixels).frame for path in config.preview]
     elif photos:
-        folder = PhotoFolder(photos, 4, PREVIEW_PX, config.seed, config.max_pixels, cache_bytes=0)
+        folder = PhotoFolder(photos, 4, PREVIEW_PX, config.seed, max_pixels=config.max_pixels, cache_bytes=0)
         return list(folder.load(0).content_image.numpy())
     else:
         from inference.demo import paint_landscape

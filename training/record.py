@@ -1,5 +1,6 @@
-"""What a training leaves in its run folder besides weights: metrics, previews, skipped photos, the card."""
+"""What a training knows of itself and leaves in its run folder: checkpoints, metrics, previews, skipped photos, the card."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -14,13 +15,189 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from inference.atomic import write_atomically
+from inference.atomic import remove_partial_files, write_atomically
 from models.errors import PictureError, TrainingError
+from training import balance
+from training.checkpoint import BEST, TrainingState, drop_states_after, save_checkpoint, save_weights
 from training.config import TrainConfig
 from training.device import device_name, pick_device
 from training.photos import MOST_BAD
+from training.preview import look_at, write_sheet
+from training.ranks import Ranks
+from training.update import Update
 
 LOG_EVERY = 25  # steps between two lines of metrics.jsonl, and between two looks at the losses
+MOST_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that send a training back
+MOST_ROLLBACKS = 3
+LAST_SAVES_S = (1, 5, 15, 30, 60)  # waits between the attempts to save the result; a disk may be given room meanwhile
+
+
+class Run:
+    """One style in training: its network and optimizer, its folder, and what is known about it so far.
+
+    Args:
+        config: as it is really trained: with what "auto" stood for.
+        folder: gets metrics.jsonl, checkpoints, previews, and at the end weights.safetensors; only the first of several
+            processes writes there.
+        found: the checkpoint to go on from, with its card.
+        resume: whether what lies in the folder belongs to this training.
+        photos: how many there are; math.inf for a stream.
+        names_photos: whether the damaged ones are named here; of several styles one does it for all.
+        console: for what the user should know.
+    Attributes:
+        newest: mean losses of the newest line of the log.
+        best: lowest loss on the preview photos so far.
+        rollbacks: how often this style's picture went bad, and the training back.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        update: Update,
+        style_frame: np.ndarray,
+        preview_frames: list[np.ndarray],
+        found: tuple[TrainingState, dict[str, Any]] | None,
+        resume: bool,
+        photos: float,
+        names_photos: bool,
+        console: Console,
+        ranks: Ranks,
+    ) -> None:
+        self.config, self.folder, self.update = config, folder, update
+        self.style_frame, self.preview_frames = style_frame, preview_frames
+        self.console, self.ranks = console, ranks
+        start, card = (found[0].step, found[1]) if found else (0, {})
+        if found:
+            update.unpack_(found[0])
+        update.lr_scale = card.get("lr_scale", 1.0)
+        self.newest: dict[str, float] = dict(card.get("losses", {}))
+        self.best, self.rollbacks = card.get("best", math.inf), card.get("rollbacks", 0)
+        self.first_state = copy.deepcopy(update.pack(start))  # to go back to while there is no checkpoint
+        self._seconds_before, self._began = float(card.get("seconds", 0.0)), time.monotonic()
+        self._is_judged = start * config.batch_size >= balance.MEASURED_AT
+        self.unsaved = False
+        skipped = folder / "skipped.txt" if ranks.writes else None
+        if ranks.writes:
+            remove_partial_files(folder)
+            if resume:
+                drop_states_after(folder, start)
+            elif skipped:
+                skipped.unlink(missing_ok=True)
+        self.log = MetricsLog(folder, start, config.batch_size, console) if ranks.writes else None
+        self.bad_photos = BadPhotos(config.photos, photos, skipped, console if names_photos else Console(quiet=True))
+
+    def say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    def card(self, step: int) -> dict[str, Any]:
+        """What the network is at this step, for the files that hold it."""
+        seconds = self._seconds_before + time.monotonic() - self._began
+        card = make_card(self.config, step, self.newest, seconds, len(self.bad_photos.names), self.ranks.world)
+        card["style_weight"] = round(self.update.style_weight.item(), 4)
+        card |= {"lr_scale": self.update.lr_scale, "rollbacks": self.rollbacks}
+        return card | ({"best": self.best} if self.best < math.inf else {})
+
+    def not_finite(self) -> str | None:
+        """What is wrong if loss or gradient were not finite in the last steps; waits for the device."""
+        in_a_row = self.update.peek().skipped_in_a_row
+        if in_a_row >= MOST_NOT_FINITE:
+            return f"loss or gradient was not finite in {in_a_row} steps in a row"
+        return None
+
+    def note_losses(self, step: int) -> str:
+        """Log the mean losses since the last note, and say what the user should know; returns them as a text."""
+        reading = self.update.read()
+        self.newest = reading.losses or self.newest
+        if reading.skipped:
+            self.say(f"step {step}: {reading.skipped} steps had a loss or gradient that was not finite; skipped")
+        photos = step * self.config.batch_size
+        if not self._is_judged and self.newest and photos >= balance.MEASURED_AT:
+            self._is_judged = True
+            weight, of_content = self.update.style_weight.item(), self.config.content_weight
+            self.say(balance.verdict(self.newest["content"], self.newest["style"], of_content, weight, photos))
+        if not self.log:
+            return ""
+        self.log.add(step, self.newest)
+        losses = " ".join(f"{name} {value:.3f}" for name, value in self.newest.items())
+        return f"{losses} {self.log.photos_per_s:.1f} photos/s"
+
+    def look(self, step: int) -> str | None:
+        """What is wrong with the picture at this step, if anything; keeps the sheet, and the weights if they are the best."""
+        seen = look_at(self.update.averaged_net, self.update.target, self.preview_frames, self.config)
+        if step % self.config.preview_every == 0 or step == self.config.steps or seen.fault:
+            with spared(self.console, "the preview sheet"):
+                sheet = write_sheet(self.folder, step, seen, self.preview_frames, self.style_frame)
+                assert self.log is not None
+                self.log.add_preview(step, sheet, seen.losses)
+        if seen.fault is None and seen.losses["total"] < self.best:
+            card = self.card(step) | {"preview": seen.losses, "best": seen.losses["total"]}
+            try:
+                save_weights(self.folder / BEST, self.update.averaged_net.state_dict(), card)
+                self.best = seen.losses["total"]
+            except TrainingError as error:
+                self.say(str(error))
+        return seen.fault
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint; if that fails the user knows, and `unsaved` asks the loop to try again."""
+        try:
+            save_checkpoint(self.folder, self.update.pack(step), self.card(step))
+            self.unsaved = False
+        except TrainingError as error:
+            self.unsaved = True
+            self.say(f"step {step} is NOT saved: {error}. Older checkpoints are intact; trying again every {LOG_EVERY} steps")
+
+    def go_back_(self, state: TrainingState, step: int, fault: str | None) -> None:
+        """Take up an earlier state; where it was this style's picture that went bad, with half the learning rate.
+
+        Raises:
+            TrainingError: it went bad more than `MOST_ROLLBACKS` times.
+        """
+        if fault:
+            self.rollbacks += 1
+            if self.rollbacks > MOST_ROLLBACKS:
+                raise TrainingError(
+                    f"step {step}: {fault}; {MOST_ROLLBACKS} times the training went back and halved its learning rate. "
+                    f"Checkpoints are in {self.folder}; train again with a smaller --lr (was {self.config.lr}), "
+                    "--precision fp32, or a smaller --style-weight"
+                )
+            self.update.lr_scale *= 0.5
+            self.say(
+                f"step {step}: {fault}; back to step {state.step} with half the learning rate "
+                f"(time {self.rollbacks} of at most {MOST_ROLLBACKS})"
+            )
+        self.update.unpack_(state)
+        if self.log:
+            self.log.rewind(state.step)
+
+    def keep_result(self) -> Path:
+        """Write the averaged weights, with patience: the work of hours must not be lost to a disk that is full for now.
+
+        Returns:
+            the path of weights.safetensors.
+        Raises:
+            TrainingError: it could not be written even at the last attempt.
+        """
+        path = self.folder / "weights.safetensors"
+        if not self.ranks.writes:
+            return path
+        if self.bad_photos.names:
+            self.say(f"{len(self.bad_photos.names)} damaged photos were skipped, listed in {self.bad_photos.path}")
+        card = self.card(self.config.steps)
+        for wait_s in (*LAST_SAVES_S, None):
+            try:
+                save_weights(path, self.update.averaged_net.state_dict(), card)
+                break
+            except TrainingError as error:
+                if wait_s is None:
+                    raise
+                self.say(f"{error}; trying again in {wait_s} s")
+                time.sleep(wait_s)
+        if self.unsaved:
+            self.say("the last checkpoint is not there, but the result is")
+        return path
 
 
 class MetricsLog:

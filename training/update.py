@@ -1,10 +1,13 @@
-"""One weight update: paint the photos, compare, go a step down; nothing in it waits for a GPU."""
+"""One step: paint the photos, compare, go down; for one style or several at once. Nothing in it waits for a GPU."""
 
 import copy
 import math
+import os
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,10 +20,12 @@ from training.checkpoint import TrainingState, pack_state, unpack_state_
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.ranks import Ranks
 
-EMA_DECAY = 0.999  # of the averaged weights that are exported
+EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_BATCH` photos
+EMA_BATCH = 4
 PARTS = ("content", "style", "tv", "total")
 DEFAULT_STYLE_WEIGHT = float(TrainConfig.style_weight)  # where "auto" starts
 COMPILE_GAIN = 0.97  # a compiled step has to take at most this share of the plain one's time
+GRAPH_TOLERANCE = 0.02  # of a CUDA graph's losses, relative: bf16 sums in another order differ by less
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,26 @@ class Target:
     style_grams: dict[str, Tensor]
 
 
-StepLosses = Callable[[torch.nn.Module, Target, Tensor, TrainConfig, Tensor], dict[str, Tensor]]
+ContentFeatures = Callable[[VGG19Features, Tensor], dict[str, Tensor]]
+StepLosses = Callable[
+    [torch.nn.Module, Target, Tensor, dict[str, Tensor], TrainConfig, Tensor],
+    dict[str, Tensor],
+]
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The two that take almost all of a step's time, plain or compiled.
+
+    Attributes:
+        compiled: "on" or "off".
+        why_not: compiled, where that was tried.
+    """
+
+    content_features: ContentFeatures
+    step_losses: StepLosses
+    compiled: str = "off"
+    why_not: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,39 +73,113 @@ class Reading:
     skipped_in_a_row: int
 
 
+class Step:
+    """One step of all the styles that are trained together: VGG-19 looks at the photos once for all of them.
+
+    Args:
+        updates: one a style; their networks and VGG-19 on one device.
+    """
+
+    def __init__(self, updates: Sequence["Update"], functions: Functions) -> None:
+        self.updates, self._functions = updates, functions
+        self._run: Callable[[Tensor], None] = self._launch_all
+
+    def __call__(self, step: int, content_image: Tensor) -> None:
+        """Update the weights of every style with the photos of a step.
+
+        Args:
+            content_image: (N, 3, S, S) in [0, 1], channels-last.
+        """
+        for update in self.updates:
+            update.prepare(step)
+        self._run(content_image)
+
+    def _launch_all(self, content_image: Tensor) -> None:
+        vgg = self.updates[0].target.vgg
+        content_features = self._functions.content_features(vgg, content_image)
+        for update in self.updates:
+            update(content_image, content_features, self._functions.step_losses)
+
+    def capture_(self, content_image: Tensor) -> str:
+        """From now on replay the step as one CUDA graph: a small batch's step is a thousand launches, and waits for them.
+
+        The graph must first show that it gives the losses of the plain step; weights are what they were afterwards.
+
+        Args:
+            content_image: photos of the training's shape, to try it with.
+        Returns:
+            why there is no graph, and the step stays as it was; empty if there is one.
+        """
+        states = [copy.deepcopy(update.pack(0)) for update in self.updates]
+        for update in self.updates:
+            update.prepare(0)
+        try:
+            replay = captured(self._launch_all, content_image)
+            found = []
+            for run in (self._launch_all, replay):
+                self._restore_(states)
+                run(content_image)
+                found.append([update.peek().losses for update in self.updates])
+            for plain, graph in zip(*found, strict=True):
+                for name, loss in plain.items():
+                    if not math.isclose(loss, graph.get(name, math.nan), rel_tol=GRAPH_TOLERANCE, abs_tol=1e-6):
+                        return f"its {name} loss is {graph.get(name)}, the plain step's {loss}"
+            self._run = replay
+            return ""
+        except Exception as error:  # whatever a driver, a library or an operator has against it
+            return first_line(error)
+        finally:
+            self._restore_(states)
+
+    def _restore_(self, states: Sequence[TrainingState]) -> None:
+        for update, state in zip(self.updates, states, strict=True):
+            update.unpack_(state)
+
+
 class Update:
-    """Everything that a step changes: network, average, optimizer, style weight.
+    """One style's part of a step, and everything that it changes: network, average, optimizer, style weight.
+
+    All of these stay where they are in memory, and what changes from step to step is written into tensors beforehand, so
+    that a CUDA graph may replay the rest.
 
     Args:
         net: on its device, channels-last; trained in place.
-        step_losses: `step_losses` of this file, or its compiled form.
     Attributes:
         lr_scale: of the learning rate; halved by the loop when the picture went bad.
     """
 
-    def __init__(
-        self, config: TrainConfig, net: ImageTransformNet, target: Target, ranks: Ranks, losses_of: StepLosses
-    ) -> None:
+    def __init__(self, config: TrainConfig, net: ImageTransformNet, target: Target, ranks: Ranks) -> None:
         self.config, self.net, self.target, self.ranks = config, net, target, ranks
         device = next(net.parameters()).device
+        on_gpu = device.type == "cuda"
         self.averaged_net = copy.deepcopy(net).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(net.parameters(), lr=config.lr, fused=True)
+        lr = torch.tensor(config.lr, device=device) if on_gpu else config.lr
+        self.optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=True, capturable=on_gpu)
         weight = DEFAULT_STYLE_WEIGHT if config.style_weight == "auto" else float(config.style_weight)
         self.style_weight = torch.tensor(weight, device=device)
         self.lr_scale = 1.0
         self._parallel_net = ranks.wrap(net)
-        self._losses_of = losses_of
+        self._average_share = torch.zeros((), device=device)  # of the new weights in the average
+        self._balance_rate = torch.zeros((), device=device)
         self._sums = torch.zeros(len(PARTS), device=device)
         self._counts = torch.zeros(3, device=device)  # counted steps, skipped ones, skipped ones in a row
 
-    def __call__(self, step: int, content_image: Tensor) -> None:
+    def prepare(self, step: int) -> None:
+        """Set what depends on the number of the step."""
+        set_learning_rate_(self.optimizer, self.config, step, self.lr_scale)
+        self._average_share.fill_(average_share(step, self.config.batch_size))
+        follows = step * self.config.batch_size >= balance.FOLLOWED_FROM
+        self._balance_rate.fill_(balance.RATE * self.config.batch_size if follows else 0.0)
+
+    def __call__(self, content_image: Tensor, content_features: dict[str, Tensor], losses_of: StepLosses) -> None:
         """Update the weights with the photos of a step, unless its loss or gradient is not finite.
 
         Args:
             content_image: (N, 3, S, S) in [0, 1].
+            content_features: VGG-19's of the same photos, without gradient.
+            losses_of: `step_losses`, or its compiled form.
         """
-        set_learning_rate_(self.optimizer, self.config, step, self.lr_scale)
-        parts = self._losses_of(self._parallel_net, self.target, content_image, self.config, self.style_weight)
+        parts = losses_of(self._parallel_net, self.target, content_image, content_features, self.config, self.style_weight)
         self.optimizer.zero_grad(set_to_none=True)
         parts["total"].backward()  # type: ignore[no-untyped-call]
         values = self.ranks.mean(torch.stack([parts[name].detach().float() for name in PARTS]))
@@ -89,12 +187,12 @@ class Update:
         # The fused Adam looks at this, on the device, before it changes anything; GradScaler tells it in the same way.
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        update_average_(self.averaged_net, self.net, step)
-        if self.config.style_weight == "auto" and step >= balance.FOLLOWED_FROM:
-            balance.follow_(self.style_weight, values[0], values[1])
+        update_average_(self.averaged_net, self.net, self._average_share)
+        if self.config.style_weight == "auto":
+            balance.follow_(self.style_weight, values[0], values[1], self._balance_rate)
         self._sums += torch.where(finite, values, 0.0)
         good, bad, in_a_row = self._counts.unbind()
-        self._counts = torch.stack([good + finite, bad + ~finite, (in_a_row + 1.0) * ~finite])
+        self._counts.copy_(torch.stack([good + finite, bad + ~finite, (in_a_row + 1.0) * ~finite]))
 
     def peek(self) -> Reading:
         """The losses since the last `read`; waits for the device."""
@@ -118,14 +216,23 @@ class Update:
         self._counts.zero_()
 
 
+def content_features_of(vgg: VGG19Features, content_image: Tensor) -> dict[str, Tensor]:
+    """What VGG-19 sees in the photos, as deep as content is compared; without gradient."""
+    with torch.no_grad():
+        return vgg(content_image, CONTENT_LAYERS)
+
+
 def step_losses(
-    net: torch.nn.Module, target: Target, content_image: Tensor, config: TrainConfig, style_weight: Tensor
+    net: torch.nn.Module,
+    target: Target,
+    content_image: Tensor,
+    content_features: dict[str, Tensor],
+    config: TrainConfig,
+    style_weight: Tensor,
 ) -> dict[str, Tensor]:
     """One forward pass of network and VGG-19, with gradient to the network."""
     with torch.autocast(content_image.device.type, torch.bfloat16, enabled=target.vgg.dtype == torch.bfloat16):
         stylized_image = net(content_image)
-    with torch.no_grad():
-        content_features = target.vgg(content_image, CONTENT_LAYERS)
     features = target.vgg(stylized_image, (*STYLE_LAYERS, *CONTENT_LAYERS))
     return losses.perceptual_losses(
         stylized_image,
@@ -139,42 +246,87 @@ def step_losses(
     )
 
 
-def pick_step_losses(config: TrainConfig, net: ImageTransformNet, target: Target, batch_size: int) -> tuple[StepLosses, str]:
-    """`step_losses` as it is, or compiled where that was asked for or a trial shows that it is faster.
+def pick_functions(config: TrainConfig, net: ImageTransformNet, target: Target, ranks: Ranks) -> Functions:
+    """The plain functions, or compiled ones where that was asked for or a trial shows that they are faster.
 
-    Args:
-        batch_size: of this process.
-    Returns:
-        the function, and "on" or "off".
+    All processes take the same.
+
+    Raises:
+        TrainingError: compiled ones were asked for and do not work.
     """
+    plain = Functions(content_features_of, step_losses)
     device = next(net.parameters()).device
     if config.compile == "off" or (config.compile == "auto" and device.type != "cuda"):
-        return step_losses, "off"
-    compiled: StepLosses = torch.compile(step_losses, dynamic=False)
-    image = torch.rand(batch_size, 3, config.size_px, config.size_px, device=device).contiguous(
-        memory_format=torch.channels_last
+        return plain
+    # What was compiled is kept for the next training; torch's own place for it is emptied at every restart.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "allaprima", "compiled")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    compiled = Functions(
+        torch.compile(content_features_of, dynamic=False), torch.compile(step_losses, dynamic=False), compiled="on"
     )
-    trial_net = copy.deepcopy(net)
+    image = trial_image(config, ranks, device)
     weight = torch.tensor(DEFAULT_STYLE_WEIGHT, device=device)
 
-    def seconds_of(function: StepLosses) -> float:
+    def seconds_of(functions: Functions) -> float:
         times = []
         for _ in range(8):
             began = time.perf_counter()
-            total = function(trial_net, target, image, config, weight)["total"]
+            features = functions.content_features(target.vgg, image)
+            total = functions.step_losses(net, target, image, features, config, weight)["total"]
             total.backward()  # type: ignore[no-untyped-call]
             total.item()  # waits for the device
             times.append(time.perf_counter() - began)
         return min(times[2:])
 
+    why_not = ""
     try:
-        faster = seconds_of(compiled) < COMPILE_GAIN * seconds_of(step_losses)
-    except Exception as error:  # no compiler, no Triton, an operator it cannot do
-        if config.compile == "on":
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise TrainingError(f"torch.compile does not work here ({why[:200]}); leave out --compile on") from error
-        return step_losses, "off"
-    return (compiled, "on") if faster or config.compile == "on" else (step_losses, "off")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to round more coarsely, and what its compiler says of itself
+            share = seconds_of(compiled) / seconds_of(plain)
+        if share >= COMPILE_GAIN and config.compile == "auto":
+            why_not = f"it takes {share:.0%} of the plain step's time"
+    except Exception as error:  # no C compiler, no Triton, an operator it cannot do
+        why_not = first_line(error)
+    net.zero_grad(set_to_none=True)
+    why_not = next((why for why in ranks.gather(why_not) if why), "")
+    if why_not and config.compile == "on":
+        raise TrainingError(f"torch.compile does not work here ({why_not}); leave out --compile on")
+    return Functions(content_features_of, step_losses, why_not=why_not) if why_not else compiled
+
+
+def trial_image(config: TrainConfig, ranks: Ranks, device: torch.device) -> Tensor:
+    """Noise of the shape of this process's share of a step's photos."""
+    shape = (config.batch_size // ranks.world, 3, config.size_px, config.size_px)
+    return torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last)
+
+
+def captured(run: Callable[[Tensor], None], content_image: Tensor) -> Callable[[Tensor], None]:
+    """The same work as one CUDA graph (torch.cuda.CUDAGraph), launched at once.
+
+    Three runs warm it up beforehand, as torch asks for: kernels are picked and the optimizer makes its state in them.
+    Other threads may use the GPU meanwhile.
+    """
+    static = content_image.clone(memory_format=torch.preserve_format)
+    beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            run(static)
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        run(static)
+
+    def replay(image: Tensor) -> None:
+        static.copy_(image)
+        graph.replay()
+
+    return replay
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, short enough for a message."""
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 def set_learning_rate_(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, scale: float = 1.0) -> None:
@@ -183,7 +335,10 @@ def set_learning_rate_(optimizer: torch.optim.Optimizer, config: TrainConfig, st
     rise = min(1.0, (step + 1) / warmup)
     fall = 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * max(0, step - warmup) / max(1, config.steps - warmup)))
     for group in optimizer.param_groups:
-        group["lr"] = config.lr * scale * rise * fall
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(config.lr * scale * rise * fall)
+        else:
+            group["lr"] = config.lr * scale * rise * fall
 
 
 def is_finite(values: Tensor, net: torch.nn.Module) -> Tensor:
@@ -192,8 +347,19 @@ def is_finite(values: Tensor, net: torch.nn.Module) -> Tensor:
     return torch.isfinite(values.sum() + torch.nn.utils.get_total_norm(gradients))
 
 
+def average_share(step: int, batch_size: int) -> float:
+    """How much the newest weights count in their exponential moving average, the more the earlier, so that the initial
+    weights fade. It forgets by photos seen, not by steps: with any batch size the average reaches as far back."""
+    steps = step * batch_size / EMA_BATCH
+    decay = min(EMA_DECAY, (1.0 + steps) / (10.0 + steps))
+    return float(1.0 - decay ** (batch_size / EMA_BATCH))
+
+
 @torch.no_grad()
-def update_average_(averaged_net: torch.nn.Module, net: torch.nn.Module, step: int) -> None:
-    """Exponential moving average of the weights, shorter at the start so that the initial weights fade."""
-    decay = min(EMA_DECAY, (1.0 + step) / (10.0 + step))
-    torch._foreach_lerp_(list(averaged_net.parameters()), list(net.parameters()), 1.0 - decay)
+def update_average_(averaged_net: torch.nn.Module, net: torch.nn.Module, share: Tensor) -> None:
+    """Move the averaged weights towards the newest ones by `share`, a scalar on their device."""
+    averaged: list[Tensor] = list(averaged_net.parameters())
+    newest: list[Tensor] = list(net.parameters())
+    way = list(torch._foreach_sub(newest, averaged))
+    torch._foreach_mul_(way, share)
+    torch._foreach_add_(averaged, way)

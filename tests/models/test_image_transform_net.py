@@ -2,7 +2,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.image_transform_net import TIERS, InstanceNorm, QualityNet, RealtimeNet, phases, resized_phases, upsample
+from models.image_transform_net import (
+    TIERS,
+    InstanceNorm,
+    QualityNet,
+    RealtimeNet,
+    _ReflectPad,
+    phases,
+    resized_phases,
+    upsample,
+)
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -60,3 +69,16 @@ def test_instance_norm_equals_torchs_and_keeps_channels_last():
     y = norm(x)
     torch.testing.assert_close(y, F.instance_norm(x, weight=norm.weight, bias=norm.bias), rtol=1e-4, atol=1e-5)
     assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("pad_px", [1, 2, 4])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_gpus_mirror_padding_is_pytorchs_with_its_gradient_and_keeps_the_layout(pad_px, layout):
+    x = torch.randn(2, 8, 12, 10, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    y, expected = _ReflectPad.apply(x, pad_px), F.pad(x, (pad_px,) * 4, mode="reflect")
+    assert torch.equal(y, expected)
+    grad = torch.randn_like(y)
+    [found], [wanted] = torch.autograd.grad(y, x, grad), torch.autograd.grad(expected, x, grad)
+    torch.testing.assert_close(found, wanted)
+    assert y.is_contiguous(memory_format=layout)
+    assert found.is_contiguous(memory_format=layout)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.balance import RANGE, TARGET, follow_, verdict
+from training.balance import RANGE, RATE, TARGET, follow_, verdict
 
 
 def test_the_verdict_names_who_dominates_and_suggests_a_weight_only_where_one_is_called_for():
@@ -27,7 +27,7 @@ def test_the_automatic_weight_goes_to_the_balance_and_stays_there(start):
     weight = torch.tensor(start)
     for _ in range(4000):
         ratio = 0.25 * (weight / 2.0) ** -0.43
-        follow_(weight, torch.tensor(0.7), 0.7 * ratio)
+        follow_(weight, torch.tensor(0.7), 0.7 * ratio, 4 * RATE)
     assert 0.25 * (weight.item() / 2.0) ** -0.43 == pytest.approx(TARGET, rel=0.02)
 
 
@@ -35,5 +35,17 @@ def test_the_automatic_weight_survives_losses_that_are_not_finite_or_zero():
     for content, style in ((torch.nan, 0.2), (0.6, torch.nan), (torch.inf, 0.2), (0.6, 0.0), (0.0, 0.2), (0.0, 0.0)):
         weight = torch.tensor(5.0)
         for _ in range(3000):
-            follow_(weight, torch.tensor(content), torch.tensor(style))
+            follow_(weight, torch.tensor(content), torch.tensor(style), 4 * RATE)
         assert RANGE[0] <= weight.item() <= RANGE[1]
+
+
+def test_the_automatic_weight_moves_by_photos_not_by_steps():
+    """One step of 16 photos moves it as far as four steps of 4."""
+    one, four = torch.tensor(5.0), torch.tensor(5.0)
+    follow_(one, torch.tensor(0.7), torch.tensor(0.3), 16 * RATE)
+    for _ in range(4):
+        follow_(four, torch.tensor(0.7), torch.tensor(0.3), 4 * RATE)
+    assert one.item() == pytest.approx(four.item(), rel=1e-5)
+    assert one > 5.0
+    follow_(one, torch.tensor(0.7), torch.tensor(0.3), 0.0)
+    assert one.item() == pytest.approx(four.item(), rel=1e-5)

@@ -19,6 +19,22 @@ def test_gram_of_half_precision_does_not_overflow():
     assert gram_matrix(torch.full((1, 4, 64, 64), 300.0, dtype=torch.float16)).isfinite().all()
 
 
+def test_gram_of_bf16_is_float32_and_near_that_of_float32():
+    features = torch.rand(2, 8, 64, 64)
+    found = gram_matrix(features.bfloat16())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, gram_matrix(features), rtol=0.01, atol=0.0)
+
+
+def test_gram_has_the_gradient_of_the_plain_product():
+    features = torch.rand(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(2, 3, 3)  # not symmetric
+    [found] = torch.autograd.grad((weight * gram_matrix(features)).sum(), features)
+    flat = features.flatten(2)
+    [expected] = torch.autograd.grad((weight * (flat @ flat.transpose(1, 2)) / 60).sum(), features)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+
+
 def test_gram_refuses_other_shapes():
     with pytest.raises(ValueError, match=r"\(3, 4\)"):
         gram_matrix(torch.rand(3, 4))

@@ -248,15 +248,15 @@ def test_a_disk_that_is_full_for_a_while_is_reported_at_once_and_the_result_is_t
 
 
 def test_a_disk_that_stays_full_ends_in_an_error_and_the_last_checkpoint_can_be_loaded(config, tmp_path, monkeypatch):
-    from training import loop
+    from training import record
 
     waits = []
-    monkeypatch.setattr(loop.time, "sleep", waits.append)
+    monkeypatch.setattr(record.time, "sleep", waits.append)
     full_disk(monkeypatch, lambda: checkpoint_path(tmp_path, 3).with_suffix(".json").exists())
     said = say_to(config, tmp_path, monkeypatch)
     assert "STOPPED" in said.splitlines()[-1]
     assert "weights.safetensors cannot be written: No space left" in said.splitlines()[-1]
-    assert len(waits) == len(loop.LAST_SAVES_S)
+    assert len(waits) == len(record.LAST_SAVES_S)
     assert load_state(checkpoint_path(tmp_path, 3))[0].step == 3
     assert [path.name for path in tmp_path.glob("step_*.safetensors")] == ["step_000003.safetensors"]  # no half pairs
     assert not strays(tmp_path)
@@ -370,15 +370,16 @@ def test_going_back_to_the_beginning_twice_goes_back_to_the_same_beginning(confi
     from models.image_transform_net import RealtimeNet
     from training.loop import make_target
     from training.ranks import Ranks
-    from training.update import Update, step_losses
+    from training.update import Functions, Step, Update, content_features_of, step_losses
 
-    update = Update(config, RealtimeNet(), make_target(killed_run.VGG, paint_landscape(32, 32), "fp32"), Ranks(), step_losses)
+    update = Update(config, RealtimeNet(), make_target(killed_run.VGG, paint_landscape(32, 32), "fp32"), Ranks())
+    launch = Step([update], Functions(content_features_of, step_losses))
     first = {name: tensor.clone() for name, tensor in update.pack(0).tensors.items()}
     kept = dataclasses.replace(update.pack(0), tensors={name: tensor.clone() for name, tensor in first.items()})
     for _ in range(2):
-        update(0, torch.rand(1, 3, 32, 32))
+        launch(0, torch.rand(1, 3, 32, 32))
         update.unpack_(kept)
-    update(0, torch.rand(1, 3, 32, 32))
+    launch(0, torch.rand(1, 3, 32, 32))
     assert all(torch.equal(kept.tensors[name], tensor) for name, tensor in first.items())
 
 

@@ -1,0 +1,39 @@
+import os
+
+import pytest
+import torch
+
+from training import device as device_module
+from training.device import pick_device, pick_precision, worker_count
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_a_gpu_is_asked_for_bf16_not_timed(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert pick_precision("auto", None, torch.device("cuda", 0)) == precision  # no VGG-19: nothing is run
+
+
+def test_float32_on_a_gpu_is_not_tensorfloat32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name in ("allow_tf32", "benchmark"):
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))  # put back afterwards
+    torch.backends.cudnn.allow_tf32 = True
+    assert pick_device("cuda") == torch.device("cuda", 0)
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.benchmark
+
+
+def test_photos_are_prepared_by_all_cores_beside_a_gpu(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert worker_count(None, torch.device("cuda", 0)) == 16
+    assert worker_count(None, torch.device("cpu")) == 4
+    assert worker_count(0, torch.device("cuda", 0)) == 0
+
+
+def test_a_container_with_less_memory_than_its_machine_counts(monkeypatch, tmp_path):
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    real = device_module.Path
+    monkeypatch.setattr(device_module, "Path", lambda *parts: tmp_path / parts[1] if len(parts) > 1 else real(*parts))
+    assert device_module.free_bytes(torch.device("cpu")) == 2_000_000

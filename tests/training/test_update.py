@@ -1,0 +1,254 @@
+"""One step, of one style and of several; what a CUDA graph needs of it is tested here without one."""
+
+import dataclasses
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from rich.console import Console
+
+from inference.demo import paint_landscape
+from models.errors import TrainingError
+from models.image_transform_net import RealtimeNet
+from models.vgg import load_vgg19
+from training import loop, preview, update
+from training.config import TrainConfig
+from training.loop import make_target, train, train_together
+from training.ranks import Ranks
+from training.update import Functions, Step, Update, average_share, content_features_of, pick_functions, step_losses
+
+
+@pytest.fixture(scope="module")
+def vgg():
+    return load_vgg19("random")
+
+
+@pytest.fixture(autouse=True)
+def one_vgg_for_all(vgg, monkeypatch):
+    monkeypatch.setattr(loop, "load_vgg19", lambda source: vgg)
+    monkeypatch.setattr(preview, "PREVIEW_PX", 48)
+
+
+@pytest.fixture(scope="module")
+def config(painting, photo_folder):
+    return TrainConfig(
+        painting=str(painting),
+        photos=str(photo_folder),
+        steps=5,
+        batch_size=2,
+        size_px=32,
+        style_size_px=32,
+        device="cpu",
+        precision="fp32",
+        vgg19="random",
+        preview_every=4,
+        checkpoint_every=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def other_painting(tmp_path_factory):
+    path = tmp_path_factory.mktemp("other") / "dots.png"
+    dots = np.random.default_rng(7).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+    Image.fromarray(dots.repeat(2, axis=0).repeat(2, axis=1)).save(path)
+    return path
+
+
+@pytest.fixture
+def launch(config, vgg):
+    torch.manual_seed(0)
+    one = dataclasses.replace(config, style_weight="auto")
+    target = make_target(vgg, paint_landscape(32, 32), "fp32")
+    return Step([Update(one, RealtimeNet(), target, Ranks())], Functions(content_features_of, step_losses))
+
+
+def said_by(run) -> str:
+    said = io.StringIO()
+    run(Console(file=said, width=400))
+    return said.getvalue()
+
+
+def state_of(run_folder):
+    return safetensors.torch.load_file(run_folder / "step_000005.safetensors")
+
+
+def test_styles_trained_together_become_what_each_becomes_alone(config, other_painting, tmp_path):
+    configs = [config, dataclasses.replace(config, painting=str(other_painting), style_weight=8.0, lr=1e-3, title="Dots")]
+    folders = {name: [tmp_path / name / str(i) for i in range(2)] for name in ("alone", "together")}
+    for folder in [*folders["alone"], *folders["together"]]:
+        folder.mkdir(parents=True)
+    for one, folder in zip(configs, folders["alone"], strict=True):
+        said_by(lambda console, one=one, folder=folder: train(one, folder, console))
+    said = said_by(lambda console: train_together(configs, folders["together"], console))
+    assert "step 5/5 strokes: content" in said
+    assert "step 5/5 Dots: content" in said
+    for alone, together in zip(folders["alone"], folders["together"], strict=True):
+        expected, found = state_of(alone), state_of(together)
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        assert (together / "weights.safetensors").exists()
+    first, second = (state_of(folder) for folder in folders["together"])
+    assert any(not torch.equal(second[name], tensor) for name, tensor in first.items())
+
+
+def test_styles_trained_together_go_on_together_and_go_back_together(config, other_painting, tmp_path, monkeypatch):
+    configs = [config, dataclasses.replace(config, painting=str(other_painting))]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    said_by(lambda console: train_together(configs, folders, console))
+    expected = [state_of(folder) for folder in folders]
+    for late in ("step_000005.safetensors", "step_000005.json", "weights.safetensors"):
+        (folders[0] / late).unlink()  # a kill between the two saves
+    said = said_by(lambda console: train_together(configs, folders, console, resume=True))
+    assert "going on at step 4 of 5" in said
+    for folder, state in zip(folders, expected, strict=True):
+        assert all(torch.equal(tensor, state[name]) for name, tensor in state_of(folder).items())
+
+    looks = []
+
+    def second_style_bad_once(*_):
+        looks.append(0)
+        return "the pictures are one flat color" if len(looks) == 4 else None
+
+    monkeypatch.setattr(preview, "picture_fault", second_style_bad_once)
+    fresh = [tmp_path / "three", tmp_path / "four"]
+    for folder in fresh:
+        folder.mkdir()
+    said = said_by(lambda console: train_together(configs, fresh, console))
+    assert said.count("step 4: the pictures are one flat color; back to step 2 with half the learning rate") == 1
+    assert [json.loads((folder / "weights.json").read_text())["lr_scale"] for folder in fresh] == [1.0, 0.5]
+    assert all(torch.equal(tensor, expected[0][name]) for name, tensor in state_of(fresh[0]).items())
+
+
+def test_trainings_of_different_steps_or_photos_are_not_mixed(config, other_painting, tmp_path):
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere)
+        other = dataclasses.replace(config, painting=str(other_painting), batch_size=4)
+        with pytest.raises(TrainingError, match="strokes and dots cannot be trained together: batch_size is 2 and 4"):
+            train_together([config, other], [tmp_path, tmp_path], console)
+        folders = [tmp_path / "begun", tmp_path / "not_begun"]
+        for folder in folders:
+            folder.mkdir()
+        train(config, folders[0], console)
+        other = dataclasses.replace(other, batch_size=2)
+        with pytest.raises(TrainingError, match="these trainings are not at the same step; go on with each alone"):
+            train_together([config, other], folders, console, resume=True)
+    assert len(list(folders[0].glob("step_*.json"))) == 3  # nothing is lost by it
+
+
+def test_everything_a_step_changes_stays_where_it_is_in_memory(launch):
+    """A CUDA graph replays writes to the addresses that it was captured with."""
+    launch(0, torch.rand(2, 3, 32, 32))
+    [one] = launch.updates
+
+    def addresses():
+        moments = [tensor for state in one.optimizer.state.values() for tensor in state.values()]
+        nets = [*one.net.parameters(), *one.averaged_net.parameters()]
+        scalars = [one.style_weight, one._average_share, one._balance_rate, one._sums, one._counts]
+        return [tensor.data_ptr() for tensor in (*moments, *nets, *scalars)]
+
+    before = addresses()
+    state = one.pack(1)
+    kept = dataclasses.replace(state, tensors={name: tensor.clone() for name, tensor in state.tensors.items()})
+    for step in range(1, 4):
+        launch(step, torch.rand(2, 3, 32, 32))
+    one.read()
+    one.unpack_(kept)
+    assert addresses() == before
+    assert all(torch.equal(tensor, kept.tensors[name]) for name, tensor in one.pack(1).tensors.items())
+
+
+def stand_in(run, content_image):
+    """`captured` without a GPU: the same work, on a copy of the photos that lies where it lay."""
+    static = content_image.clone()
+
+    def replay(image):
+        static.copy_(image)
+        run(static)
+
+    return replay
+
+
+def test_a_step_replayed_is_the_step_launched_and_trying_it_changes_nothing(config, vgg, monkeypatch):
+    monkeypatch.setattr(update, "captured", stand_in)
+    photos = [torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    states = []
+    for captures in (False, True):
+        torch.manual_seed(0)
+        one = Update(config, RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32"), Ranks())
+        launch = Step([one], Functions(content_features_of, step_losses))
+        if captures:
+            assert launch.capture_(torch.rand(2, 3, 32, 32)) == ""
+        for step, image in enumerate(photos):
+            launch(step, image)
+        states.append(one.pack(4).tensors)
+        assert one.peek().losses["total"] > 0
+    assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+
+
+@pytest.mark.parametrize("fault", ["raises", "lies"])
+def test_a_graph_that_cannot_be_or_gives_other_losses_is_not_used(launch, monkeypatch, fault):
+    def bad(run, content_image):
+        if fault == "raises":
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with ...")
+        return lambda image: run(image * 0.5)
+
+    monkeypatch.setattr(update, "captured", bad)
+    [one] = launch.updates
+    before = {name: tensor.clone() for name, tensor in one.pack(0).tensors.items()}
+    why_not = launch.capture_(torch.rand(2, 3, 32, 32))
+    if fault == "raises":
+        assert why_not == "CUDA error: operation not permitted when stream is capturing"
+    else:
+        assert "loss is" in why_not
+    assert all(torch.equal(tensor, before[name]) for name, tensor in one.pack(0).tensors.items())
+    launch(0, torch.rand(2, 3, 32, 32))
+    assert one.peek().losses["total"] > 0
+
+
+def test_the_average_forgets_by_photos_not_by_steps():
+    """After as many photos the initial weights count as much, whatever the batch size."""
+    kept = {}
+    for batch_size in (1, 4, 16, 64):
+        share = 1.0
+        for step in range(32_000 // batch_size):
+            share *= 1.0 - average_share(step, batch_size)
+        kept[batch_size] = share
+    for batch_size in (1, 16):
+        assert kept[batch_size] == pytest.approx(kept[4], rel=0.5)
+    assert average_share(10_000, 4) == pytest.approx(0.001)
+    assert average_share(10_000, 64) == pytest.approx(1.0 - 0.999**16)
+
+
+def test_a_step_that_cannot_be_compiled_says_why(config, vgg, monkeypatch):
+    def no_compiler(function, **_):
+        def fails(*_):
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nlong story")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    target = make_target(vgg, paint_landscape(32, 32), "fp32")
+    net = RealtimeNet()
+    with pytest.raises(TrainingError, match="does not work here \\(Failed to find C compiler"):
+        pick_functions(dataclasses.replace(config, compile="on"), net, target, Ranks())
+    assert all(p.grad is None for p in net.parameters())
+    assert pick_functions(config, net, target, Ranks()) == Functions(content_features_of, step_losses)  # auto, on a CPU
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_same_losses(config, vgg):
+    target = make_target(vgg, paint_landscape(32, 32), "fp32")
+    net = RealtimeNet()
+    functions = pick_functions(dataclasses.replace(config, compile="on"), net, target, Ranks())
+    assert functions.compiled == "on"
+    image, weight = torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last), torch.tensor(5.0)
+    plain = step_losses(net, target, image, content_features_of(vgg, image), config, weight)
+    found = functions.step_losses(net, target, image, functions.content_features(target.vgg, image), config, weight)
+    for name, loss in plain.items():
+        assert found[name].item() == pytest.approx(loss.item(), rel=1e-3)

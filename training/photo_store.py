@@ -1,0 +1,185 @@
+"""Decoded photos, packed one behind the other: in the memory of a GPU or the machine, and in a file for the next training."""
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.atomic import write_atomically
+
+DISK_SHARE = 0.9  # of the room on a disk that a store may take
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a frame lies: its first pixel, counted in pixels of three bytes, and its size."""
+
+    first: int
+    height: int
+    width: int
+
+    @property
+    def end(self) -> int:
+        return self.first + self.height * self.width
+
+
+class PackedPhotos:
+    """Frames in one buffer, until it is full. Threads may add frames and look them up at the same time.
+
+    One allocation a photo would waste a seventh of a GPU's memory, and crops of several photos are cut in one go
+    (`training.crops`) only where one buffer holds them all. Main memory is taken as it fills, not at once.
+
+    Attributes:
+        pixels: (P, 3) uint8 RGB, on the device.
+    """
+
+    def __init__(self, size_bytes: float, device: torch.device) -> None:
+        self.pixels = torch.empty((int(size_bytes) // 3, 3), dtype=torch.uint8, device=device)
+        self._places: dict[int, Place] = {}
+        self._end = 0
+        self._lock = threading.Lock()
+
+    def add(self, photo: int, frame: np.ndarray) -> bool:
+        """Keep a (H, W, 3) uint8 frame; False where there is no room for it."""
+        with self._lock:
+            place = Place(self._end, *frame.shape[:2])
+            if photo in self._places or place.end > len(self.pixels):
+                return photo in self._places
+            self._end = place.end
+        flat = torch.tensor(frame).view(-1, 3)
+        if self.pixels.is_cuda:
+            flat = flat.pin_memory()  # or this thread would wait for the copy
+        self.pixels[place.first : place.end].copy_(flat, non_blocking=True)
+        self._places[photo] = place  # only now may others see it
+        return True
+
+    def place(self, photo: int) -> Place | None:
+        return self._places.get(photo)
+
+    def frame(self, photo: int) -> Tensor | None:
+        """(H, W, 3) uint8, a view of the buffer; None if it is not here."""
+        place = self._places.get(photo)
+        if place is None:
+            return None
+        return self.pixels[place.first : place.end].view(place.height, place.width, 3)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+class PhotoFile:
+    """All decoded photos of a folder in a file, left by one training for the next; whole, or not there.
+
+    The first training writes frames behind each other as they are decoded, into a file that has no name yet in the index;
+    once every photo has come by, the index is written and the file counts. What is read is mapped, so that the system's
+    file cache is the memory it takes.
+
+    Args:
+        folder: of such files.
+        paths: of the photos; with their sizes and times of change they make the file's name.
+        short_side_px: of the frames at most.
+        writes: whether this process may write one.
+    Attributes:
+        note: what the user should read; empty if there is nothing to say.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[Path], short_side_px: int, writes: bool = True) -> None:
+        stats = [path.stat() for path in paths]
+        names = [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
+        digest = hashlib.sha256(json.dumps([short_side_px, names]).encode()).hexdigest()[:16]
+        self.path, self._index = folder / f"photos_{digest}.rgb", folder / f"photos_{digest}.json"
+        self._part = folder / f".photos_{digest}.{os.getpid()}.part"
+        self._count, self._end = len(paths), 0
+        self._entries: dict[int, Place | str] = {}
+        self._lock = threading.Lock()
+        self._mapped: np.ndarray | None = None
+        self._file: Any = None
+        self.note = ""
+        try:
+            if self._index.is_file():
+                self._open()
+            elif writes:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._file = self._part.open("wb")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            self._give_up(error)
+
+    def _open(self) -> None:
+        rows = json.loads(self._index.read_text())
+        entries = {int(photo): row if isinstance(row, str) else Place(*row) for photo, row in rows.items()}
+        size = sum(entry.height * entry.width for entry in entries.values() if isinstance(entry, Place))
+        mapped = np.memmap(self.path, np.uint8, "r").reshape(-1, 3)
+        if len(mapped) != size or entries.keys() != set(range(self._count)):
+            raise ValueError("it is not whole")
+        self._mapped, self._entries = mapped, entries
+
+    @property
+    def is_whole(self) -> bool:
+        return self._mapped is not None
+
+    def frame(self, photo: int) -> np.ndarray | None:
+        """(H, W, 3) uint8, read when it is looked at; None if the file is not whole or the photo is damaged."""
+        place = self._entries.get(photo)
+        if self._mapped is None or not isinstance(place, Place):
+            return None
+        return self._mapped[place.first : place.end].reshape(place.height, place.width, 3)
+
+    def fault(self, photo: int) -> str | None:
+        """Why a photo cannot be used, as the training that wrote the file found."""
+        entry = self._entries.get(photo)
+        return entry if self._mapped is not None and isinstance(entry, str) else None
+
+    def add(self, photo: int, frame: np.ndarray | None, fault: str = "") -> None:
+        """Append a photo that was decoded, or that could not be; with the last one the file becomes whole."""
+        with self._lock:
+            if self._file is None or photo in self._entries:
+                return
+            try:
+                if frame is None:
+                    self._entries[photo] = fault
+                else:
+                    if frame.nbytes > DISK_SHARE * shutil.disk_usage(self._part.parent).free:
+                        raise OSError("the disk has no room for more")
+                    self._file.write(np.ascontiguousarray(frame).data)
+                    place = Place(self._end, *frame.shape[:2])
+                    self._entries[photo], self._end = place, place.end
+                if len(self._entries) == self._count:
+                    self._finish()
+            except OSError as error:
+                self._give_up(error)
+
+    def _finish(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+        os.replace(self._part, self.path)
+        rows = {
+            photo: entry if isinstance(entry, str) else [entry.first, entry.height, entry.width]
+            for photo, entry in self._entries.items()
+        }
+        write_atomically(self._index, json.dumps(rows).encode())
+        self.note = f"all {self._count:,} photos are decoded and kept in {self.path} ({3 * self._end / 2**30:.1f} GB)"
+
+    def _give_up(self, error: Exception) -> None:
+        self.close()
+        why = getattr(error, "strerror", None) or error
+        self.note = f"decoded photos are not kept in {self.path} ({why}); the training goes on without"
+
+    def close(self) -> None:
+        """Leave nothing half-written."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+            self._file = None
+            self._part.unlink(missing_ok=True)
