@@ -1,6 +1,7 @@
 """Gradient descent on a picture's pixels towards content and style (Gatys et al. 2016, Sec. 2)."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from models.vgg import VGG19Features
 from training import losses
 
 ADAM_LR = 0.03  # of pixels in [0, 1]
-LBFGS_HISTORY = 20  # pictures and gradients kept
+LBFGS_HISTORY = 20  # pairs of a step and the change of gradient over it that are kept
+LEAST_CURVATURE = 1e-10  # product of such a pair; one below it is dropped, as torch.optim's L-BFGS does
 # L-BFGS runs without a line search, as everywhere in style transfer, since its full step is nearly always good. But from
 # noise some pictures overshot to 25 times the loss and took ten iterations to recover, so a step that raises the total is
 # shortened, and the history forgotten after some shortenings in a row. Letting it rise by 0.5 % gained nothing, by 2 % made
@@ -97,7 +99,10 @@ def descend(
         # Look at the picture.
         pixels.grad = None
         parts = objective(pixels)
-        read = {name: part.item() for name, part in parts.items()}
+        moved = (pixels.detach() != (step.image if step else image)).any()
+        read = _read({**parts, "moved": moved})
+        if not read.pop("moved"):  # just begun, taken back for good, or rounding left L-BFGS without a way down
+            update = _optimizer(pixels, optimizer)
         total = read["total"]
         if step is None and not math.isfinite(total):
             raise OptimizeError(f"the total loss is {total} from the start; try smaller weights or --precision fp32")
@@ -105,11 +110,10 @@ def descend(
         # Take a step back.
         if step is not None and not (math.isfinite(total) and (may_rise or total <= step.losses["total"])):
             shortenings += 1
-            if "t" in update.state[pixels] and shortenings <= MOST_SHORTENINGS:  # L-BFGS has a step behind it
-                _shorten_(pixels, update, step, scale * (total - step.losses["total"]))
+            if isinstance(update, LBFGS) and update.has_stepped and shortenings <= MOST_SHORTENINGS:
+                update.shorten_(step.image, scale * (total - step.losses["total"]))
             else:
                 shortenings = 0
-                update = _optimizer(pixels, optimizer)
                 with torch.no_grad():
                     pixels.copy_(step.image)
             step = Step(iteration, step.image, step.losses)
@@ -121,35 +125,88 @@ def descend(
         if iteration == iterations:
             return
 
-        # Take a step forward. The first gradient's mean size becomes 1: torch's L-BFGS drops pairs of step and change of
-        # gradient whose product is below 1e-10, and then creeps. Otherwise neither optimizer minds the scale.
+        # Take a step forward. The first gradient's mean size becomes 1: L-BFGS drops pairs below `LEAST_CURVATURE`, and
+        # would creep. Otherwise neither optimizer minds the scale.
         parts["total"].backward()  # type: ignore[no-untyped-call]
         assert pixels.grad is not None
         scale = scale or 1.0 / (pixels.grad.abs().mean().item() or 1.0)
         pixels.grad *= scale
-        update.step(lambda: scale * total)  # noqa: B023 (called at once)
+        update.step()
         with torch.no_grad():
             pixels.clamp_(0.0, 1.0)
-        if torch.equal(pixels, step.image):  # rounding left L-BFGS without a way down
-            update = _optimizer(pixels, optimizer)
 
 
-@torch.no_grad()
-def _shorten_(pixels: Tensor, update: torch.optim.Optimizer, step: Step, rise: float) -> None:
-    """Take back an L-BFGS step and go a part of it, to the lowest point of a parabola (Nocedal & Wright 2006, Sec. 3.5).
+def _read(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """The numbers of some scalars; a GPU is waited for once."""
+    total = scalars["total"]  # others may be on the CPU: a loss that compares nothing
+    values = torch.stack([scalar.detach().to(total, non_blocking=True) for scalar in scalars.values()])
+    return dict(zip(scalars, values.tolist(), strict=True))
+
+
+def _optimizer(pixels: Tensor, name: str) -> "torch.optim.Adam | LBFGS":
+    return torch.optim.Adam([pixels], lr=ADAM_LR) if name == "adam" else LBFGS(pixels)
+
+
+class LBFGS:
+    """Limited-memory BFGS with full steps (Nocedal & Wright 2006, Sec. 7.2, by their names).
+
+    The steps are those of torch.optim's L-BFGS, which makes Python numbers of its coefficients, two of every pair, and waits
+    for a GPU at each. Here they stay on the device; a step waits once, to know whether its pair is kept, and shortening it once.
 
     Args:
-        step: where it came from. rise: of the scaled total; may be infinite or not a number.
+        pixels: changed in place by each step, from their `grad`.
+    Attributes:
+        has_stepped: whether there is a step to shorten.
     """
-    state = update.state[pixels]
-    slope = state["t"] * float(state["prev_flat_grad"] @ state["d"])  # of the whole step; negative
-    part = -slope / (2.0 * (rise - slope)) if math.isfinite(rise) else 0.0
-    state["t"] *= min(0.5, max(0.1, part))  # so that its history holds the step that was taken
-    pixels.copy_((step.image.flatten() + state["t"] * state["d"]).view_as(pixels).clamp(0.0, 1.0))
 
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels = pixels
+        self.has_stepped = False
+        self._pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=LBFGS_HISTORY)  # s, y and rho
+        self._gamma: Tensor | float = 1.0  # scale of the initial H
+        self._t: Tensor | float = 1.0  # length of the step, in p
+        self._p = self._gradient = torch.empty(0)  # the newest step's direction, and the gradient where it began
 
-def _optimizer(pixels: Tensor, name: str) -> torch.optim.Optimizer:
-    if name == "adam":
-        return torch.optim.Adam([pixels], lr=ADAM_LR)
-    # One update a call; the history is kept between calls. Its own tolerances would end it early.
-    return torch.optim.LBFGS([pixels], max_iter=1, history_size=LBFGS_HISTORY, tolerance_grad=0.0, tolerance_change=0.0)
+    @torch.no_grad()
+    def step(self) -> None:
+        assert self.pixels.grad is not None
+        gradient = self.pixels.grad.flatten()
+        if self.has_stepped:
+            s, y = self._t * self._p, gradient - self._gradient
+            sy = s @ y
+            if sy > LEAST_CURVATURE:  # waits for the device
+                self._pairs.append((s, y, 1.0 / sy))
+                self._gamma = sy / (y @ y)  # Eq. 7.20
+            self._t = 1.0
+        else:
+            self._t = (1.0 / gradient.abs().sum()).clamp(max=1.0)
+        self._p = self._direction(gradient)
+        self._gradient = gradient
+        self.has_stepped = True
+        length = self._t * (gradient @ self._p <= 0.0)  # rounding can turn it uphill
+        self.pixels.addcmul_(self._p.view_as(self.pixels), length)
+
+    def _direction(self, gradient: Tensor) -> Tensor:
+        """-H times the gradient, by the two-loop recursion (Nocedal & Wright 2006, Alg. 7.4)."""
+        q = gradient.clone()
+        alphas: list[Tensor] = []
+        for s, y, rho in reversed(self._pairs):
+            alphas.append(rho * (s @ q))
+            q.addcmul_(y, alphas[-1], value=-1.0)  # q - alpha y
+        r = self._gamma * q
+        for (s, y, rho), alpha in zip(self._pairs, reversed(alphas), strict=True):
+            beta = rho * (y @ r)
+            r.addcmul_(s, alpha - beta)  # r + (alpha - beta) s
+        return -r
+
+    @torch.no_grad()
+    def shorten_(self, image: Tensor, rise: float) -> None:
+        """Take back the newest step and go a part of it, to the lowest point of a parabola (Nocedal & Wright 2006, Sec. 3.5).
+
+        Args:
+            image: where it came from. rise: of the scaled total; may be infinite or not a number.
+        """
+        slope = float(self._t * (self._gradient @ self._p))  # of the whole step; negative
+        part = -slope / (2.0 * (rise - slope)) if math.isfinite(rise) else 0.0
+        self._t = self._t * min(0.5, max(0.1, part))  # so that the pair holds the step that was taken
+        self.pixels.copy_((image.flatten() + self._t * self._p).view_as(self.pixels).clamp(0.0, 1.0))

@@ -3,11 +3,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.errors import OptimizeError
 from models.vgg import load_vgg19
 from training import losses
-from training.descent import Objective, descend
+from training.descent import LBFGS, Objective, descend
 
 STYLE = ("relu1_1", "relu2_1")
 
@@ -141,3 +143,79 @@ def test_the_total_never_rises_with_lbfgs(objective, noise):
 def test_losses_that_are_not_finite_from_the_start_are_an_error(noise):
     with pytest.raises(OptimizeError, match="total loss is nan from the start"):
         list(descend(noise, lambda image: falling(image, {0: float("nan")}, []), 3))
+
+
+class CountedReads(TorchDispatchMode):
+    """Counts what would wait for a GPU: an operator that ends in a Python number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.equal)
+        return func(*args, **(kwargs or {}))
+
+
+class CountedLists(TorchFunctionMode):
+    """Counts the reads that on a CPU are no operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.Tensor.tolist, torch.Tensor.numpy)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("overshoots", [(), (5, 8, 9)])
+def test_an_iteration_of_lbfgs_waits_for_the_device_at_most_three_times(objective, noise, overshoots):
+    looks = 0
+
+    def spoiled(image: torch.Tensor) -> dict[str, torch.Tensor]:
+        nonlocal looks
+        parts = objective(image)
+        parts["total"] = parts["total"] * (1e6 if looks in overshoots else 1.0)
+        looks += 1
+        return parts
+
+    waits: list[int] = []
+    steps = descend(noise, spoiled, 12)
+    with CountedReads() as reads, CountedLists() as lists:
+        for _ in steps:
+            waits.append(reads.count + lists.count - sum(waits))
+    assert len(waits) == 13
+    assert max(waits) <= 3
+    assert min(waits) >= 1  # the losses at least: they were counted
+
+
+def test_our_lbfgs_goes_the_same_steps_as_torchs(noise):
+    """In a narrow valley; 30 steps do not fit into the history of 20."""
+    ours, theirs = (noise.clone().requires_grad_() for _ in range(2))
+    update = LBFGS(ours)
+    torchs = torch.optim.LBFGS([theirs], max_iter=1, history_size=20, tolerance_grad=0.0, tolerance_change=0.0)
+    widths = torch.linspace(0.1, 30.0, 48)
+    for _ in range(30):
+        for pixels in (ours, theirs):
+            pixels.grad = None
+            (widths * (pixels - 0.5).square() + (pixels - 0.4) ** 4).sum().backward()
+        update.step()
+        torchs.step(lambda: 0.0)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert len(torchs.state[theirs]["old_dirs"]) == 20
+
+
+def test_a_pair_without_curvature_is_dropped_as_torch_drops_it(noise):
+    """Under a dome gradients grow along a step, so the pair would turn the direction uphill."""
+    ours, theirs = (noise.clone().requires_grad_() for _ in range(2))
+    update = LBFGS(ours)
+    torchs = torch.optim.LBFGS([theirs], max_iter=1, tolerance_grad=0.0, tolerance_change=0.0)
+    for _ in range(3):
+        for pixels in (ours, theirs):
+            pixels.grad = None
+            (-0.5 * (pixels - 0.5).square()).sum().backward()
+        update.step()
+        torchs.step(lambda: 0.0)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert torchs.state[theirs]["old_dirs"] == []
