@@ -866,7 +866,9 @@ def _add_bench(commands: Commands) -> None:
     parser.add_argument("--photos", metavar="FOLDER", help="with --training")
     parser.add_argument("--training", action="store_true", help="measure the training loop")
     parser.add_argument("--ladder", action="store_true", help="with --training: idea by idea from the plain loop to ours")
-    parser.add_argument("--rounds", type=_whole(1), default=5, metavar="N", help="turns of each network or loop (default: 5)")
+    parser.add_argument(
+        "--rounds", type=_whole(1), default=5, metavar="N", help="turns of each network, or of each loop, 2 s long (default: 5)"
+    )
     names = ("tier", "device", "precision", "compile", "workers", "batch_size", "size_px", "vgg19")
     _add_training_options(parser, names)
 

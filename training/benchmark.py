@@ -33,7 +33,7 @@ from models.contract import IMAGE, OPSET
 from models.image_transform_net import TIERS, JohnsonNet
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
-from training.benchmark_loop import our_loop
+from training.benchmark_loop import Gate, our_loop, take_turn, wait_for
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.descent import Objective, descend
 from training.device import device_name, in_precision, pick_device, pick_precision
@@ -43,7 +43,6 @@ from training.loop import read_painting
 UNTIMED, TIMED = 3, 5  # runs of one network in a row
 ITERATIONS = (100, 300, 500)  # of the optimization, as in the paper's table
 TIMED_ITERATIONS = 3  # measured; the rest is computed
-TIMED_STEPS = 4  # of the training
 # Johnson et al. 2016, Table 1, on a Titan X: seconds of 100, 300 and 500 iterations, and of the network.
 PAPER = {256: (3.17, 9.52, 15.86, 0.015), 512: (10.97, 32.91, 54.85, 0.05), 1024: (42.89, 128.66, 214.44, 0.21)}
 
@@ -100,13 +99,6 @@ def measure(sizes: list[tuple[int, int]], rounds: int, device_wanted: str, preci
 def providers(device: torch.device) -> list[str]:
     cuda = device.type == "cuda" and not probe_cuda()[1]
     return [*(["CUDAExecutionProvider"] if cuda else []), "CPUExecutionProvider"]
-
-
-def wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def peak_gflops(device: torch.device) -> float:
@@ -208,15 +200,13 @@ def training_speed(folder: Path, device: str, precision: str) -> float:
         Image.fromarray(paint_landscape(320, 420, seed=i)).save(folder / f"{i}.jpg", quality=90)
     config = TrainConfig(str(folder / "0.jpg"), str(folder), device=device, precision=precision, vgg19="random")
     style_frame = read_painting(config.painting, config.style_size_px)
-    loop = our_loop(config, load_vgg19("random").to(pick_device(device)), style_frame, pick_device(device))
-    next(loop)  # makes caches, picks kernels
-    next(loop)
-    began = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        next(loop)
-    speed = TIMED_STEPS * config.batch_size / (time.perf_counter() - began)
+    gate = Gate()
+    loop = our_loop(config, load_vgg19("random").to(pick_device(device)), style_frame, pick_device(device), gate)
+    take_turn(loop, gate, [], pick_device(device))  # makes caches, picks kernels
+    steps, seconds = take_turn(loop, gate, [], pick_device(device))
+    gate.open()  # or the loading threads would wait there for ever
     loop.close()
-    return speed
+    return steps * config.batch_size / seconds
 
 
 def table(result: dict[str, Any]) -> str:

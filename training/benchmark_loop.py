@@ -8,14 +8,17 @@ compared. The ladder climbs from one to the other idea by idea.
 
 import copy
 import dataclasses
+import functools
 import multiprocessing
 import resource
 import sys
+import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +30,13 @@ from training import losses
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.device import device_name, pick_device, pick_precision
 from training.loop import make_target, read_painting
-from training.photos import PhotoFolder, list_photos, prefetched, to_image
+from training.photos import Batch, PhotoFolder, list_photos, prefetched, to_image
 from training.ranks import Ranks
-from training.update import DEFAULT_STYLE_WEIGHT, Target, Update, pick_step_losses, set_learning_rate_
+from training.record import LOG_EVERY
+from training.update import DEFAULT_STYLE_WEIGHT, StepLosses, Target, Update, pick_step_losses, set_learning_rate_
 
-STEPS_A_TURN = 2
+TURN_S, TURN_STEPS = 2.0, 2  # a turn lasts both, at least: many times the batches that wait ready at its start
+PARTS = ("content", "style", "tv")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,45 @@ LADDER = {
 }
 
 
+class Gate:
+    """What a loop's loading threads pass before each batch: closed, nothing is loaded while another loop has its turn."""
+
+    def __init__(self) -> None:
+        self._is_open = True
+        self._under_way = 0
+        self._changed = threading.Condition()
+
+    def through(self, load: Callable[[int], Batch]) -> Callable[[int], Batch]:
+        """`load`, begun only while the gate is open."""
+
+        def load_when_open(step: int) -> Batch:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_open)
+                self._under_way += 1
+            try:
+                return load(step)
+            finally:
+                with self._changed:
+                    self._under_way -= 1
+                    self._changed.notify_all()
+
+        return load_when_open
+
+    def open(self) -> None:
+        with self._changed:
+            self._is_open = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nothing more through, and wait for what is under way."""
+        with self._changed:
+            self._is_open = False
+            self._changed.wait_for(lambda: not self._under_way)
+
+
+Loop = Generator[Tensor]  # endless; every step yields its losses by `PARTS`, on the device and not waited for
+
+
 def plain_gram(features: Tensor) -> Tensor:
     n, c, h, w = features.shape
     psi = features.float().reshape(n, c, h * w)
@@ -72,9 +116,9 @@ def plain_style_loss(features: dict[str, Tensor], style_grams: dict[str, Tensor]
 
 
 def plain_loop(
-    config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device, ideas: Ideas
-) -> Iterator[dict[str, float]]:
-    """An endless training; every step yields its losses, read from the device as peers do for their logs."""
+    config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device, gate: Gate, ideas: Ideas
+) -> Loop:
+    """A training as peers have it, and those of our ideas that are asked for."""
     layout = torch.channels_last if ideas.channels_last else torch.contiguous_format
     vgg = copy.deepcopy(vgg).to(memory_format=layout)
     style_grams = make_target(vgg, style_frame, "fp32").style_grams
@@ -88,7 +132,8 @@ def plain_loop(
     layers = (*STYLE_LAYERS, *CONTENT_LAYERS)
     content_layers = CONTENT_LAYERS if ideas.shallow_content else layers
     style_loss = losses.style_loss if ideas.gram_in_place else plain_style_loss
-    for step, batch in enumerate(prefetched(folder.load, range(10**9), config.workers if ideas.threads_and_cache else 0)):
+    workers = config.workers if ideas.threads_and_cache else 0
+    for step, batch in enumerate(prefetched(gate.through(folder.load), range(10**9), workers)):
         content_image = to_image(batch.content_image, device).contiguous(memory_format=layout)
         with torch.autocast(device.type, torch.bfloat16, enabled=ideas.bf16):
             stylized_image = net(content_image)
@@ -106,59 +151,95 @@ def plain_loop(
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        yield {name: loss.item() for name, loss in parts.items()}
+        yield torch.stack([parts[name].detach() for name in PARTS])
 
 
-def our_loop(
-    config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device
-) -> Generator[dict[str, float]]:
-    """The product's own loop, of `training.loop`'s parts, without checkpoints and previews.
-
-    The losses are read at every step, as the plain loop reads its own.
-    """
+def our_loop(config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device, gate: Gate) -> Loop:
+    """The product's own loop, of `training.loop`'s parts, without checkpoints and previews."""
     vgg = vgg.to(memory_format=torch.channels_last)
     config = dataclasses.replace(config, precision=pick_precision(config.precision, vgg, device))
     target: Target = make_target(vgg, style_frame, config.precision)
     torch.manual_seed(config.seed)
     net = TIERS[config.tier]().to(device).to(memory_format=torch.channels_last)
-    losses_of, _ = pick_step_losses(config, net, target, config.batch_size)
-    update = Update(config, net, target, Ranks(), losses_of)
+    losses_of: StepLosses = pick_step_losses(config, net, target, config.batch_size)[0]
+    parts: dict[str, Tensor] = {}
+
+    def kept_losses_of(*arguments: Any) -> dict[str, Tensor]:  # the update itself gives means over many steps
+        nonlocal parts
+        parts = losses_of(*arguments)
+        return parts
+
+    update = Update(config, net, target, Ranks(), kept_losses_of)
     folder = PhotoFolder(list_photos(Path(config.photos)), config.batch_size, config.size_px, config.seed, device=device)
-    for step, batch in enumerate(prefetched(folder.load, range(10**9), config.workers)):
+    for step, batch in enumerate(prefetched(gate.through(folder.load), range(10**9), config.workers)):
         update(step, to_image(batch.content_image, device))
-        yield update.read().losses
+        yield torch.stack([parts[name].detach() for name in PARTS])
 
 
-def loops_of(config: TrainConfig, ladder: bool) -> dict[str, Callable[[], Iterator[dict[str, float]]]]:
+def loops_of(config: TrainConfig, ladder: bool) -> dict[str, Callable[[Gate], Loop]]:
     """The loops to compare by name, each ready to be started."""
     device = pick_device(config.device)
     vgg = load_vgg19(config.vgg19).to(device)
     style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
     rungs = LADDER if ladder else {"plain": Ideas()}
-    loops = {name: (lambda ideas=ideas: plain_loop(config, vgg, style_frame, device, ideas)) for name, ideas in rungs.items()}
-    return {**loops, "ours": lambda: our_loop(config, vgg, style_frame, device)}
+    loops: dict[str, Callable[[Gate], Loop]] = {
+        name: functools.partial(plain_loop, config, vgg, style_frame, device, ideas=ideas) for name, ideas in rungs.items()
+    }
+    return {**loops, "ours": functools.partial(our_loop, config, vgg, style_frame, device)}
 
 
 def measure(config: TrainConfig, rounds: int, ladder: bool) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
-    """Photos a second of every turn of each loop, taken in turns, and the losses of each loop's last step."""
+    """Photos a second of every turn of each loop, taken in turns, and the losses of the last step that all of them did."""
     device = pick_device(config.device)
-    running = {name: start() for name, start in loops_of(config, ladder).items()}
+    gates: dict[str, Gate] = {}
+    running: dict[str, Loop] = {}
+    for name, start in loops_of(config, ladder).items():
+        gates[name] = Gate()
+        running[name] = start(gates[name])
     speeds: dict[str, list[float]] = {name: [] for name in running}
-    newest: dict[str, dict[str, float]] = {}
-    for turn in range(rounds + 1):
+    curves: dict[str, list[Tensor]] = {name: [] for name in running}  # losses of every step
+    try:
+        for turn in range(rounds + 1):
+            for name, loop in running.items():
+                steps, seconds = take_turn(loop, gates[name], curves[name], device)
+                if turn:  # the first turn makes caches and picks kernels
+                    speeds[name].append(steps * config.batch_size / seconds)
+    finally:
         for name, loop in running.items():
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            began = time.perf_counter()
-            for _ in range(STEPS_A_TURN):
-                newest[name] = next(loop)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if turn:  # the first turn makes caches and picks kernels
-                speeds[name].append(STEPS_A_TURN * config.batch_size / (time.perf_counter() - began))
-    for loop in running.values():
-        loop.close()  # type: ignore[attr-defined]
-    return speeds, newest
+            gates[name].open()  # or the loading threads would wait there for ever
+            loop.close()
+    last = min(len(curve) for curve in curves.values()) - 1
+    return speeds, {name: dict(zip(PARTS, curve[last].tolist(), strict=True)) for name, curve in curves.items()}
+
+
+def take_turn(loop: Loop, gate: Gate, curve: list[Tensor], device: torch.device) -> tuple[int, float]:
+    """Let a loop go on for `TURN_S` and `TURN_STEPS`, alone on the machine.
+
+    Args:
+        gate: of its loading threads; open during the turn only.
+        curve: losses of its steps so far; those of the turn are added.
+    Returns:
+        steps done, and the seconds until the device had done them.
+    """
+    wait_for(device)
+    gate.open()
+    steps, began = 0, time.perf_counter()
+    while steps < TURN_STEPS or time.perf_counter() - began < TURN_S:
+        curve.append(next(loop))
+        steps += 1
+        if len(curve) % LOG_EVERY == 0:
+            curve[-1].tolist()  # waits for the device, as seldom as a training does
+    wait_for(device)
+    seconds = time.perf_counter() - began
+    gate.close()
+    return steps, seconds
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def peak_mb(config: TrainConfig) -> dict[str, float]:
@@ -171,7 +252,7 @@ def peak_mb(config: TrainConfig) -> dict[str, float]:
 
 
 def _peak_mb_here(config: TrainConfig, name: str) -> float:
-    loop = loops_of(config, ladder=False)[name]()
+    loop = loops_of(config, ladder=False)[name](Gate())
     for _ in range(4):
         next(loop)
     if pick_device(config.device).type == "cuda":
@@ -189,11 +270,11 @@ def report(config: TrainConfig, rounds: int, ladder: bool) -> str:
     device = pick_device(config.device)
     lines = [
         f"{config.tier}, batch {config.batch_size}, {config.size_px} px, {device_name(device)}, torch {torch.__version__}",
-        f"{'':28} photos/s   times plain (slowest to fastest turn)   peak MB   content  style at the last step",
+        f"{'':28} photos/s   times plain (slowest to fastest turn)   peak MB   content  style at the last step of all",
     ]
     plain = np.array(speeds["plain"])
     for name, values in speeds.items():
-        ratios = np.array(values) / plain  # of turns that ran one after the other
+        ratios = np.array(values) / plain  # of turns in the same round
         lines.append(
             f"{name:28} {np.median(values):8.2f} {np.median(ratios):8.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
             f"{memory.get(name, float('nan')):22.0f} {newest[name]['content']:9.3f} {newest[name]['style']:6.3f}"
