@@ -18,7 +18,6 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,15 +27,14 @@ from models.image_transform_net import TIERS
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
-from training.device import device_name, pick_device, pick_precision
-from training.loop import make_target, read_painting
+from training.device import device_name, pick_device, pick_precision, worker_count
+from training.loop import make_target, open_folder, read_painting, start_step
 from training.photos import Batch, PhotoFolder, list_photos, prefetched, to_image
 from training.ranks import Ranks
 from training.record import LOG_EVERY
-from training.update import DEFAULT_STYLE_WEIGHT, StepLosses, Target, Update, pick_step_losses, set_learning_rate_
+from training.update import DEFAULT_STYLE_WEIGHT, PARTS, Update, set_learning_rate_
 
 TURN_S, TURN_STEPS = 2.0, 2  # a turn lasts both, at least: many times the batches that wait ready at its start
-PARTS = ("content", "style", "tv")
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def plain_loop(
     layers = (*STYLE_LAYERS, *CONTENT_LAYERS)
     content_layers = CONTENT_LAYERS if ideas.shallow_content else layers
     style_loss = losses.style_loss if ideas.gram_in_place else plain_style_loss
-    workers = config.workers if ideas.threads_and_cache else 0
+    workers = worker_count(config.workers, device) if ideas.threads_and_cache else 0
     for step, batch in enumerate(prefetched(gate.through(folder.load), range(10**9), workers)):
         content_image = to_image(batch.content_image, device).contiguous(memory_format=layout)
         with torch.autocast(device.type, torch.bfloat16, enabled=ideas.bf16):
@@ -151,6 +149,7 @@ def plain_loop(
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        parts["total"] = total
         yield torch.stack([parts[name].detach() for name in PARTS])
 
 
@@ -158,22 +157,15 @@ def our_loop(config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, d
     """The product's own loop, of `training.loop`'s parts, without checkpoints and previews."""
     vgg = vgg.to(memory_format=torch.channels_last)
     config = dataclasses.replace(config, precision=pick_precision(config.precision, vgg, device))
-    target: Target = make_target(vgg, style_frame, config.precision)
     torch.manual_seed(config.seed)
     net = TIERS[config.tier]().to(device).to(memory_format=torch.channels_last)
-    losses_of: StepLosses = pick_step_losses(config, net, target, config.batch_size)[0]
-    parts: dict[str, Tensor] = {}
-
-    def kept_losses_of(*arguments: Any) -> dict[str, Tensor]:  # the update itself gives means over many steps
-        nonlocal parts
-        parts = losses_of(*arguments)
-        return parts
-
-    update = Update(config, net, target, Ranks(), kept_losses_of)
-    folder = PhotoFolder(list_photos(Path(config.photos)), config.batch_size, config.size_px, config.seed, device=device)
-    for step, batch in enumerate(prefetched(gate.through(folder.load), range(10**9), config.workers)):
-        update(step, to_image(batch.content_image, device))
-        yield torch.stack([parts[name].detach() for name in PARTS])
+    update = Update(config, net, make_target(vgg, style_frame, config.precision), Ranks())
+    launch = start_step(config, [update], lambda _: None, Ranks(), device)
+    folder = open_folder(config, list_photos(Path(config.photos)), Ranks(), device)
+    workers = worker_count(config.workers, device)
+    for step, batch in enumerate(prefetched(gate.through(folder.load), range(10**9), workers)):
+        launch(step, to_image(batch.content_image, device))
+        yield update.newest_losses.clone()
 
 
 def loops_of(config: TrainConfig, ladder: bool) -> dict[str, Callable[[Gate], Loop]]:

@@ -150,8 +150,9 @@ def _optimizer(pixels: Tensor, name: str) -> "torch.optim.Adam | LBFGS":
 class LBFGS:
     """Limited-memory BFGS with full steps (Nocedal & Wright 2006, Sec. 7.2, by their names).
 
-    The steps are those of torch.optim's L-BFGS, which makes Python numbers of its coefficients, two of every pair, and waits
-    for a GPU at each. Here they stay on the device; a step waits once, to know whether its pair is kept, and shortening it once.
+    The steps are those of torch.optim's L-BFGS, which makes Python numbers of its coefficients, two of every pair, and
+    waits for a GPU at each. Here they stay on the device; a step waits once, to know whether its pair is kept, and
+    shortening it once.
 
     Args:
         pixels: changed in place by each step, from their `grad`.

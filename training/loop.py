@@ -103,7 +103,9 @@ def _train(
     folder = open_folder(config, photos, ranks, device) if photos else None
     if step and not photos:
         say(f"{config.photos} is streamed: it goes on approximately, its shards in a new random order")
-    launch = start_step(runs, say, ranks, device)
+    launch = start_step(config, [run.update for run in runs], say, ranks, device)
+    for run in runs:
+        run.config = dataclasses.replace(run.config, compile=launch.functions.compiled)
 
     bad: list[str] = []
     with catch_interrupt() as interrupted, progress_bar(console) as progress:
@@ -263,13 +265,12 @@ def start_runs(
     return runs
 
 
-def start_step(runs: Sequence[Run], say: Callable[[str], None], ranks: Ranks, device: torch.device) -> Step:
+def start_step(
+    config: TrainConfig, updates: Sequence[Update], say: Callable[[str], None], ranks: Ranks, device: torch.device
+) -> Step:
     """The step of these styles, compiled and as a CUDA graph where that works and pays; says what it is."""
-    config, update = runs[0].config, runs[0].update
-    functions = pick_functions(config, update.net, update.target, ranks)
-    for run in runs:
-        run.config = dataclasses.replace(run.config, compile=functions.compiled)
-    launch = Step([run.update for run in runs], functions)
+    functions = pick_functions(config, updates[0].net, updates[0].target, ranks)
+    launch = Step(updates, functions)
     kind = [f"VGG-19 and network in {config.precision} on {device}"]
     if functions.compiled == "on":
         kind.append("compiled")

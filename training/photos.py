@@ -298,7 +298,8 @@ class HubPhotos(IterableDataset[Batch]):
                     raise TrainingError(f"{self.name}: the last 1,000 rows held no readable photo ({error})") from error
                 continue
             unreadable = 0
-            box = random_box(*frame.shape[:2], self.size_px, np.random.default_rng((self.seed, 1, place)))
+            height, width = frame.shape[:2]
+            box = random_box(height, width, self.size_px, np.random.default_rng((self.seed, 1, place)))
             crops.append(crop(frame, box, self.size_px))
             place += 1
             if len(crops) == own:

@@ -81,7 +81,7 @@ class Step:
     """
 
     def __init__(self, updates: Sequence["Update"], functions: Functions) -> None:
-        self.updates, self._functions = updates, functions
+        self.updates, self.functions = updates, functions
         self._run: Callable[[Tensor], None] = self._launch_all
 
     def __call__(self, step: int, content_image: Tensor) -> None:
@@ -96,9 +96,9 @@ class Step:
 
     def _launch_all(self, content_image: Tensor) -> None:
         vgg = self.updates[0].target.vgg
-        content_features = self._functions.content_features(vgg, content_image)
+        content_features = self.functions.content_features(vgg, content_image)
         for update in self.updates:
-            update(content_image, content_features, self._functions.step_losses)
+            update(content_image, content_features, self.functions.step_losses)
 
     def capture_(self, content_image: Tensor) -> str:
         """From now on replay the step as one CUDA graph: a small batch's step is a thousand launches, and waits for them.
@@ -146,6 +146,7 @@ class Update:
         net: on its device, channels-last; trained in place.
     Attributes:
         lr_scale: of the learning rate; halved by the loop when the picture went bad.
+        newest_losses: of the newest step, (4,), by `PARTS`, on the device.
     """
 
     def __init__(self, config: TrainConfig, net: ImageTransformNet, target: Target, ranks: Ranks) -> None:
@@ -161,6 +162,7 @@ class Update:
         self._parallel_net = ranks.wrap(net)
         self._average_share = torch.zeros((), device=device)  # of the new weights in the average
         self._balance_rate = torch.zeros((), device=device)
+        self.newest_losses = torch.zeros(len(PARTS), device=device)
         self._sums = torch.zeros(len(PARTS), device=device)
         self._counts = torch.zeros(3, device=device)  # counted steps, skipped ones, skipped ones in a row
 
@@ -190,6 +192,7 @@ class Update:
         update_average_(self.averaged_net, self.net, self._average_share)
         if self.config.style_weight == "auto":
             balance.follow_(self.style_weight, values[0], values[1], self._balance_rate)
+        self.newest_losses.copy_(values)
         self._sums += torch.where(finite, values, 0.0)
         good, bad, in_a_row = self._counts.unbind()
         self._counts.copy_(torch.stack([good + finite, bad + ~finite, (in_a_row + 1.0) * ~finite]))
