@@ -10,9 +10,10 @@ from allaprima import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+GPU_PAGE = (ROOT / "training" / "README.md").read_text()
 COMMANDS = [
     re.sub(r"^torchrun .* -m ", "", line.strip().removeprefix("$ ").split(" && ")[-1].split("  #")[0])
-    for block in re.findall(r"```(?:sh|console)\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```(?:sh|console)\n(.*?)```", README + GPU_PAGE, re.DOTALL)
     for line in block.splitlines()
     if re.match(r"(\$ )?((pip install .* && )|torchrun .* -m )?allaprima ", line.strip())
 ]
@@ -81,3 +82,8 @@ def test_readmes_test_command_is_cis():
     assert "pip install" in ci
     assert "'.[dev]'" in ci
     assert "pytest" in ci
+
+
+def test_the_gpu_page_names_files_that_are_there():
+    for name in re.findall(r"`(\w+\.py)`", GPU_PAGE):
+        assert (ROOT / "training" / name).is_file(), name
