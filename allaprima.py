@@ -892,7 +892,7 @@ def _add_training_options(parser: argparse.ArgumentParser, names: Sequence[str])
     texts = {
         "init": ("CHECKPOINT", "start from another style's .safetensors instead of from noise"),
         "vgg19": ("FILE|random", "VGG-19 weights (default: $ALLAPRIMA_VGG19, else torchvision's download)"),
-        "photo_store": ("FOLDER", "keep all photos decoded there (0.5 MB each) for the next training on them"),
+        "photo_store": ("FOLDER", "keep all photos decoded there (0.6 MB each) for the next training on them"),
         "title": ("TEXT", "of the painting, for the style's card (default: the file's name)"),
         "painter": ("TEXT", "for the card"),
         "year": ("TEXT", "for the card"),

@@ -5,6 +5,7 @@ import math
 import shlex
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def _train(
         run.config = dataclasses.replace(run.config, compile=launch.functions.compiled)
 
     bad: list[str] = []
-    with catch_interrupt() as interrupted, progress_bar(console) as progress:
+    with closing(folder) if folder else nullcontext(), catch_interrupt() as interrupted, progress_bar(console) as progress:
         task = progress.add_task("training", total=config.steps, completed=step, losses="")
         while step < config.steps:
             faults: list[str | None] = []
@@ -176,8 +177,6 @@ def _train(
                 step = states[0][0].step if states else runs[0].first_state.step
 
     # Keep the averaged weights as the result.
-    if folder:
-        folder.close()
     return [run.keep_result() for run in runs]
 
 

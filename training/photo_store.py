@@ -110,6 +110,9 @@ class PhotoFile:
                 self._open()
             elif writes:
                 folder.mkdir(parents=True, exist_ok=True)
+                for left in folder.glob(f".photos_{digest}.*.part"):
+                    if not Path("/proc", left.suffixes[-2][1:]).exists():  # its writer was killed
+                        left.unlink(missing_ok=True)
                 self._file = self._part.open("wb")
         except (OSError, ValueError, TypeError, KeyError) as error:
             self._give_up(error)
