@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 from inference.atomic import write_atomically
 
 DISK_SHARE = 0.9  # of the room on a disk that a store may take
+LEFT_BEHIND_S = 3600  # a half-written file that has not grown for so long has nobody who writes it
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class PhotoFile:
             elif writes:
                 folder.mkdir(parents=True, exist_ok=True)
                 for left in folder.glob(f".photos_{digest}.*.part"):
-                    if not Path("/proc", left.suffixes[-2][1:]).exists():  # its writer was killed
+                    if time.time() - left.stat().st_mtime > LEFT_BEHIND_S:  # its writer was killed
                         left.unlink(missing_ok=True)
                 self._file = self._part.open("wb")
         except (OSError, ValueError, TypeError, KeyError) as error:
