@@ -697,9 +697,7 @@ def _add_train(commands: Commands) -> None:
     what = "go on with a training; needs nothing else"
     parser.add_argument("--resume", nargs="+", metavar="RUN_FOLDER", help=what)
     parser.add_argument("--dry-run", action="store_true", help="print the options and stop")
-    parser.add_argument(
-        "--quick", action="store_true", help="a preview in minutes: small crops, few steps, from a shipped style"
-    )
+    parser.add_argument("--quick", action="store_true", help="a preview in minutes: small crops, few steps")
     _add_training_options(parser, [field.name for field in dataclasses.fields(TrainConfig)][2:])
 
 
@@ -879,6 +877,7 @@ def _add_training_options(parser: argparse.ArgumentParser, names: Sequence[str])
         "steps": (int, "N", "weight updates"),
         "batch_size": (int, "N", "photos a step, all processes together"),
         "size_px": (int, "PX", "side of the photos' crops"),
+        "margin_px": (int, "PX", "painted around them and cut off, so that no border is learned"),
         "style_size_px": (int, "PX", "short side of the painting; larger gives larger strokes"),
         "content_weight": (float, "X", "more keeps the photo"),
         "style_weight": (_style_weight, "X|auto", "more gives the painting; 3 to 10 look right; auto holds a balance"),
@@ -890,7 +889,7 @@ def _add_training_options(parser: argparse.ArgumentParser, names: Sequence[str])
         "checkpoint_every": (int, "N", "steps between two checkpoints"),
     }
     texts = {
-        "init": ("CHECKPOINT", "start from another style's .safetensors instead of from noise"),
+        "init": ("base|none|FILE", "start from the base (default), from noise, or from another style's .safetensors"),
         "vgg19": ("FILE|random", "VGG-19 weights (default: $ALLAPRIMA_VGG19, else torchvision's download)"),
         "photo_store": ("FOLDER", "keep all photos decoded there (0.6 MB each) for the next training on them"),
         "title": ("TEXT", "of the painting, for the style's card (default: the file's name)"),

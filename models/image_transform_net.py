@@ -18,7 +18,8 @@ class InstanceNorm(nn.Module):
     """Instance normalisation with scale and shift, statistics in float32 (Ulyanov et al. 2017).
 
     Differs from `nn.InstanceNorm2d`, which turns channels-last tensors into NCHW ones on every call. Exported, it is
-    one InstanceNormalization node; the reductions below would run four to six times slower in ONNX Runtime.
+    one InstanceNormalization node; the reductions below would run four to six times slower in ONNX Runtime. Scale and shift
+    may be (N, C), one for each image of a batch, see `training.base`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -30,8 +31,8 @@ class InstanceNorm(nn.Module):
         if torch.compiler.is_exporting():
             return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=1e-5)
         variance, mean = torch.var_mean(x.float(), dim=(2, 3), keepdim=True, correction=0)
-        scale = self.weight.view(1, -1, 1, 1) * torch.rsqrt(variance + 1e-5)
-        shift = self.bias.view(1, -1, 1, 1) - mean * scale
+        scale = self.weight[..., None, None] * torch.rsqrt(variance + 1e-5)
+        shift = self.bias[..., None, None] - mean * scale
         return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
 
 
@@ -163,12 +164,17 @@ class RealtimeNet(nn.Module):
         y = self.blocks(y)  # (N, 32, H/4, W/4)
         y = F.relu(self.norm2(self.conv2(upsample(y))))  # (N, 16, H/2, W/2)
         y = F.conv2d(reflect_pad(y, 1), resized_phases(self.head))
-        bias = self.bias - 0.5 * self.skip.sum(dim=(1, 2, 3))  # as if the photo were centred around 0
-        x = reflect_pad(content_image, 2)
         # In this order: OpenCV 4 opens a file of free sizes with sizes of 0. It then finds 0 on the left and 2 on the right
         # of this sum, which it takes; the other way round it refuses the file.
-        y = F.conv2d(x, phases(self.skip), bias.repeat_interleave(4), stride=2) + y  # (N, 12, H/2, W/2)
+        y = self.pixels(content_image) + y  # (N, 12, H/2, W/2)
         return torch.sigmoid(F.pixel_shuffle(y, 2))  # (N, 3, H, W)
+
+    def pixels(self, content_image: Tensor) -> Tensor:
+        """The photo's own part in the picture, before the sigmoid: (N, 12, H/2, W/2)."""
+        x = reflect_pad(content_image, 2)
+        if self.skip.ndim == 5:  # one for each image of a batch, see `training.base`
+            return torch.cat([photo_part(x[i : i + 1], self.skip[i], self.bias[i]) for i in range(len(x))])
+        return photo_part(x, self.skip, self.bias)
 
 
 class JohnsonNet(nn.Module):
@@ -199,6 +205,12 @@ class JohnsonNet(nn.Module):
         x = F.relu(self.norm4(self.conv4(upsample(x))))  # (N, 64, H/2, W/2)
         x = F.relu(self.norm5(self.conv5(upsample(x))))  # (N, 32, H, W)
         return self.conv6(x).clamp(0.0, 1.0)  # (N, 3, H, W)
+
+
+def photo_part(padded_image: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
+    """`RealtimeNet.skip` over the photo with a mirrored border of 2 px, as four phases of each color."""
+    centered = bias - 0.5 * skip.sum(dim=(1, 2, 3))  # as if the photo were centered around 0
+    return F.conv2d(padded_image, phases(skip), centered.repeat_interleave(4), stride=2)
 
 
 def phases(kernel: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.descent import Objective, descend
 from training.device import device_name, in_precision, pick_device, pick_precision
 from training.graph import to_onnx
-from training.loop import read_painting
+from training.painting import read_painting
 
 UNTIMED, TIMED = 3, 5  # runs of one network in a row
 ITERATIONS = (100, 300, 500)  # of the optimization, as in the paper's table

@@ -14,8 +14,8 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +28,14 @@ from models.vgg import VGG19Features, load_vgg19
 from training import losses
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.device import device_name, pick_device, pick_precision, worker_count
-from training.loop import make_target, open_folder, read_painting, start_step
+from training.loop import open_folder, start_step
+from training.painting import make_target, read_painting
 from training.photos import Batch, PhotoFolder, list_photos, prefetched, to_image
 from training.ranks import Ranks
 from training.record import LOG_EVERY
-from training.update import DEFAULT_STYLE_WEIGHT, PARTS, Update, set_learning_rate_
+from training.update import DEFAULT_STYLE_WEIGHT, PARTS, Update, set_learning_rate_, without
 
+GPU_BYTES = 2 * 2**30  # for decoded photos, of each loop that keeps them on a GPU
 TURN_S, TURN_STEPS = 2.0, 2  # a turn lasts both, at least: many times the batches that wait ready at its start
 
 
@@ -113,6 +115,17 @@ def plain_style_loss(features: dict[str, Tensor], style_grams: dict[str, Tensor]
     return torch.stack(parts).mean()
 
 
+@contextmanager
+def peers_float32() -> Iterator[None]:
+    """Convolutions as torch does them by default: on a GPU rounded to TF32, which the product switches off."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def plain_loop(
     config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device, gate: Gate, ideas: Ideas
 ) -> Loop:
@@ -126,29 +139,40 @@ def plain_loop(
     optimizer = torch.optim.Adam(net.parameters(), lr=config.lr, fused=True if ideas.fused_adam else None)
     cache_bytes = None if ideas.threads_and_cache else 0
     paths = list_photos(Path(config.photos))
-    folder = PhotoFolder(paths, config.batch_size, config.size_px, config.seed, device=device, cache_bytes=cache_bytes)
+    gpu_bytes = GPU_BYTES if ideas.threads_and_cache and device.type == "cuda" else 0
+    folder = PhotoFolder(
+        paths,
+        config.batch_size,
+        config.painted_px,
+        config.seed,
+        device=device,
+        cache_bytes=cache_bytes,
+        gpu_bytes=gpu_bytes,
+    )
     layers = (*STYLE_LAYERS, *CONTENT_LAYERS)
     content_layers = CONTENT_LAYERS if ideas.shallow_content else layers
     style_loss = losses.style_loss if ideas.gram_in_place else plain_style_loss
     workers = worker_count(config.workers, device) if ideas.threads_and_cache else 0
     for step, batch in enumerate(prefetched(gate.through(folder.load), range(10**9), workers)):
         content_image = to_image(batch.content_image, device).contiguous(memory_format=layout)
-        with torch.autocast(device.type, torch.bfloat16, enabled=ideas.bf16):
-            stylized_image = net(content_image)
-        with torch.no_grad():
-            content_features = target_vgg(content_image, content_layers)
-        features = target_vgg(stylized_image, layers)
-        parts = {
-            "content": losses.content_loss(features, {"relu4_2": content_features["relu4_2"]}),
-            "style": style_loss(features, style_grams),
-            "tv": losses.tv_loss(stylized_image),
-        }
-        weights = {"content": config.content_weight, "style": DEFAULT_STYLE_WEIGHT, "tv": config.tv_weight}
-        total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
-        set_learning_rate_(optimizer, config, step)
-        optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        with peers_float32():
+            with torch.autocast(device.type, torch.bfloat16, enabled=ideas.bf16):
+                stylized_image = without(config.margin_px, net(content_image))
+            content_image = without(config.margin_px, content_image)
+            with torch.no_grad():
+                content_features = target_vgg(content_image, content_layers)
+            features = target_vgg(stylized_image, layers)
+            parts = {
+                "content": losses.content_loss(features, {"relu4_2": content_features["relu4_2"]}),
+                "style": style_loss(features, style_grams),
+                "tv": losses.tv_loss(stylized_image),
+            }
+            weights = {"content": config.content_weight, "style": DEFAULT_STYLE_WEIGHT, "tv": config.tv_weight}
+            total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
+            set_learning_rate_(optimizer, config, step)
+            optimizer.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
         parts["total"] = total
         yield torch.stack([parts[name].detach() for name in PARTS])
 
@@ -161,7 +185,7 @@ def our_loop(config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, d
     net = TIERS[config.tier]().to(device).to(memory_format=torch.channels_last)
     update = Update(config, net, make_target(vgg, style_frame, config.precision), Ranks())
     launch = start_step(config, [update], lambda _: None, Ranks(), device)
-    folder = open_folder(config, list_photos(Path(config.photos)), Ranks(), device)
+    folder = open_folder(config, list_photos(Path(config.photos)), Ranks(), device, GPU_BYTES if device.type == "cuda" else 0)
     workers = worker_count(config.workers, device)
     for step, batch in enumerate(prefetched(gate.through(folder.load), range(10**9), workers)):
         launch(step, to_image(batch.content_image, device))
@@ -200,6 +224,8 @@ def measure(config: TrainConfig, rounds: int, ladder: bool) -> tuple[dict[str, l
         for name, loop in running.items():
             gates[name].open()  # or the loading threads would wait there for ever
             loop.close()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # for the processes that measure memory
     last = min(len(curve) for curve in curves.values()) - 1
     return speeds, {name: dict(zip(PARTS, curve[last].tolist(), strict=True)) for name, curve in curves.items()}
 

@@ -23,6 +23,9 @@ class TrainConfig:
     steps: int = 10_000  # weight updates
     batch_size: int = 4  # photos a step, all processes together
     size_px: int = 256  # side of the square random crop
+    # Painted around each crop and cut off before VGG-19 looks, so that nothing is ever rewarded for what happens at the
+    # picture's border, where mirrored pixels tell a network that it is there.
+    margin_px: int = 16
     style_size_px: int = 320  # short side of the style image: larger gives larger strokes
     content_weight: float = 1.0  # unitless, relu4_2
     style_weight: float | str = 5.0  # unitless, relu1_1 to relu5_1; "auto" holds the balance, training/balance.py
@@ -36,7 +39,7 @@ class TrainConfig:
     workers: int | None = None  # threads that decode photos ahead of time; 0: none; None: 4, beside a GPU all cores
     photo_store: str | None = None  # a folder for all photos decoded, which the next training on them starts from
     normalization: str = "unitless"  # of the losses, training/losses.py
-    init: str | None = None  # weights to start from: another style's .safetensors
+    init: str = "base"  # what to start from: "base", training/many_styles.py, "none" or another style's .safetensors
     vgg19: str | None = None  # VGG-19 file, or "random" (tests); None: $ALLAPRIMA_VGG19, else torchvision's download
     max_pixels: int = 0  # larger pictures are refused as decompression bombs; 0: Pillow's limit, 179 million
     preview: tuple[str, ...] = ()  # photos for the preview sheet; none: four out of `photos`
@@ -62,6 +65,7 @@ class TrainConfig:
             ("checkpoint_every", 1),
             ("max_pixels", 0),
             ("workers", 0),
+            ("margin_px", 0),
             ("seed", 0),
         ):
             if (getattr(self, name) or 0) < least:
@@ -74,9 +78,16 @@ class TrainConfig:
                 raise TrainingError(f"{flag(name)} is {value}; a finite number of at least 0 is needed")
         if self.size_px % 16:
             raise TrainingError(f"--size is {self.size_px}; a multiple of 16 is needed (VGG-19 halves it four times)")
+        if self.margin_px % 8:
+            raise TrainingError(f"--margin is {self.margin_px}; a multiple of 8 is needed")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise TrainingError(f'{flag(name)} is "{getattr(self, name)}"; one of {", ".join(choices)} is wanted')
+
+    @property
+    def painted_px(self) -> int:
+        """Side of what the network paints in training."""
+        return self.size_px + 2 * self.margin_px
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -91,6 +102,8 @@ class TrainConfig:
         try:
             options: dict[str, Any] = json.loads(path.read_bytes())
             options["preview"] = tuple(options.get("preview", ()))
+            options["init"] = options.get("init") or "none"  # 0.1.0 began so, and painted no margins
+            options.setdefault("margin_px", 0)
             return cls(**options)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(f"{path} is not an options file of this version: {error}") from error

@@ -44,7 +44,7 @@ def crop(frame: np.ndarray, box: Box, size_px: int) -> Tensor:
 
 
 def crop_batch(pixels: Tensor, places: Sequence[Place], boxes: Sequence[Box], size_px: int) -> Tensor:
-    """`crop` of several packed frames in one go: two dozen launches a batch, where one by one takes six a photo.
+    """`crop` of several packed frames in one go: some sixty operations a batch, however many photos there are in it.
 
     The pixels around each box are gathered, then scaled by two matrix products with Pillow's bicubic weights.
 
@@ -75,8 +75,9 @@ def crop_batch(pixels: Tensor, places: Sequence[Place], boxes: Sequence[Box], si
     around = pixels[first[:, None, None] + rows[:, :, None] * width[:, None, None] + columns[:, None, :]]  # (N, M, M, 3)
 
     # Scale.
-    down = bicubic_weights(top, bottom, y, height, size_px, window)
-    across = bicubic_weights(left, right, x, width, size_px, window)
+    near, far = torch.cat((top, left)), torch.cat((bottom, right))
+    weights = bicubic_weights(near, far, torch.cat((y, x)), torch.cat((height, width)), size_px, window)
+    down, across = weights.chunk(2)
     across = torch.where(flip[:, None, None] > 0, across.flip(1), across)
     n = len(boxes)
     narrow = (across @ around.float().transpose(1, 2).reshape(n, window, -1)).round().clamp(0, 255)  # (N, S, M * 3)

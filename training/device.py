@@ -67,11 +67,18 @@ def pick_precision(precision: str, vgg: VGG19Features, device: torch.device) -> 
     return min(seconds, key=lambda candidate: seconds[candidate])
 
 
-def worker_count(workers: int | None, device: torch.device) -> int:
-    """Threads that prepare photos: as many as asked for, else 4, or every core where a GPU does the rest."""
+def worker_count(workers: int | None, device: torch.device, processes: int = 1) -> int:
+    """Threads that prepare photos: as many as asked for, else 4, or where a GPU does the rest every core, up to 16.
+
+    Args:
+        processes: that share the cores.
+    """
     if workers is not None:
         return workers
-    return os.cpu_count() or 4 if device.type == "cuda" else 4
+    if device.type != "cuda":
+        return 4
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 4
+    return max(1, min(16, cores // processes))
 
 
 def in_precision(vgg: VGG19Features, precision: str) -> VGG19Features:

@@ -23,10 +23,10 @@ from models.vgg import VGG19Features, load_vgg19
 from training.config import CONTENT_LAYERS, EvaluateConfig, TrainConfig
 from training.descent import Objective, descend
 from training.device import device_name, guarded_memory, pick_device, pick_precision
-from training.loop import make_target, read_painting
 from training.optimize import noise_image
+from training.painting import Target, make_target, read_painting
 from training.photos import frame_to_image, list_photos
-from training.update import DEFAULT_STYLE_WEIGHT, Target
+from training.update import DEFAULT_STYLE_WEIGHT
 
 Painter = Callable[[Tensor], Tensor]  # image -> stylized image
 PARTS = ("content", "style", "tv", "total")

@@ -28,7 +28,7 @@ from training.checkpoint import find_weights, load_net
 from training.config import TrainConfig
 from training.evaluate import Training, heldout_losses, painter_of
 from training.graph import LUMA, as_frame, quantize, to_onnx, with_color
-from training.loop import read_painting
+from training.painting import read_painting
 from training.photos import is_folder, list_photos
 
 REFERENCE_PHOTOS = Path(__file__).parent / "reference_photos"

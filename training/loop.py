@@ -15,21 +15,20 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from inference.console import catch_interrupt, progress_bar
-from inference.pictures import read_picture, resize_short_side
 from models.errors import Interrupted, TrainingError
 from models.image_transform_net import TIERS, ImageTransformNet
-from models.vgg import VGG19Features, load_vgg19
-from training import losses
+from models.vgg import load_vgg19
 from training.checkpoint import TrainingState, find_weights, load_net, load_newest_state
-from training.config import STYLE_LAYERS, TrainConfig
+from training.config import TrainConfig
 from training.device import in_precision, pick_device, pick_precision, worker_count
-from training.photos import Batch, HubPhotos, PhotoFolder, frame_to_image, is_folder, list_photos, prefetched, to_image
+from training.many_styles import nearest, starts
+from training.painting import Target, read_painting, style_grams_of
+from training.photos import Batch, HubPhotos, PhotoFolder, is_folder, list_photos, prefetched, to_image
 from training.preview import load_preview_frames
 from training.ranks import Ranks, from_environment, joined
-from training.record import LOG_EVERY, Run
-from training.update import Step, Target, Update, pick_functions, trial_image
+from training.record import LOG_EVERY, Run, not_finite
+from training.update import Step, Update, pick_functions, trial_image
 
-LEAST_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
 # Options that may differ where several styles are trained together.
 OF_ONE_STYLE = (
     *("painting", "style_size_px", "content_weight", "style_weight", "tv_weight", "lr", "init"),
@@ -68,6 +67,8 @@ def train_together(
         Interrupted: by Ctrl-C or SIGTERM, after saving.
     """
     check_alike(configs)
+    if len({folder.resolve() for folder in run_folders}) < len(run_folders):
+        raise TrainingError(f"{', '.join(map(str, run_folders))}: each style needs a run folder of its own")
     ranks = from_environment()
     device = pick_device(configs[0].device, ranks.local)
     console = console if ranks.writes else Console(quiet=True)
@@ -99,7 +100,9 @@ def _train(
     if found:
         say(f"going on at step {step} of {configs[0].steps}")
     photos = list_photos(Path(configs[0].photos)) if is_folder(configs[0].photos) else []
-    runs = start_runs(configs, run_folders, found, photos=photos, resume=resume, console=console, ranks=ranks, device=device)
+    runs = start_runs(
+        configs, run_folders, found, photos=photos, resume=resume, console=console, say=say, ranks=ranks, device=device
+    )
     config = runs[0].config  # as the others' in all that is asked for here
     folder = open_folder(config, photos, ranks, device) if photos else None
     if step and not photos:
@@ -108,16 +111,13 @@ def _train(
     for run in runs:
         run.config = dataclasses.replace(run.config, compile=launch.functions.compiled)
 
+    workers = worker_count(config.workers, device, ranks.world)
     bad: list[str] = []
     with closing(folder) if folder else nullcontext(), catch_interrupt() as interrupted, progress_bar(console) as progress:
         task = progress.add_task("training", total=config.steps, completed=step, losses="")
         while step < config.steps:
             faults: list[str | None] = []
-            batches = (
-                prefetched(folder.load, range(step, config.steps), config.workers or 0)
-                if folder
-                else stream(config, step, ranks)
-            )
+            batches = prefetched(folder.load, range(step, config.steps), workers) if folder else stream(config, step, ranks)
             for batch in batches:
                 # Load photos.
                 bad += batch.bad
@@ -140,10 +140,10 @@ def _train(
                 stop = bool(interrupted)
                 if ranks.world > 1:
                     stop = ranks.any(stop) if device.type == "cpu" or log_due else False
-                skipping = False
+                skipped: list[int] = []
                 if log_due or look_due or stop or device.type == "cpu":
-                    faults = [run.not_finite() for run in runs]
-                    skipping = any(run.update.peek().skipped_in_a_row for run in runs)
+                    skipped = [run.update.peek().skipped_in_a_row for run in runs]
+                    faults = [not_finite(count) for count in skipped]
                 if log_due:
                     if ranks.world > 1:
                         note_bad_photos(runs, [photo for part in ranks.gather(bad) for photo in part])
@@ -163,7 +163,7 @@ def _train(
                 for run in runs:
                     # A checkpoint between two bad steps would be a place to go back to that is no better.
                     run.unsaved = run.unsaved or save_due
-                    if (stop or done or (not skipping and run.unsaved and (save_due or log_due))) and ranks.writes:
+                    if (stop or done or (not any(skipped) and run.unsaved and (save_due or log_due))) and ranks.writes:
                         run.save(step)
                 if stop and not done:
                     raise stopped(runs, step)
@@ -171,7 +171,7 @@ def _train(
 
             # Go back to where the pictures were good.
             if any(faults):
-                states = load_checkpoints(run_folders, ranks, say)
+                states = load_checkpoints(run_folders, ranks, say, resuming=False)
                 for i, run in enumerate(runs):
                     run.go_back_(states[i][0] if states else run.first_state, step, faults[i])
                 step = states[0][0].step if states else runs[0].first_state.step
@@ -197,16 +197,21 @@ def check_alike(configs: Sequence[TrainConfig]) -> None:
 
 
 def load_checkpoints(
-    run_folders: Sequence[Path], ranks: Ranks, say: Callable[[str], None]
+    run_folders: Sequence[Path], ranks: Ranks, say: Callable[[str], None], resuming: bool = True
 ) -> list[tuple[TrainingState, dict[str, Any]]] | None:
     """The newest checkpoint of each folder, all of the same step and the same in all processes; None if there is none.
 
+    Args:
+        resuming: else one without a checkpoint sends all back to where this process began.
     Raises:
         TrainingError: there are none of the same step. StyleError: none of a folder's can be read.
     """
     found = [load_newest_state(run_folder, say) for run_folder in run_folders]
     while any(found) and len({state and state[0].step for state in found}) > 1:
         steps = [state[0].step if state else None for state in found]
+        if None in steps and not resuming:
+            found = [None for _ in found]
+            break
         if None in steps:
             raise TrainingError(
                 f"{', '.join(map(str, run_folders))}: these trainings are not at the same step; go on with each alone"
@@ -229,6 +234,7 @@ def start_runs(
     photos: Sequence[Path],
     resume: bool,
     console: Console,
+    say: Callable[[str], None],
     ranks: Ranks,
     device: torch.device,
 ) -> list[Run]:
@@ -243,10 +249,10 @@ def start_runs(
     runs = []
     for i, config in enumerate(configs):
         torch.manual_seed(config.seed)
-        net = load_init(config) if config.init and not found else TIERS[config.tier]()
-        net = net.to(device).to(memory_format=torch.channels_last)
         target = Target(target_vgg, style_grams_of(vgg, style_frames[i]))
-        config = dataclasses.replace(config, precision=precision, workers=worker_count(config.workers, device))
+        net = TIERS[config.tier]() if found else first_network(config, target, preview_frames, say)
+        net = net.to(device).to(memory_format=torch.channels_last)
+        config = dataclasses.replace(config, precision=precision)
         run = Run(
             config,
             run_folders[i],
@@ -268,7 +274,7 @@ def start_step(
     config: TrainConfig, updates: Sequence[Update], say: Callable[[str], None], ranks: Ranks, device: torch.device
 ) -> Step:
     """The step of these styles, compiled and as a CUDA graph where that works and pays; says what it is."""
-    functions = pick_functions(config, updates[0].net, updates[0].target, ranks)
+    functions = pick_functions(config, updates[0], ranks)
     launch = Step(updates, functions)
     kind = [f"VGG-19 and network in {config.precision} on {device}"]
     if functions.compiled == "on":
@@ -287,16 +293,19 @@ def start_step(
     return launch
 
 
-def open_folder(config: TrainConfig, photos: Sequence[Path], ranks: Ranks, device: torch.device) -> PhotoFolder:
+def open_folder(
+    config: TrainConfig, photos: Sequence[Path], ranks: Ranks, device: torch.device, gpu_bytes: float | None = None
+) -> PhotoFolder:
     """The photos of a folder, as the options ask for them."""
     return PhotoFolder(
         photos,
         config.batch_size,
-        config.size_px,
+        config.painted_px,
         config.seed,
         max_pixels=config.max_pixels,
         share=ranks.share(config.batch_size),
         device=device,
+        gpu_bytes=gpu_bytes,
         store=Path(config.photo_store) if config.photo_store else None,
     )
 
@@ -322,8 +331,8 @@ def stopped(runs: Sequence[Run], step: int) -> TrainingError | Interrupted:
 def stream(config: TrainConfig, step: int, ranks: Ranks) -> Generator[Batch]:
     """Batches of a streamed dataset for the steps from `step` on, prepared in other processes."""
     share = ranks.share(config.batch_size)
-    source = HubPhotos(config.photos, config.batch_size, config.size_px, config.seed, step, config.max_pixels, share)
-    workers = min(config.workers or 0, source.most_workers)  # a further one would get no shard
+    source = HubPhotos(config.photos, config.batch_size, config.painted_px, config.seed, step, config.max_pixels, share)
+    workers = min(4 if config.workers is None else config.workers, source.most_workers)  # a further one would get no shard
     loader = DataLoader(
         source,
         batch_size=None,  # an item is a batch already
@@ -336,30 +345,21 @@ def stream(config: TrainConfig, step: int, ranks: Ranks) -> Generator[Batch]:
         yield next_batch(batches)
 
 
-def read_painting(painting: str, style_size_px: int, max_pixels: int = 0) -> np.ndarray:
-    """The style image, (H, W, 3) uint8, its short side `style_size_px`.
-
-    Raises:
-        PictureError: unreadable. TrainingError: one flat colour, or hopelessly narrow.
-    """
-    frame = read_picture(painting, max_pixels).frame
-    if frame.std(axis=(0, 1)).max() < LEAST_CONTRAST:
-        raise TrainingError(f"{painting} is one flat color; a painting with something on it is wanted")
-    height, width = frame.shape[:2]
-    if max(height, width) > 8 * min(height, width):
-        raise TrainingError(f"{painting} is {width}x{height} px; at most 8 times as long as wide is wanted")
-    return resize_short_side(frame, style_size_px)
-
-
-def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> Target:
-    """VGG-19 in the precision to train with, and the painting's Gram matrices, from the float32 one."""
-    return Target(in_precision(vgg, precision), style_grams_of(vgg, style_frame))
-
-
-@torch.no_grad()
-def style_grams_of(vgg: VGG19Features, style_frame: np.ndarray) -> dict[str, torch.Tensor]:
-    """The Gram matrices that a painting's network is trained towards, layer by layer, (1, C, C) each."""
-    return losses.gram_matrices(vgg(frame_to_image(style_frame, vgg.mean.device), STYLE_LAYERS))
+def first_network(
+    config: TrainConfig, target: Target, preview_frames: Sequence[np.ndarray], say: Callable[[str], None]
+) -> ImageTransformNet:
+    """The network that a training begins with: the nearest of the base's, another style's, or noise."""
+    if config.init == "none":
+        return TIERS[config.tier]()
+    if config.init != "base":
+        return load_init(config)
+    nets = starts(config.tier)
+    if not nets:
+        say(f"there is no network of the {config.tier} tier to start from; it starts from noise")
+        return TIERS[config.tier]()
+    name = nearest(nets, target, preview_frames, config)
+    say(f"starting from {name}, of {len(nets)} networks the nearest to {config.style_title}")
+    return nets[name]
 
 
 def load_init(config: TrainConfig) -> ImageTransformNet:
@@ -368,7 +368,7 @@ def load_init(config: TrainConfig) -> ImageTransformNet:
     Raises:
         StyleError: not ours. TrainingError: of the other tier.
     """
-    net, card = load_net(find_weights(Path(config.init or "")))
+    net, card = load_net(find_weights(Path(config.init)))
     if card["tier"] != config.tier:
         raise TrainingError(f"--init {config.init} is of tier {card['tier']}; --tier is {config.tier}")
     return net.train()

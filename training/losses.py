@@ -97,7 +97,8 @@ def style_loss(
 
     Args:
         features: layer -> (N, C, H, W) of the stylized image; further layers are ignored.
-        style_grams: layer -> (1, C, C) `gram_matrix` of the style image; its keys are the layers compared.
+        style_grams: layer -> (1, C, C) `gram_matrix` of the style image, or (N, C, C), one for each image; its keys are the
+            layers compared.
         normalization: unitless, gatys or johnson.
         layer_weights: layer -> how much it counts beside the others, w_l of Gatys et al. 2016, Eq. 5; only their
             proportions matter. None: all alike.
@@ -108,7 +109,7 @@ def style_loss(
     for layer, target in style_grams.items():
         squares = (gram_matrix(features[layer]) - target).square()
         if normalization == "unitless":
-            losses.append((squares.mean((1, 2)) / (target.square().mean() + _TINY)).mean())
+            losses.append((squares.mean((1, 2)) / (target.square().mean((1, 2)) + _TINY)).mean())
         elif normalization == "gatys":
             # Ours is divided by C*H*W, Eq. 4 is not: (C*M)^2 / (4 C^2 M^2) = 1/4. Images of different size stay
             # comparable, which the paper's own form, written for equal sizes, does not give.

@@ -33,7 +33,7 @@ from training import losses
 from training.config import STYLE_WEIGHT, OptimizeConfig
 from training.descent import Objective, Step, descend
 from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
-from training.loop import read_painting
+from training.painting import read_painting
 from training.photos import frame_to_image
 
 LEAST_PX = 16  # of a picture's sides: VGG-19 halves them four times

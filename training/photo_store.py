@@ -4,21 +4,21 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from inference.atomic import write_atomically
-
-DISK_SHARE = 0.9  # of the room on a disk that a store may take
+DISK_SHARE = 0.9  # of the free room on a disk that a store may take
+INDEX_LENGTH_BYTES = 8  # at the file's end
 LEFT_BEHIND_S = 3600  # a half-written file that has not grown for so long has nobody who writes it
 
 
@@ -82,9 +82,9 @@ class PackedPhotos:
 class PhotoFile:
     """All decoded photos of a folder in a file, left by one training for the next; whole, or not there.
 
-    The first training writes frames behind each other as they are decoded, into a file that has no name yet in the index;
-    once every photo has come by, the index is written and the file counts. What is read is mapped, so that the system's
-    file cache is the memory it takes.
+    The first training writes frames behind each other as they are decoded, into a file with another name; once every photo
+    has come by, the index follows, and the file gets its name. What is read is mapped, so that the system's file cache is the
+    memory it takes.
 
     Args:
         folder: of such files.
@@ -99,34 +99,37 @@ class PhotoFile:
         stats = [path.stat() for path in paths]
         names = [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
         digest = hashlib.sha256(json.dumps([short_side_px, names]).encode()).hexdigest()[:16]
-        self.path, self._index = folder / f"photos_{digest}.rgb", folder / f"photos_{digest}.json"
-        self._part = folder / f".photos_{digest}.{os.getpid()}.part"
+        self.path = folder / f"photos_{digest}.rgb"
         self._count, self._end = len(paths), 0
-        self._entries: dict[int, Place | str] = {}
-        self._lock = threading.Lock()
+        self._places: dict[int, Place | None] = {}  # None: a damaged photo
+        self._lock = threading.RLock()
         self._mapped: np.ndarray | None = None
-        self._file: Any = None
+        self._file: BinaryIO | None = None
+        self._part, self._room = "", 0.0
         self.note = ""
         try:
-            if self._index.is_file():
+            if self.path.is_file():
                 self._open()
             elif writes:
                 folder.mkdir(parents=True, exist_ok=True)
                 for left in folder.glob(f".photos_{digest}.*.part"):
                     if time.time() - left.stat().st_mtime > LEFT_BEHIND_S:  # its writer was killed
                         left.unlink(missing_ok=True)
-                self._file = self._part.open("wb")
-        except (OSError, ValueError, TypeError, KeyError) as error:
+                self._room = DISK_SHARE * shutil.disk_usage(folder).free
+                handle, self._part = tempfile.mkstemp(".part", f".photos_{digest}.", folder)
+                self._file = os.fdopen(handle, "wb")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             self._give_up(error)
 
     def _open(self) -> None:
-        rows = json.loads(self._index.read_text())
-        entries = {int(photo): row if isinstance(row, str) else Place(*row) for photo, row in rows.items()}
-        size = sum(entry.height * entry.width for entry in entries.values() if isinstance(entry, Place))
-        mapped = np.memmap(self.path, np.uint8, "r").reshape(-1, 3)
-        if len(mapped) != size or entries.keys() != set(range(self._count)):
+        mapped = np.memmap(self.path, np.uint8, "r")
+        length = int.from_bytes(mapped[-INDEX_LENGTH_BYTES:].tobytes(), "little")
+        end = len(mapped) - INDEX_LENGTH_BYTES - length
+        rows = json.loads(mapped[max(0, end) : -INDEX_LENGTH_BYTES].tobytes())
+        places = {int(photo): Place(*row) if row else None for photo, row in rows.items()}
+        if 3 * sum(place.height * place.width for place in places.values() if place) != end or len(places) != self._count:
             raise ValueError("it is not whole")
-        self._mapped, self._entries = mapped, entries
+        self._mapped, self._places = mapped[:end].reshape(-1, 3), places
 
     @property
     def is_whole(self) -> bool:
@@ -134,46 +137,41 @@ class PhotoFile:
 
     def frame(self, photo: int) -> np.ndarray | None:
         """(H, W, 3) uint8, read when it is looked at; None if the file is not whole or the photo is damaged."""
-        place = self._entries.get(photo)
-        if self._mapped is None or not isinstance(place, Place):
+        place = self._places.get(photo)
+        if self._mapped is None or place is None:
             return None
         return self._mapped[place.first : place.end].reshape(place.height, place.width, 3)
 
-    def fault(self, photo: int) -> str | None:
-        """Why a photo cannot be used, as the training that wrote the file found."""
-        entry = self._entries.get(photo)
-        return entry if self._mapped is not None and isinstance(entry, str) else None
-
-    def add(self, photo: int, frame: np.ndarray | None, fault: str = "") -> None:
-        """Append a photo that was decoded, or that could not be; with the last one the file becomes whole."""
+    def add(self, photo: int, frame: np.ndarray | None) -> None:
+        """Append a photo that was decoded, or None if it could not be; with the last one the file becomes whole."""
         with self._lock:
-            if self._file is None or photo in self._entries:
+            if self._file is None or photo in self._places:
                 return
             try:
                 if frame is None:
-                    self._entries[photo] = fault
+                    self._places[photo] = None
                 else:
-                    if frame.nbytes > DISK_SHARE * shutil.disk_usage(self._part.parent).free:
+                    place = Place(self._end, *frame.shape[:2])
+                    if 3 * place.end > self._room:
                         raise OSError("the disk has no room for more")
                     self._file.write(np.ascontiguousarray(frame).data)
-                    place = Place(self._end, *frame.shape[:2])
-                    self._entries[photo], self._end = place, place.end
-                if len(self._entries) == self._count:
+                    self._places[photo], self._end = place, place.end
+                if len(self._places) == self._count:
                     self._finish()
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 self._give_up(error)
 
     def _finish(self) -> None:
+        assert self._file
+        rows = {photo: place and [place.first, place.height, place.width] for photo, place in self._places.items()}
+        index = json.dumps(rows).encode()
+        self._file.write(index + len(index).to_bytes(INDEX_LENGTH_BYTES, "little"))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        self._file = None
         os.replace(self._part, self.path)
-        rows = {
-            photo: entry if isinstance(entry, str) else [entry.first, entry.height, entry.width]
-            for photo, entry in self._entries.items()
-        }
-        write_atomically(self._index, json.dumps(rows).encode())
+        self._file = None
+        self._open()
         self.note = f"all {self._count:,} photos are decoded and kept in {self.path} ({3 * self._end / 2**30:.1f} GB)"
 
     def _give_up(self, error: Exception) -> None:
@@ -183,8 +181,10 @@ class PhotoFile:
 
     def close(self) -> None:
         """Leave nothing half-written."""
-        if self._file is not None:
+        with self._lock:
+            if self._file is None:
+                return
             with suppress(OSError):
                 self._file.close()
+            Path(self._part).unlink(missing_ok=True)
             self._file = None
-            self._part.unlink(missing_ok=True)

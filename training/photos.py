@@ -1,6 +1,7 @@
 """Content images for training: a folder of photos, or a streamed Hugging Face dataset."""
 
 import functools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -59,7 +60,8 @@ class Share:
 
 
 class PhotoFolder:
-    """`load(step)` is that step's batch: a pure function of (seed, step), so a resumed training sees the same photos.
+    """`load(step)` is that step's batch: a pure function of (seed, step), so a resumed training sees the same photos
+    (beside a GPU within a level: some are cut there, some here).
 
     Every epoch shuffles all photos; each is scaled to a random short side between the crop and 1.5 times the crop
     (never enlarged without need, never squashed), cropped at random and flipped at random. Photos are decoded once and
@@ -106,6 +108,7 @@ class PhotoFolder:
         most = 3 * MOST_ASPECT * self._most_px**2 * (len(paths) + 16)  # more is hardly filled
         self._here = PackedPhotos(min(gpu_bytes, most), self.device)
         self._cache = PackedPhotos(min(cache_bytes, most), cpu)
+        self._cutting = threading.Lock()
         self._bad: dict[int, str] = {}
 
     def load(self, step: int) -> Batch:
@@ -115,18 +118,20 @@ class PhotoFolder:
         places = self.share.places(step, self.batch_size)
         for i, place in enumerate(places):
             photo, frame = self._photo(place, bad)
+            rng = np.random.default_rng((self.seed, 1, place))
             there = self._here.place(photo)
-            height, width = (there.height, there.width) if there else frame.shape[:2]
-            box = random_box(height, width, self.size_px, np.random.default_rng((self.seed, 1, place)))
             if there:
-                packed.append((i, there, box))
-            else:
-                crops[i] = crop(frame, box, self.size_px)
+                packed.append((i, there, random_box(there.height, there.width, self.size_px, rng)))
+            elif frame is not None:
+                height, width = frame.shape[:2]
+                crops[i] = crop(frame, random_box(height, width, self.size_px, rng), self.size_px)
                 if self.device.type == "cuda":  # from pinned memory, so that nobody waits for the copy
                     crops[i] = crops[i].pin_memory().to(self.device, non_blocking=True)
         if packed:
             numbers, spots, boxes = zip(*packed, strict=True)
-            crops |= zip(numbers, crop_batch(self._here.pixels, spots, boxes, self.size_px), strict=True)
+            with self._cutting:  # one thread's temporary memory, not that of all
+                cut = crop_batch(self._here.pixels, spots, boxes, self.size_px)
+            crops |= zip(numbers, cut, strict=True)
         return Batch(torch.stack([crops[i] for i in range(len(places))]), tuple(bad), self._notes())
 
     def close(self) -> None:
@@ -134,8 +139,8 @@ class PhotoFolder:
         if self._file:
             self._file.close()
 
-    def _photo(self, place: int, bad: list[str]) -> tuple[int, np.ndarray]:
-        """The number of a place's photo and, where the GPU does not hold it, its frame (else an empty one).
+    def _photo(self, place: int, bad: list[str]) -> tuple[int, np.ndarray | None]:
+        """The number of a place's photo and, where the GPU does not hold it, its frame.
 
         Where a photo is damaged, it is the one after it in the epoch's order.
         """
@@ -144,7 +149,7 @@ class PhotoFolder:
         for k in range(len(self.paths)):
             photo = int(order[(i + k) % len(order)])
             if self._here.place(photo):
-                return photo, _NOTHING
+                return photo, None
             if photo in self._bad:
                 continue
             try:
@@ -153,7 +158,7 @@ class PhotoFolder:
                 self._bad[photo] = str(error)
                 bad.append(str(error))
                 if self._file:
-                    self._file.add(photo, None, str(error))
+                    self._file.add(photo, None)
                 continue
             if not self._here.add(photo, frame):
                 self._cache.add(photo, frame)
@@ -171,9 +176,6 @@ class PhotoFolder:
         if cached is not None:
             return cached.numpy()
         if self._file:
-            fault = self._file.fault(photo)
-            if fault:
-                raise PictureError(fault)
             stored = self._file.frame(photo)
             if stored is not None:
                 return stored
@@ -197,9 +199,6 @@ class PhotoFolder:
             return ()
         note, self._file.note = self._file.note, ""
         return (note,)
-
-
-_NOTHING = np.empty((0, 0, 3), np.uint8)
 
 
 def prefetched(load: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch]:

@@ -10,8 +10,9 @@ import torch
 from inference.pictures import Picture, contact_sheet, read_picture, resize_short_side, write_picture
 from training import losses
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
+from training.painting import Target
 from training.photos import PhotoFolder, frame_to_image
-from training.update import DEFAULT_STYLE_WEIGHT, Target
+from training.update import DEFAULT_STYLE_WEIGHT
 from training.watchdog import picture_fault
 
 PREVIEW_PX = 256  # short side of the photos in the preview sheet

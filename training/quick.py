@@ -14,10 +14,10 @@ from rich.console import Console
 
 from inference.atomic import write_atomically
 from inference.pictures import Picture, contact_sheet, write_picture
-from inference.styles import FOLDER
 from training.checkpoint import load_net
 from training.config import TrainConfig
-from training.loop import read_painting, train
+from training.loop import train
+from training.painting import read_painting
 from training.photos import is_folder, list_photos
 from training.preview import load_preview_frames, stylize_frame, to_frame
 
@@ -25,13 +25,9 @@ QUICK = {"steps": 400, "batch_size": 2, "size_px": 192, "preview_every": 100, "c
 
 
 def quick_config(config: TrainConfig) -> TrainConfig:
-    """The options of a quick training: small crops, few steps, from a shipped network; what the user set stays."""
+    """The options of a quick training: small crops, few steps; what the user set stays."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     changed: dict[str, Any] = {name: value for name, value in QUICK.items() if getattr(config, name) == defaults[name]}
-    if config.init is None:
-        shipped = sorted(FOLDER.glob(f"*/{config.tier}.safetensors"))
-        if shipped:
-            changed["init"] = str(shipped[0])
     return dataclasses.replace(config, **changed)
 
 

@@ -99,13 +99,6 @@ class Run:
         card |= {"lr_scale": self.update.lr_scale, "rollbacks": self.rollbacks}
         return card | ({"best": self.best} if self.best < math.inf else {})
 
-    def not_finite(self) -> str | None:
-        """What is wrong if loss or gradient were not finite in the last steps; waits for the device."""
-        in_a_row = self.update.peek().skipped_in_a_row
-        if in_a_row >= MOST_NOT_FINITE:
-            return f"loss or gradient was not finite in {in_a_row} steps in a row"
-        return None
-
     def note_losses(self, step: int) -> str:
         """Log the mean losses since the last note, and say what the user should know; returns them as a text."""
         reading = self.update.read()
@@ -198,6 +191,13 @@ class Run:
         if self.unsaved:
             self.say("the last checkpoint is not there, but the result is")
         return path
+
+
+def not_finite(skipped_in_a_row: int) -> str | None:
+    """What is wrong if so many steps had a loss or gradient that was not finite."""
+    if skipped_in_a_row >= MOST_NOT_FINITE:
+        return f"loss or gradient was not finite in {skipped_in_a_row} steps in a row"
+    return None
 
 
 class MetricsLog:
@@ -306,7 +306,7 @@ def make_card(
 ) -> dict[str, Any]:
     """What a network is and where it came from; goes beside the weights and into the .onnx."""
     count = f"{processes} x " if processes > 1 else ""
-    started_from = {"started_from": "/".join(Path(config.init).with_suffix("").parts[-2:])} if config.init else {}
+    started_from = {"started_from": "/".join(Path(config.init).with_suffix("").parts[-2:])} if config.init != "none" else {}
     return started_from | {
         "title": config.style_title,
         "painter": config.painter,

@@ -25,7 +25,7 @@ from training.checkpoint import find_weights, load_net, save_weights
 from training.config import TrainConfig
 from training.evaluate import heldout_losses
 from training.export import Flavor, Yardstick, export, serialized
-from training.loop import read_painting
+from training.painting import read_painting
 from training.photos import list_photos
 
 SIZES_PX = (256, 512)

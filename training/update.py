@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import torch
 from torch import Tensor
 
 from models.errors import TrainingError
-from models.image_transform_net import ImageTransformNet
 from models.vgg import VGG19Features
 from training import balance, losses
 from training.checkpoint import TrainingState, pack_state, unpack_state_
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
+from training.painting import Target
 from training.ranks import Ranks
 
 EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_BATCH` photos
@@ -26,14 +27,6 @@ PARTS = ("content", "style", "tv", "total")
 DEFAULT_STYLE_WEIGHT = float(TrainConfig.style_weight)  # where "auto" starts
 COMPILE_GAIN = 0.97  # a compiled step has to take at most this share of the plain one's time
 GRAPH_TOLERANCE = 0.02  # of a CUDA graph's losses, relative: bf16 sums in another order differ by less
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the stylized images are compared with."""
-
-    vgg: VGG19Features
-    style_grams: dict[str, Tensor]
 
 
 ContentFeatures = Callable[[VGG19Features, Tensor], dict[str, Tensor]]
@@ -88,15 +81,15 @@ class Step:
         """Update the weights of every style with the photos of a step.
 
         Args:
-            content_image: (N, 3, S, S) in [0, 1], channels-last.
+            content_image: (N, 3, S, S) in [0, 1], channels-last; crop and margins.
         """
         for update in self.updates:
             update.prepare(step)
         self._run(content_image)
 
     def _launch_all(self, content_image: Tensor) -> None:
-        vgg = self.updates[0].target.vgg
-        content_features = self.functions.content_features(vgg, content_image)
+        first = self.updates[0]
+        content_features = self.functions.content_features(first.target.vgg, without(first.config.margin_px, content_image))
         for update in self.updates:
             update(content_image, content_features, self.functions.step_losses)
 
@@ -110,30 +103,57 @@ class Step:
         Returns:
             why there is no graph, and the step stays as it was; empty if there is one.
         """
-        states = [copy.deepcopy(update.pack(0)) for update in self.updates]
+        starts = [copy.deepcopy(update.pack(0)) for update in self.updates]
         for update in self.updates:
             update.prepare(0)
         try:
             replay = captured(self._launch_all, content_image)
-            found = []
+            ends = []
             for run in (self._launch_all, replay):
-                self._restore_(states)
+                self._restore_(starts)
                 run(content_image)
-                found.append([update.peek().losses for update in self.updates])
-            for plain, graph in zip(*found, strict=True):
-                for name, loss in plain.items():
-                    if not math.isclose(loss, graph.get(name, math.nan), rel_tol=GRAPH_TOLERANCE, abs_tol=1e-6):
-                        return f"its {name} loss is {graph.get(name)}, the plain step's {loss}"
+                ends.append([(update.peek().losses, copy.deepcopy(update.pack(0))) for update in self.updates])
+            for start, plain, graph in zip(starts, *ends, strict=True):
+                why_not = difference(start, plain, graph)
+                if why_not:
+                    return why_not
             self._run = replay
+            torch.cuda.empty_cache()  # the plain step's activations; the graph has memory of its own
             return ""
         except Exception as error:  # whatever a driver, a library or an operator has against it
             return first_line(error)
         finally:
-            self._restore_(states)
+            self._restore_(starts)
 
     def _restore_(self, states: Sequence[TrainingState]) -> None:
         for update, state in zip(self.updates, states, strict=True):
             update.unpack_(state)
+
+
+def difference(
+    start: TrainingState, plain: tuple[dict[str, float], TrainingState], graph: tuple[dict[str, float], TrainingState]
+) -> str:
+    """In what a replayed step differs from the plain one; empty if it does what it should.
+
+    Args:
+        start: before the step.
+        plain, graph: losses of the step, and the state after it.
+    """
+    if not plain[0]:
+        return "the plain step's losses are not finite on noise"
+    for name, loss in plain[0].items():
+        if not math.isclose(loss, graph[0].get(name, math.nan), rel_tol=GRAPH_TOLERANCE, abs_tol=1e-6):
+            return f"its {name} loss is {graph[0].get(name)}, the plain step's {loss}"
+    for prefix in ("net.", "ema."):
+        names = [name for name in start.tensors if name.startswith(prefix)]
+        way, off = (
+            sum((end.tensors[name].float() - other.tensors[name].float()).square().sum().item() for name in names)
+            for end, other in ((plain[1], start), (graph[1], plain[1]))
+        )
+        # A bias before a norm has no gradient but rounding, whose sign alone decides on Adam's first step.
+        if not off <= 0.1 * way:
+            return f"it does not move the weights ({prefix[:-1]}) as the plain step does"
+    return ""
 
 
 class Update:
@@ -145,11 +165,12 @@ class Update:
     Args:
         net: on its device, channels-last; trained in place.
     Attributes:
+        parallel_net: the network, its gradients averaged over all processes.
         lr_scale: of the learning rate; halved by the loop when the picture went bad.
         newest_losses: of the newest step, (4,), by `PARTS`, on the device.
     """
 
-    def __init__(self, config: TrainConfig, net: ImageTransformNet, target: Target, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, net: torch.nn.Module, target: Target, ranks: Ranks) -> None:
         self.config, self.net, self.target, self.ranks = config, net, target, ranks
         device = next(net.parameters()).device
         on_gpu = device.type == "cuda"
@@ -159,7 +180,7 @@ class Update:
         weight = DEFAULT_STYLE_WEIGHT if config.style_weight == "auto" else float(config.style_weight)
         self.style_weight = torch.tensor(weight, device=device)
         self.lr_scale = 1.0
-        self._parallel_net = ranks.wrap(net)
+        self.parallel_net = ranks.wrap(net)
         self._average_share = torch.zeros((), device=device)  # of the new weights in the average
         self._balance_rate = torch.zeros((), device=device)
         self.newest_losses = torch.zeros(len(PARTS), device=device)
@@ -177,11 +198,11 @@ class Update:
         """Update the weights with the photos of a step, unless its loss or gradient is not finite.
 
         Args:
-            content_image: (N, 3, S, S) in [0, 1].
-            content_features: VGG-19's of the same photos, without gradient.
+            content_image: (N, 3, S, S) in [0, 1], crop and margins.
+            content_features: VGG-19's of the same crops, without gradient.
             losses_of: `step_losses`, or its compiled form.
         """
-        parts = losses_of(self._parallel_net, self.target, content_image, content_features, self.config, self.style_weight)
+        parts = losses_of(self.parallel_net, self.target, content_image, content_features, self.config, self.style_weight)
         self.optimizer.zero_grad(set_to_none=True)
         parts["total"].backward()  # type: ignore[no-untyped-call]
         values = self.ranks.mean(torch.stack([parts[name].detach().float() for name in PARTS]))
@@ -219,6 +240,12 @@ class Update:
         self._counts.zero_()
 
 
+def without(margin_px: int, image: Tensor) -> Tensor:
+    """The image, (N, C, H, W), without so many pixels at each border."""
+    height, width = image.shape[2:]
+    return image[:, :, margin_px : height - margin_px, margin_px : width - margin_px]
+
+
 def content_features_of(vgg: VGG19Features, content_image: Tensor) -> dict[str, Tensor]:
     """What VGG-19 sees in the photos, as deep as content is compared; without gradient."""
     with torch.no_grad():
@@ -226,7 +253,7 @@ def content_features_of(vgg: VGG19Features, content_image: Tensor) -> dict[str, 
 
 
 def step_losses(
-    net: torch.nn.Module,
+    net: Callable[[Tensor], Tensor],
     target: Target,
     content_image: Tensor,
     content_features: dict[str, Tensor],
@@ -235,7 +262,7 @@ def step_losses(
 ) -> dict[str, Tensor]:
     """One forward pass of network and VGG-19, with gradient to the network."""
     with torch.autocast(content_image.device.type, torch.bfloat16, enabled=target.vgg.dtype == torch.bfloat16):
-        stylized_image = net(content_image)
+        stylized_image = without(config.margin_px, net(content_image))
     features = target.vgg(stylized_image, (*STYLE_LAYERS, *CONTENT_LAYERS))
     return losses.perceptual_losses(
         stylized_image,
@@ -249,7 +276,7 @@ def step_losses(
     )
 
 
-def pick_functions(config: TrainConfig, net: ImageTransformNet, target: Target, ranks: Ranks) -> Functions:
+def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functions:
     """The plain functions, or compiled ones where that was asked for or a trial shows that they are faster.
 
     All processes take the same.
@@ -258,12 +285,15 @@ def pick_functions(config: TrainConfig, net: ImageTransformNet, target: Target, 
         TrainingError: compiled ones were asked for and do not work.
     """
     plain = Functions(content_features_of, step_losses)
+    net, target = update.parallel_net, update.target
     device = next(net.parameters()).device
     if config.compile == "off" or (config.compile == "auto" and device.type != "cuda"):
         return plain
     # What was compiled is kept for the next training; torch's own place for it is emptied at every restart.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "allaprima", "compiled")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     compiled = Functions(
         torch.compile(content_features_of, dynamic=False), torch.compile(step_losses, dynamic=False), compiled="on"
     )
@@ -274,7 +304,7 @@ def pick_functions(config: TrainConfig, net: ImageTransformNet, target: Target, 
         times = []
         for _ in range(8):
             began = time.perf_counter()
-            features = functions.content_features(target.vgg, image)
+            features = functions.content_features(target.vgg, without(config.margin_px, image))
             total = functions.step_losses(net, target, image, features, config, weight)["total"]
             total.backward()  # type: ignore[no-untyped-call]
             total.item()  # waits for the device
@@ -299,7 +329,7 @@ def pick_functions(config: TrainConfig, net: ImageTransformNet, target: Target, 
 
 def trial_image(config: TrainConfig, ranks: Ranks, device: torch.device) -> Tensor:
     """Noise of the shape of this process's share of a step's photos."""
-    shape = (config.batch_size // ranks.world, 3, config.size_px, config.size_px)
+    shape = (config.batch_size // ranks.world, 3, config.painted_px, config.painted_px)
     return torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last)
 
 
@@ -310,15 +340,21 @@ def captured(run: Callable[[Tensor], None], content_image: Tensor) -> Callable[[
     Other threads may use the GPU meanwhile.
     """
     static = content_image.clone(memory_format=torch.preserve_format)
+    graph = torch.cuda.CUDAGraph()
     beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
-        for _ in range(3):
-            run(static)
-    torch.cuda.current_stream().wait_stream(beside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        run(static)
+    try:
+        with torch.cuda.stream(beside):  # around the capture, too: where that fails it does not put the stream back
+            for _ in range(3):
+                run(static)
+            with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
+                run(static)
+    except Exception as error:
+        if isinstance(error.__context__, Exception):  # what broke the capture, not that it broke
+            raise error.__context__ from None
+        raise
+    finally:
+        torch.cuda.synchronize()
 
     def replay(image: Tensor) -> None:
         static.copy_(image)

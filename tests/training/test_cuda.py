@@ -20,8 +20,9 @@ from models.vgg import load_vgg19
 from training import loop, preview
 from training.config import TrainConfig
 from training.descent import Objective, descend
-from training.loop import make_target, read_painting, train, train_together
+from training.loop import train, train_together
 from training.losses import gram_matrix
+from training.painting import make_target, read_painting
 from training.photos import PhotoFolder, list_photos, to_image
 from training.ranks import Ranks
 from training.update import Functions, Step, Update, content_features_of, pick_functions, step_losses
@@ -42,6 +43,7 @@ def config(painting, photo_folder):
         style_size_px=64,
         device="cuda",
         precision="bf16",
+        init="none",
         compile="off",
         vgg19="random",
         preview_every=30,
@@ -78,14 +80,14 @@ def set_sync_debug_mode(mode):
 
 
 def photos_like(config, seed=0):
-    shape = (config.batch_size, 3, config.size_px, config.size_px)
+    shape = (config.batch_size, 3, config.painted_px, config.painted_px)
     image = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
     return image.to(CUDA).contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("as_graph", [False, True])
 def test_a_step_never_waits_for_the_gpu(update, config, photo_folder, as_graph):
-    folder = PhotoFolder(list_photos(photo_folder), config.batch_size, config.size_px, 0, device=CUDA)
+    folder = PhotoFolder(list_photos(photo_folder), config.batch_size, config.painted_px, 0, device=CUDA)
     launch = Step([update], PLAIN)
     if as_graph:
         assert launch.capture_(photos_like(config)) == ""
@@ -99,7 +101,7 @@ def test_a_step_never_waits_for_the_gpu(update, config, photo_folder, as_graph):
 
 def test_a_cuda_graph_trains_what_launched_steps_train(config, update):
     start = copy.deepcopy(update.pack(0))
-    found = []
+    found, painted = [], []
     for as_graph in (False, True):
         update.unpack_(start)
         launch = Step([update], PLAIN)
@@ -108,14 +110,17 @@ def test_a_cuda_graph_trains_what_launched_steps_train(config, update):
         for step in range(10):
             launch(step, photos_like(config, step))
         found.append(update.read().losses)
+        with torch.no_grad():
+            painted.append(update.averaged_net(photos_like(config, 99)))
     for name, loss in found[0].items():
         assert found[1][name] == pytest.approx(loss, rel=0.03), name
+    assert (painted[0] - painted[1]).abs().mean() < 0.02  # what will be exported
 
 
 def test_decoded_photos_are_packed_on_the_gpu_and_cut_as_on_the_cpu(photo_folder, config):
     paths = list_photos(photo_folder)
-    folder = PhotoFolder(paths, config.batch_size, config.size_px, 0, device=CUDA)
-    on_cpu = PhotoFolder(paths, config.batch_size, config.size_px, 0)
+    folder = PhotoFolder(paths, config.batch_size, config.painted_px, 0, device=CUDA)
+    on_cpu = PhotoFolder(paths, config.batch_size, config.painted_px, 0)
     for step in range(4):
         batch = folder.load(step).content_image
         assert batch.is_cuda
@@ -123,7 +128,7 @@ def test_decoded_photos_are_packed_on_the_gpu_and_cut_as_on_the_cpu(photo_folder
         assert (difference > 2.0).float().mean() < 0.005  # of 255
     assert len(folder._here) == len(paths)
     assert len(folder._cache) == 0
-    without = PhotoFolder(paths, config.batch_size, config.size_px, 0, device=CUDA, gpu_bytes=0)
+    without = PhotoFolder(paths, config.batch_size, config.painted_px, 0, device=CUDA, gpu_bytes=0)
     assert without.load(0).content_image.is_cuda
     assert len(without._cache) > 0
 
@@ -177,11 +182,13 @@ def test_a_training_runs_resumes_and_its_loss_falls(config, tmp_path, monkeypatc
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["total"] < rows[0]["total"]
     assert loop.pick_device("auto").type == "cuda"
-    assert "no CUDA graph" not in said.getvalue()
+    assert ("one CUDA graph" in said.getvalue()) == (compile == "auto")
 
 
-def test_styles_trained_together_learn_what_each_learns_alone(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("compile", ["off", "auto"])
+def test_styles_trained_together_learn_what_each_learns_alone(config, tmp_path, monkeypatch, compile):
     monkeypatch.setattr(preview, "PREVIEW_PX", 64)
+    config = dataclasses.replace(config, compile=compile)
     configs = [config, dataclasses.replace(config, style_weight=8.0, title="other")]
     folders = [tmp_path / name for name in ("alone", "one", "other")]
     for folder in folders:
@@ -197,7 +204,7 @@ def test_styles_trained_together_learn_what_each_learns_alone(config, tmp_path, 
 def test_a_compiled_step_gives_the_same_losses(update, config):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, while it compiles
-        functions = pick_functions(dataclasses.replace(config, compile="on"), update.net, update.target, Ranks())
+        functions = pick_functions(dataclasses.replace(config, compile="on"), update, Ranks())
     image = photos_like(config)
     features = content_features_of(update.target.vgg, image)
     plain = step_losses(update.net, update.target, image, features, config, update.style_weight)

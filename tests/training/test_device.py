@@ -25,10 +25,15 @@ def test_float32_on_a_gpu_is_not_tensorfloat32(monkeypatch):
 
 
 def test_photos_are_prepared_by_all_cores_beside_a_gpu(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    assert worker_count(None, torch.device("cuda", 0)) == 16
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12), raising=False)
+    gpu = torch.device("cuda", 0)
+    assert worker_count(None, gpu) == 12
+    assert worker_count(None, gpu, processes=4) == 3
+    assert worker_count(None, gpu, processes=40) == 1
     assert worker_count(None, torch.device("cpu")) == 4
-    assert worker_count(0, torch.device("cuda", 0)) == 0
+    assert worker_count(0, gpu) == 0
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(208), raising=False)
+    assert worker_count(None, gpu) == 16
 
 
 def test_a_container_with_less_memory_than_its_machine_counts(monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ from training import evaluate as evaluate_module
 from training import ship as ship_module
 from training.checkpoint import load_net
 from training.evaluate import first_at_most, heldout_losses, read_square, summarize, table
-from training.loop import read_painting
+from training.painting import read_painting
 from training.photos import list_photos
 
 

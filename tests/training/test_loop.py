@@ -37,6 +37,7 @@ def config(painting, photo_folder):
         style_size_px=32,
         device="cpu",
         precision="fp32",
+        init="none",
         vgg19="random",
         preview_every=4,
         checkpoint_every=2,
@@ -153,6 +154,17 @@ def test_a_flat_painting_is_refused(config, tmp_path, console):
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "flat.png")
     with pytest.raises(TrainingError, match=r"flat\.png is one flat color"):
         train(dataclasses.replace(config, painting=str(tmp_path / "flat.png")), tmp_path, console)
+
+
+def test_a_painting_that_cannot_be_seen_or_is_tiny_is_refused(config, tmp_path, console):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 4), dtype=np.uint8)
+    pixels[:, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    Image.fromarray(pixels[:31, :, :3]).save(tmp_path / "tiny.png")
+    with pytest.raises(TrainingError, match=r"clear\.png is transparent all over"):
+        train(dataclasses.replace(config, painting=str(tmp_path / "clear.png")), tmp_path, console)
+    with pytest.raises(TrainingError, match=r"tiny\.png is 64x31 px; at least 32 px a side"):
+        train(dataclasses.replace(config, painting=str(tmp_path / "tiny.png")), tmp_path, console)
 
 
 @pytest.mark.parametrize(("bad", "stops"), [(2, False), (4, True)])
@@ -341,7 +353,9 @@ def command(*arguments: object, cwd: Path) -> subprocess.Popen:
 
 def test_train_interrupt_resume_export_and_stylize_by_command_line(painting, photo_folder, photo, tmp_path):
     """The whole story as a user lives it: Ctrl-C in the middle, --resume, then the .onnx paints a photo."""
-    options = "--steps 40 --batch-size 1 --size 32 --style-size 32 --vgg19 random --precision fp32 --checkpoint-every 5"
+    options = (
+        "--steps 40 --batch-size 1 --size 32 --init none --style-size 32 --vgg19 random --precision fp32 --checkpoint-every 5"
+    )
     training = command("train", painting, "--photos", photo_folder, "-o", "run", *options.split(), cwd=tmp_path)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("step_*.json")) and time.monotonic() < deadline:

@@ -9,7 +9,7 @@ from PIL import Image
 from training.config import TrainConfig
 from training.quick import QUICK, quick_config
 
-SMALL = "--steps 2 --batch-size 1 --size 32 --vgg19 random --device cpu --precision fp32"
+SMALL = "--steps 2 --batch-size 1 --size 32 --init none --vgg19 random --device cpu --precision fp32"
 
 
 @pytest.fixture(autouse=True)
@@ -19,14 +19,12 @@ def small_previews(monkeypatch):
     monkeypatch.setattr(preview, "PREVIEW_PX", 32)
 
 
-def test_a_quick_training_starts_from_a_shipped_network_and_keeps_what_the_user_set():
+def test_a_quick_training_starts_from_the_base_and_keeps_what_the_user_set():
     quick = quick_config(TrainConfig("a.jpg", "photos", steps=77, style_weight=8.0))
     assert quick.steps == 77
     assert quick.style_weight == 8.0
     assert quick.size_px == QUICK["size_px"]
-    assert quick.init is not None
-    assert quick.init.endswith("realtime.safetensors")
-    assert quick_config(TrainConfig("a.jpg", "photos", tier="quality")).init.endswith("quality.safetensors")
+    assert quick.init == "base"
     assert quick_config(TrainConfig("a.jpg", "photos", init="mine.safetensors")).init == "mine.safetensors"
 
 

@@ -43,6 +43,7 @@ def config(painting, photo_folder, tmp_path_factory):
         lr=2e-4,  # at 2e-3 rounding noise grows a thousandfold in these six steps
         device="cpu",
         precision="fp32",
+        init="none",
         vgg19=str(vgg),
         preview_every=6,
         checkpoint_every=3,

@@ -58,6 +58,7 @@ def config(tmp_path_factory) -> TrainConfig:
         style_weight="auto",  # its weight is a part of the state, too
         device="cpu",
         precision="fp32",
+        init="none",
         vgg19="random",
         preview_every=100,
         checkpoint_every=3,
@@ -368,7 +369,7 @@ def test_partial_files_of_a_killed_save_are_cleared_and_others_stay(tmp_path):
 
 def test_going_back_to_the_beginning_twice_goes_back_to_the_same_beginning(config):
     from models.image_transform_net import RealtimeNet
-    from training.loop import make_target
+    from training.painting import make_target
     from training.ranks import Ranks
     from training.update import Functions, Step, Update, content_features_of, step_losses
 
@@ -377,9 +378,9 @@ def test_going_back_to_the_beginning_twice_goes_back_to_the_same_beginning(confi
     first = {name: tensor.clone() for name, tensor in update.pack(0).tensors.items()}
     kept = dataclasses.replace(update.pack(0), tensors={name: tensor.clone() for name, tensor in first.items()})
     for _ in range(2):
-        launch(0, torch.rand(1, 3, 32, 32))
+        launch(0, torch.rand(1, 3, 64, 64))
         update.unpack_(kept)
-    launch(0, torch.rand(1, 3, 32, 32))
+    launch(0, torch.rand(1, 3, 64, 64))
     assert all(torch.equal(kept.tensors[name], tensor) for name, tensor in first.items())
 
 

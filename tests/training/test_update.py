@@ -18,7 +18,8 @@ from models.image_transform_net import RealtimeNet
 from models.vgg import load_vgg19
 from training import loop, preview, update
 from training.config import TrainConfig
-from training.loop import make_target, train, train_together
+from training.loop import train, train_together
+from training.painting import make_target
 from training.ranks import Ranks
 from training.update import Functions, Step, Update, average_share, content_features_of, pick_functions, step_losses
 
@@ -45,6 +46,7 @@ def config(painting, photo_folder):
         style_size_px=32,
         device="cpu",
         precision="fp32",
+        init="none",
         vgg19="random",
         preview_every=4,
         checkpoint_every=2,
@@ -131,6 +133,8 @@ def test_trainings_of_different_steps_or_photos_are_not_mixed(config, other_pain
         other = dataclasses.replace(config, painting=str(other_painting), batch_size=4)
         with pytest.raises(TrainingError, match="strokes and dots cannot be trained together: batch_size is 2 and 4"):
             train_together([config, other], [tmp_path, tmp_path], console)
+        with pytest.raises(TrainingError, match="needs a run folder of its own"):
+            train_together([config, config], [tmp_path, tmp_path / ".." / tmp_path.name], console)
         folders = [tmp_path / "begun", tmp_path / "not_begun"]
         for folder in folders:
             folder.mkdir()
@@ -143,7 +147,7 @@ def test_trainings_of_different_steps_or_photos_are_not_mixed(config, other_pain
 
 def test_everything_a_step_changes_stays_where_it_is_in_memory(launch):
     """A CUDA graph replays writes to the addresses that it was captured with."""
-    launch(0, torch.rand(2, 3, 32, 32))
+    launch(0, torch.rand(2, 3, 64, 64))
     [one] = launch.updates
 
     def addresses():
@@ -156,7 +160,7 @@ def test_everything_a_step_changes_stays_where_it_is_in_memory(launch):
     state = one.pack(1)
     kept = dataclasses.replace(state, tensors={name: tensor.clone() for name, tensor in state.tensors.items()})
     for step in range(1, 4):
-        launch(step, torch.rand(2, 3, 32, 32))
+        launch(step, torch.rand(2, 3, 64, 64))
     one.read()
     one.unpack_(kept)
     assert addresses() == before
@@ -176,14 +180,14 @@ def stand_in(run, content_image):
 
 def test_a_step_replayed_is_the_step_launched_and_trying_it_changes_nothing(config, vgg, monkeypatch):
     monkeypatch.setattr(update, "captured", stand_in)
-    photos = [torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    photos = [torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(i)) for i in range(4)]
     states = []
     for captures in (False, True):
         torch.manual_seed(0)
         one = Update(config, RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32"), Ranks())
         launch = Step([one], Functions(content_features_of, step_losses))
         if captures:
-            assert launch.capture_(torch.rand(2, 3, 32, 32)) == ""
+            assert launch.capture_(torch.rand(2, 3, 64, 64)) == ""
         for step, image in enumerate(photos):
             launch(step, image)
         states.append(one.pack(4).tensors)
@@ -191,24 +195,60 @@ def test_a_step_replayed_is_the_step_launched_and_trying_it_changes_nothing(conf
     assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
 
 
-@pytest.mark.parametrize("fault", ["raises", "lies"])
-def test_a_graph_that_cannot_be_or_gives_other_losses_is_not_used(launch, monkeypatch, fault):
-    def bad(run, content_image):
-        if fault == "raises":
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with ...")
-        return lambda image: run(image * 0.5)
+def breaks_the_capture(run, content_image):
+    raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with ...")
 
-    monkeypatch.setattr(update, "captured", bad)
+
+def gives_other_losses(run, content_image):
+    return lambda image: run(image * 0.5)
+
+
+def does_nothing(run, content_image):
+    return lambda image: None
+
+
+@pytest.mark.parametrize(
+    ("capture", "why"),
+    [
+        (breaks_the_capture, "CUDA error: operation not permitted when stream is capturing"),
+        (gives_other_losses, "loss is"),
+        (does_nothing, "loss is None"),
+    ],
+)
+def test_a_graph_that_cannot_be_or_gives_other_losses_is_not_used(launch, monkeypatch, capture, why):
+    monkeypatch.setattr(update, "captured", capture)
     [one] = launch.updates
     before = {name: tensor.clone() for name, tensor in one.pack(0).tensors.items()}
-    why_not = launch.capture_(torch.rand(2, 3, 32, 32))
-    if fault == "raises":
-        assert why_not == "CUDA error: operation not permitted when stream is capturing"
-    else:
-        assert "loss is" in why_not
+    assert why in launch.capture_(torch.rand(2, 3, 64, 64))
     assert all(torch.equal(tensor, before[name]) for name, tensor in one.pack(0).tensors.items())
-    launch(0, torch.rand(2, 3, 32, 32))
+    launch(0, torch.rand(2, 3, 64, 64))
     assert one.peek().losses["total"] > 0
+
+
+@pytest.mark.parametrize("part", ["net", "averaged_net"])
+def test_a_graph_that_gives_the_losses_but_does_not_train_is_not_used(launch, monkeypatch, part):
+    [one] = launch.updates
+
+    def leaves_it_as_it_is(run, content_image):
+        def replay(image):
+            before = [p.clone() for p in getattr(one, part).parameters()]
+            run(image)
+            with torch.no_grad():
+                for p, old in zip(getattr(one, part).parameters(), before, strict=True):
+                    p.copy_(old)
+
+        return replay
+
+    monkeypatch.setattr(update, "captured", leaves_it_as_it_is)
+    assert "does not move the weights" in launch.capture_(torch.rand(2, 3, 64, 64))
+
+
+def test_a_graph_is_not_compared_with_losses_that_are_not_finite(launch, monkeypatch):
+    monkeypatch.setattr(update, "captured", does_nothing)
+    launch.functions = Functions(
+        content_features_of, lambda *arguments: {name: loss * torch.nan for name, loss in step_losses(*arguments).items()}
+    )
+    assert "not finite" in launch.capture_(torch.rand(2, 3, 64, 64))
 
 
 def test_the_average_forgets_by_photos_not_by_steps():
@@ -233,21 +273,21 @@ def test_a_step_that_cannot_be_compiled_says_why(config, vgg, monkeypatch):
         return fails
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    target = make_target(vgg, paint_landscape(32, 32), "fp32")
-    net = RealtimeNet()
+    one = Update(config, RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32"), Ranks())
     with pytest.raises(TrainingError, match="does not work here \\(Failed to find C compiler"):
-        pick_functions(dataclasses.replace(config, compile="on"), net, target, Ranks())
-    assert all(p.grad is None for p in net.parameters())
-    assert pick_functions(config, net, target, Ranks()) == Functions(content_features_of, step_losses)  # auto, on a CPU
+        pick_functions(dataclasses.replace(config, compile="on"), one, Ranks())
+    assert all(p.grad is None for p in one.net.parameters())
+    assert pick_functions(config, one, Ranks()) == Functions(content_features_of, step_losses)  # auto, on a CPU
 
 
 @pytest.mark.slow
 def test_a_compiled_step_gives_the_same_losses(config, vgg):
     target = make_target(vgg, paint_landscape(32, 32), "fp32")
     net = RealtimeNet()
-    functions = pick_functions(dataclasses.replace(config, compile="on"), net, target, Ranks())
+    config = dataclasses.replace(config, compile="on")
+    functions = pick_functions(config, Update(config, net, target, Ranks()), Ranks())
     assert functions.compiled == "on"
-    image, weight = torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last), torch.tensor(5.0)
+    image, weight = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last), torch.tensor(5.0)
     plain = step_losses(net, target, image, content_features_of(vgg, image), config, weight)
     found = functions.step_losses(net, target, image, functions.content_features(target.vgg, image), config, weight)
     for name, loss in plain.items():

@@ -1,0 +1,148 @@
+"""Trains the base, one network for many paintings, from which the training of a new one starts. For those who maintain it:
+
+python -m training.base --paintings FOLDER --photos FOLDER --minutes 60 -o runs/base
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from inference.console import catch_interrupt
+from inference.pictures import list_pictures
+from models.image_transform_net import TIERS
+from models.vgg import load_vgg19
+from training.checkpoint import load_newest_state, save_checkpoint
+from training.config import CHOICES, TrainConfig
+from training.device import in_precision, pick_device, pick_precision, worker_count
+from training.loop import open_folder
+from training.many_styles import BASE, ManyStyles, save_base
+from training.painting import Target, read_painting, style_grams_of
+from training.photos import list_photos, prefetched, to_image
+from training.ranks import Ranks
+from training.record import LOG_EVERY, MetricsLog
+from training.update import Update, content_features_of, step_losses, without
+
+STEPS = 10**9  # of the schedule: the learning rate stays up, as a base can always go on learning
+
+
+def train_base(
+    config: TrainConfig, paintings: Sequence[Path], run_folder: Path, output: Path, minutes: float, console: Console
+) -> None:
+    """Train the base, or go on with it, for some minutes.
+
+    Every photo of a step is painted after another painting. What is kept is the average of the weights.
+
+    Args:
+        config: its `painting` and `steps` do not count.
+        paintings: the style images' files; when a training goes on the same ones.
+        run_folder: gets checkpoints and metrics.jsonl.
+        output: the .safetensors that other trainings start from.
+    Raises:
+        TrainingError, PictureError, StyleError, WeightsError: something cannot be used.
+    """
+    began = time.monotonic()
+    run_folder.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    found = load_newest_state(run_folder, console.print)
+    device = pick_device(config.device)
+    vgg = load_vgg19(config.vgg19).to(device).to(memory_format=torch.channels_last)
+    config = dataclasses.replace(config, steps=STEPS, precision=pick_precision(config.precision, vgg, device))
+    grams = [style_grams_of(vgg, read_painting(str(path), config.style_size_px, config.max_pixels)) for path in paintings]
+    all_grams = {layer: torch.cat([each[layer] for each in grams]) for layer in grams[0]}
+    target = Target(in_precision(vgg, config.precision), all_grams)
+    torch.manual_seed(config.seed)
+    net = ManyStyles(TIERS[config.tier](), len(paintings)).to(device)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    update = Update(config, net, target, Ranks())
+    step, seconds_before = 0, 0.0
+    if found:
+        update.unpack_(found[0])
+        step, seconds_before = found[0].step, float(found[1]["seconds"])
+    log = MetricsLog(run_folder, step, config.batch_size, console)
+    folder = open_folder(config, list_photos(Path(config.photos)), Ranks(), device)
+    console.print(f"{len(paintings)} paintings from step {step}, {config.precision} on {device}")
+
+    def save(newest: dict[str, float]) -> None:
+        card: dict[str, Any] = {
+            "tier": config.tier,
+            "paintings": [path.stem for path in paintings],
+            "step": step,
+            "photos_seen": step * config.batch_size,
+            "seconds": round(seconds_before + time.monotonic() - began, 1),
+            "losses": newest,
+            "options": {
+                name: value for name, value in dataclasses.asdict(config).items() if type(value) is not str or name in CHOICES
+            },
+        }
+        save_checkpoint(run_folder, update.pack(step), card)
+        save_base(output, update.averaged_net, card)
+
+    newest: dict[str, float] = {}
+    with catch_interrupt() as interrupted:
+        for batch in prefetched(folder.load, range(step, STEPS), worker_count(config.workers, device)):
+            content_image = to_image(batch.content_image, device)
+            content_features = content_features_of(target.vgg, without(config.margin_px, content_image))
+            styles = paintings_of(step, config.seed, len(paintings), config.batch_size).to(device)
+            update.prepare(step)
+            update(content_image, content_features, losses_of(styles))
+            step += 1
+            if step % LOG_EVERY == 0:
+                newest = update.read().losses or newest
+                log.add(step, newest)
+                text = " ".join(f"{name} {value:.3f}" for name, value in newest.items())
+                console.print(f"step {step} {text} {log.photos_per_s:.1f} photos/s", soft_wrap=True)
+            is_over = bool(interrupted) or time.monotonic() - began > 60 * minutes
+            if is_over or step % config.checkpoint_every == 0:
+                save(newest)
+            if is_over:
+                break
+
+
+def losses_of(styles: Tensor) -> Any:
+    """`step_losses` with a painting of its own for each photo."""
+
+    def losses(
+        net: nn.Module, target: Target, content_image: Tensor, features: dict[str, Tensor], config: TrainConfig, weight: Tensor
+    ) -> dict[str, Tensor]:
+        of_each = Target(target.vgg, {layer: grams[styles] for layer, grams in target.style_grams.items()})
+        return step_losses(lambda image: net(image, styles), of_each, content_image, features, config, weight)
+
+    return losses
+
+
+def paintings_of(step: int, seed: int, paintings: int, photos: int) -> Tensor:
+    """Which painting each photo of a step is painted after, as different ones as there are."""
+    rng = np.random.default_rng((seed, 2, step))
+    return torch.tensor(np.concatenate([rng.permutation(paintings) for _ in range(-(-photos // paintings))])[:photos])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--paintings", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="paintings of it that are left out")
+    parser.add_argument("--photos", required=True, metavar="FOLDER")
+    parser.add_argument("--tier", choices=CHOICES["tier"], default=TrainConfig.tier)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--size", type=int, default=192, help="side of the crops (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/base"), metavar="RUN_FOLDER")
+    arguments = parser.parse_args()
+    train_base(
+        TrainConfig(
+            str(arguments.paintings), arguments.photos, tier=arguments.tier, size_px=arguments.size, lr=1.5e-3, init="none"
+        ),
+        [path for path in list_pictures(arguments.paintings) if path.stem not in arguments.without],
+        arguments.output,
+        BASE / f"{arguments.tier}.safetensors",
+        arguments.minutes,
+        Console(highlight=False),
+    )

@@ -1,0 +1,143 @@
+"""Many paintings in one network, and the base made so, from which the training of a new painting starts.
+
+What makes a painting is its own: a scale and a shift in every norm (conditional instance normalization, Dumoulin, Shlens,
+Kudlur 2017) and, in the realtime tier, what becomes of the photo's own pixels. All the rest is shared, so that a new painting
+finds strokes there already. `training.base` trains it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from inference.pictures import resize_short_side
+from inference.styles import FOLDER
+from models.errors import StyleError
+from models.image_transform_net import TIERS, ImageTransformNet, InstanceNorm
+from training.checkpoint import load_net, load_weights, misfit, save_weights, unprefixed
+from training.config import CONTENT_LAYERS, TrainConfig
+from training.losses import perceptual_losses
+from training.painting import Target
+from training.photos import frame_to_image
+from training.preview import cut_to_stride
+from training.update import DEFAULT_STYLE_WEIGHT
+
+BASE = FOLDER / "base"
+OF_EACH_PAINTING = ("skip", "bias")  # beside the norms; the realtime network's own
+TRIAL_PX = 160  # short side of the photos on which a new painting looks for the one to start from
+
+
+class ManyStyles(nn.Module):
+    """A network of a tier with norms, and what else is a painting's own, for each of several paintings.
+
+    Args of forward:
+        content_image: (N, 3, H, W), as the network takes it.
+        styles: (N,) numbers of the paintings, one for each image.
+    """
+
+    def __init__(self, net: ImageTransformNet, count: int) -> None:
+        super().__init__()
+        self.net, self.stride_px = net, net.stride_px
+        self.own_names = [
+            f"{name}.{part}".removeprefix(".")
+            for name, module in net.named_modules()
+            for part, _ in module.named_parameters(recurse=False)
+            if isinstance(module, InstanceNorm) or (name == "" and part in OF_EACH_PAINTING)
+        ]
+        for name in self.own_names:
+            holder, _, part = name.rpartition(".")
+            own = net.get_parameter(name).detach()
+            setattr(net.get_submodule(holder), part, nn.Parameter(own.repeat(count, *(1 for _ in own.shape))))
+
+    def forward(self, content_image: Tensor, styles: Tensor) -> Tensor:
+        own = {name: self.net.get_parameter(name)[styles] for name in self.own_names}
+        stylized_image: Tensor = functional_call(self.net, own, (content_image,))
+        return stylized_image
+
+
+@dataclass(frozen=True)
+class Base:
+    """What `save_base` wrote.
+
+    Attributes:
+        names: of the paintings, in the order of the tensors' first dimension.
+        shared, own: tensors by the network's own names; those of `own` have a first dimension for the paintings.
+    """
+
+    tier: str
+    names: list[str]
+    shared: dict[str, Tensor]
+    own: dict[str, Tensor]
+
+    def network(self, name: str | None = None) -> ImageTransformNet:
+        """The network of one of its paintings, or the mean of all."""
+        own = {key: each.mean(0) if name is None else each[self.names.index(name)] for key, each in self.own.items()}
+        net = TIERS[self.tier]()
+        net.load_state_dict(self.shared | own)
+        return net
+
+
+def save_base(path: Path, net: nn.Module, card: Mapping[str, Any]) -> None:
+    """Write a base, a `ManyStyles`; `card` names its "paintings" in order, and its "tier"."""
+    assert isinstance(net, ManyStyles)
+    tensors = {("own." if name in net.own_names else "shared.") + name: p for name, p in net.net.state_dict().items()}
+    save_weights(path, tensors, card)
+
+
+def load_base(tier: str, folder: Path = BASE) -> Base:
+    """The base of a tier.
+
+    Raises:
+        StyleError: there is none, or it does not fit the tier's network.
+    """
+    path = folder / f"{tier}.safetensors"
+    tensors, card = load_weights(path)
+    names = card.get("paintings")
+    if not isinstance(names, list) or not names or card.get("tier") != tier:
+        raise StyleError(f"{path} is not a base of the {tier} tier")
+    base = Base(tier, [str(name) for name in names], unprefixed(tensors, "shared."), unprefixed(tensors, "own."))
+    odd = misfit(base.shared | base.own, ManyStyles(TIERS[tier](), len(names)).net.state_dict())
+    if odd:
+        raise StyleError(f"{path} does not fit the {tier} network: {odd}")
+    return base
+
+
+def starts(tier: str, folder: Path = FOLDER) -> dict[str, ImageTransformNet]:
+    """Networks that a training may start from: the base's, each of its paintings' and their mean, and the shipped ones."""
+    found: dict[str, ImageTransformNet] = {}
+    if (folder / "base" / f"{tier}.safetensors").is_file():
+        base = load_base(tier, folder / "base")
+        found = {f"base/{name or 'mean'}": base.network(name) for name in (None, *base.names)}
+    for path in sorted(folder.glob(f"*/{tier}.safetensors")):
+        if path.parent.name != "base":
+            found[f"{path.parent.name}/{tier}"] = load_net(path)[0].train()
+    return found
+
+
+@torch.no_grad()
+def nearest(nets: Mapping[str, ImageTransformNet], target: Target, frames: Sequence[np.ndarray], config: TrainConfig) -> str:
+    """The name of the network that is already nearest to a painting.
+
+    Args:
+        target: of the painting.
+        frames: photos to paint, (H, W, 3) uint8.
+        config: its weights decide.
+    """
+    device = target.vgg.mean.device
+    style_weight = DEFAULT_STYLE_WEIGHT if config.style_weight == "auto" else float(config.style_weight)
+    totals = dict.fromkeys(nets, 0.0)
+    for frame in frames:
+        for name, net in nets.items():
+            content_image = frame_to_image(cut_to_stride(net, resize_short_side(frame, TRIAL_PX)), device)
+            content_features = target.vgg(content_image, CONTENT_LAYERS)
+            stylized_image = net.to(device)(content_image)
+            features = target.vgg(stylized_image, (*target.style_grams, *CONTENT_LAYERS))
+            weights = (config.content_weight, style_weight, config.tv_weight)
+            losses = perceptual_losses(stylized_image, features, content_features, target.style_grams, *weights)
+            totals[name] += losses["total"].item()
+    return min(totals, key=lambda name: totals[name])

@@ -1,0 +1,62 @@
+"""The style image, and what a network is trained towards: VGG-19 and the painting's Gram matrices."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.pictures import read_picture, resize_short_side
+from models.errors import TrainingError
+from models.vgg import VGG19Features
+from training import losses
+from training.config import STYLE_LAYERS
+from training.device import in_precision
+from training.photos import frame_to_image
+
+LEAST_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
+LEAST_SIDE_PX = 32
+MOST_ASPECT = 8
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the stylized images are compared with.
+
+    Attributes:
+        style_grams: layer -> (1, C, C), or (N, C, C) where each image of a batch has a painting of its own.
+    """
+
+    vgg: VGG19Features
+    style_grams: dict[str, Tensor]
+
+
+def read_painting(painting: str, style_size_px: int, max_pixels: int = 0) -> np.ndarray:
+    """The style image, (H, W, 3) uint8, its short side `style_size_px`.
+
+    Raises:
+        PictureError: unreadable. TrainingError: one flat colour, transparent all over, tiny, or hopelessly narrow.
+    """
+    picture = read_picture(painting, max_pixels)
+    frame = picture.frame
+    height, width = frame.shape[:2]
+    if picture.alpha is not None and not picture.alpha.any():
+        raise TrainingError(f"{painting} is transparent all over; a painting with something on it is wanted")
+    if frame.std(axis=(0, 1)).max() < LEAST_CONTRAST:
+        raise TrainingError(f"{painting} is one flat color; a painting with something on it is wanted")
+    if min(height, width) < LEAST_SIDE_PX:
+        raise TrainingError(f"{painting} is {width}x{height} px; at least {LEAST_SIDE_PX} px a side are needed")
+    if max(height, width) > MOST_ASPECT * min(height, width):
+        raise TrainingError(f"{painting} is {width}x{height} px; at most {MOST_ASPECT} times as long as wide is wanted")
+    return resize_short_side(frame, style_size_px)
+
+
+def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> Target:
+    """VGG-19 in the precision to train with, and the painting's Gram matrices, from the float32 one."""
+    return Target(in_precision(vgg, precision), style_grams_of(vgg, style_frame))
+
+
+@torch.no_grad()
+def style_grams_of(vgg: VGG19Features, style_frame: np.ndarray) -> dict[str, Tensor]:
+    """The Gram matrices that a painting's network is trained towards, layer by layer, (1, C, C) each."""
+    return losses.gram_matrices(vgg(frame_to_image(style_frame, vgg.mean.device), STYLE_LAYERS))
