@@ -67,12 +67,14 @@ class Base:
     Attributes:
         names: of the paintings, in the order of the tensors' first dimension.
         shared, own: tensors by the network's own names; those of `own` have a first dimension for the paintings.
+        card: how it was trained.
     """
 
     tier: str
     names: list[str]
     shared: dict[str, Tensor]
     own: dict[str, Tensor]
+    card: dict[str, Any]
 
     def network(self, name: str | None = None) -> ImageTransformNet:
         """The network of one of its paintings, or the mean of all."""
@@ -100,7 +102,7 @@ def load_base(tier: str, folder: Path = BASE) -> Base:
     names = card.get("paintings")
     if not isinstance(names, list) or not names or card.get("tier") != tier:
         raise StyleError(f"{path} is not a base of the {tier} tier")
-    base = Base(tier, [str(name) for name in names], unprefixed(tensors, "shared."), unprefixed(tensors, "own."))
+    base = Base(tier, [str(name) for name in names], unprefixed(tensors, "shared."), unprefixed(tensors, "own."), card)
     odd = misfit(base.shared | base.own, ManyStyles(TIERS[tier](), len(names)).net.state_dict())
     if odd:
         raise StyleError(f"{path} does not fit the {tier} network: {odd}")

@@ -8,6 +8,7 @@ python -m training.ship --evaluation evaluation.json
 import argparse
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,23 +38,60 @@ FLAVORS = {
 
 
 def ship(run_folder: Path, photos: Path, name: str, folder: Path = FOLDER) -> Path:
-    """Evaluate a run's network on held-out photos and write <name>/<tier>.safetensors, .json and all flavors of .onnx.
+    """`ship_net` of a finished run's network.
 
     Returns:
         the .onnx file with images in fp32.
     """
-    config = TrainConfig.read(run_folder / "options.json")
     net, card = load_net(find_weights(run_folder))
+    output = ship_net(net, card, TrainConfig.read(run_folder / "options.json"), photos, name, folder=folder)
+    assert output
+    return output
+
+
+def ship_net(
+    net: ImageTransformNet,
+    card: dict[str, Any],
+    config: TrainConfig,
+    photos: Path,
+    name: str,
+    *,
+    folder: Path = FOLDER,
+    only_if_better: bool = False,
+) -> Path | None:
+    """Evaluate a network on held-out photos and write <name>/<tier>.safetensors, .json and all flavors of .onnx.
+
+    Args:
+        config: that it was trained by.
+        only_if_better: than what is shipped, content + 10 x style at the first of `SIZES_PX`; else nothing is written.
+    Returns:
+        the .onnx file with images in fp32, None if nothing was written.
+    """
     vgg = load_vgg19(config.vgg19)
     style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
     paths = list_photos(photos)
-    card["heldout"] = {str(size): heldout_losses(net, vgg, style_frame, paths, size) for size in SIZES_PX}
-    card["heldout_photos"] = len(paths)
+    card["heldout"], card["heldout_photos"] = {}, len(paths)
+    for size in SIZES_PX:
+        card["heldout"][str(size)] = heldout_losses(net, vgg, style_frame, paths, size)
+        if only_if_better and not heldout_total(card) < shipped_total(name, config.tier, folder):
+            print(f"{name}/{config.tier}: {heldout_total(card)} is no better than {shipped_total(name, config.tier, folder)}")
+            return None
     (folder / name).mkdir(parents=True, exist_ok=True)
     output = folder / name / f"{config.tier}.onnx"
     write_style(net, card, output, Yardstick(Path(config.photos), Path(config.painting), config.vgg19))
-    print(json.dumps(card["heldout"]))
+    print(f"{name}/{config.tier}: {json.dumps(card['heldout'])}")
     return output
+
+
+def heldout_total(card: Mapping[str, Any]) -> float:
+    """Content + 10 x style at the first of `SIZES_PX`."""
+    return float(card["heldout"][str(SIZES_PX[0])]["total10"])
+
+
+def shipped_total(name: str, tier: str, folder: Path = FOLDER) -> float:
+    """`heldout_total` of what is shipped; infinite where nothing is."""
+    card = folder / name / f"{tier}.json"
+    return heldout_total(json.loads(card.read_text())) if card.is_file() else math.inf
 
 
 def add_evaluation(result: Mapping[str, Any], folder: Path = FOLDER) -> list[Path]:

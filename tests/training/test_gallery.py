@@ -1,0 +1,142 @@
+import dataclasses
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from models.errors import TrainingError
+from models.image_transform_net import TIERS
+from models.vgg import load_vgg19
+from training import gallery, loop, many_styles, preview, ship
+from training.gallery import config_of, read_gallery, ship_base, train_for, train_gallery, write_table
+from training.many_styles import ManyStyles, save_base
+
+
+@pytest.fixture(scope="module")
+def random_vgg():
+    return load_vgg19("random")
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch, random_vgg):
+    """An empty place for shipped styles, and trainings that take seconds."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for module in (gallery, many_styles):
+        monkeypatch.setattr(module, "FOLDER", folder)
+    monkeypatch.setitem(ship.ship_net.__kwdefaults__, "folder", folder)
+    monkeypatch.setattr(ship.shipped_total, "__defaults__", (folder,))
+    monkeypatch.setattr(many_styles.starts, "__defaults__", (folder,))
+    monkeypatch.setattr(many_styles.load_base, "__defaults__", (folder / "base",))
+    monkeypatch.setattr(ship, "SIZES_PX", (32, 48))
+    monkeypatch.setattr(ship, "FLAVORS", dict.fromkeys(TIERS, (ship.Flavor(),)))
+    monkeypatch.setattr(preview, "PREVIEW_PX", 32)
+    for module in (loop, ship):
+        monkeypatch.setattr(module, "load_vgg19", lambda source: random_vgg)
+    return folder
+
+
+@pytest.fixture
+def configs(tmp_path, painting, photo_folder):
+    paintings = tmp_path / "paintings"
+    paintings.mkdir()
+    shutil.copy(painting, paintings / "strokes.png")
+    dots = np.random.default_rng(7).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+    Image.fromarray(dots).save(paintings / "dots.png")
+    small = {"steps": 2, "batch_size": 2, "size_px": 32, "margin_px": 8, "style_size_px": 32, "device": "cpu"}
+    options = {"photos": str(photo_folder), "precision": "fp32", "vgg19": "random", **small}
+    return {name: config_of(name, {"title": name.title()}, paintings, **options) for name in ("strokes", "dots")}
+
+
+def nowhere():
+    return Console(file=io.StringIO())
+
+
+def test_every_shipped_style_is_in_the_gallery_with_all_that_its_card_says():
+    from inference.styles import shipped_styles
+
+    entries = read_gallery()
+    assert len(entries) >= 12
+    for style in shipped_styles():
+        entry = entries[style.name]
+        assert {key: style.card[key] for key in ("title", "painter", "year")} == {
+            key: entry[key] for key in ("title", "painter", "year")
+        }
+
+
+def test_a_gallery_with_an_unknown_option_is_refused(tmp_path):
+    (tmp_path / "gallery.toml").write_text('[a]\nbrush = "large"\n')
+    with pytest.raises(TrainingError, match=r"gallery\.toml is not a gallery: .*brush"):
+        read_gallery(tmp_path / "gallery.toml")
+    with pytest.raises(TrainingError, match=r"holds no painting nobody\.jpg"):
+        config_of("nobody", {}, tmp_path, photos="")
+
+
+def test_the_gallery_is_trained_together_and_shipped_and_then_only_what_got_better(shipped, configs, tmp_path, photo_folder):
+    runs = tmp_path / "runs"
+    train_gallery(configs, runs, photo_folder, nowhere())
+    cards = {name: json.loads((shipped / name / "realtime.json").read_text()) for name in configs}
+    assert cards["dots"]["title"] == "Dots"
+    assert (shipped / "strokes" / "realtime.onnx").is_file()
+    before = (shipped / "dots" / "realtime.onnx").stat().st_mtime_ns
+    train_gallery(configs, runs, photo_folder, nowhere())  # finished: nothing is trained, nothing is better
+    assert (shipped / "dots" / "realtime.onnx").stat().st_mtime_ns == before
+    assert len(list(runs.iterdir())) == 2
+
+
+def test_minutes_go_to_the_worst_style_first(shipped, configs, tmp_path, photo_folder, monkeypatch):
+    monkeypatch.setattr(gallery, "TURN_STEPS", 2)
+    train_gallery({"dots": configs["dots"]}, tmp_path / "runs", photo_folder, nowhere())
+    trained = []
+    begin = gallery.begin_or_go_on
+    monkeypatch.setattr(
+        gallery, "begin_or_go_on", lambda of, folders, console: (trained.append(of[0]), begin(of, folders, console))
+    )
+    train_for(0.001, configs, tmp_path / "turns", photo_folder, nowhere())
+    assert [config.style_title for config in trained] == ["Strokes"]  # not shipped at all: worst
+    monkeypatch.setattr(gallery.time, "monotonic", iter([0.0, 0.0, 0.0, 100.0]).__next__)
+    monkeypatch.setattr(gallery, "begin_or_go_on", lambda of, folders, console: trained.append(of[0]))
+    monkeypatch.setattr(gallery, "load_net", lambda _: (None, {}))
+    monkeypatch.setattr(gallery, "find_weights", lambda folder: folder)
+    monkeypatch.setattr(gallery, "ship_net", lambda *_, **__: None)
+    train_for(1.0, configs, tmp_path / "turns", photo_folder, nowhere())
+    assert {config.style_title for config in trained[1:]} == {"Strokes", "Dots"}  # each in turn
+    assert all(config.init.endswith("realtime.safetensors") for config in trained[1:])  # from where it is shipped
+
+
+def test_the_bases_own_styles_are_shipped_with_what_they_saw(shipped, configs, photo_folder):
+    torch.manual_seed(0)
+    net = ManyStyles(TIERS["realtime"](), 2)
+    losses = {"content": 0.5, "style": 0.2, "tv": 0.0, "total": 1.5}
+    card = {"tier": "realtime", "paintings": ["dots", "else"], "photos_seen": 800, "seconds": 10.0, "losses": losses}
+    (shipped / "base").mkdir()
+    save_base(shipped / "base" / "realtime.safetensors", net, card)
+    ship_base(configs, photo_folder)
+    assert not (shipped / "strokes").exists()
+    found = json.loads((shipped / "dots" / "realtime.json").read_text())
+    assert (found["photos_seen"], found["paintings_together"], found["started_from"]) == (400, 2, "base")
+
+
+def test_readmes_table_is_that_of_the_cards(tmp_path):
+    readme = tmp_path / "README.md"
+    real = gallery.README.read_text()
+    readme.write_text(real)
+    write_table(readme)
+    assert readme.read_text() == real
+    readme.write_text(real.replace("| great_wave/realtime | 256 px |", "| great_wave/realtime | 255 px |"))
+    write_table(readme)
+    assert readme.read_text() == real
+    readme.write_text("nothing")
+    with pytest.raises(TrainingError, match="has no table"):
+        write_table(readme)
+
+
+def test_options_of_a_style_reach_its_training(configs, tmp_path):
+    config = config_of("dots", {"title": "Dots", "style_size_px": 64}, tmp_path / "paintings", photos="p")
+    assert (config.style_size_px, config.license) == (64, "public domain")
+    assert dataclasses.replace(config, style_size_px=32).title == "Dots"

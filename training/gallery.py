@@ -1,0 +1,157 @@
+"""Trains the styles of checkpoints/gallery.toml and ships those that got better. For those who maintain them:
+
+python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER                # all together, at full length
+python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --minutes 60   # the worst first
+python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --from-base    # as they are in the base
+"""
+
+import argparse
+import dataclasses
+import re
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from inference.atomic import write_atomically
+from inference.styles import FOLDER, shipped_styles
+from models.errors import TrainingError
+from training.checkpoint import find_weights, load_net
+from training.config import CHOICES, TrainConfig
+from training.loop import train_together
+from training.many_styles import load_base
+from training.record import make_card
+from training.ship import ship_net, shipped_total
+
+GALLERY = FOLDER / "gallery.toml"
+README = FOLDER.parent / "README.md"
+TABLE_HEAD = "| style | size | content | style | content + 10 x style |\n|---|---|---|---|---|\n"
+TURN_STEPS = 500  # of one style, where minutes are counted
+
+
+def read_gallery(path: Path = GALLERY) -> dict[str, dict[str, Any]]:
+    """The shipped styles by name: title, painter, year and options of `TrainConfig`.
+
+    Raises:
+        TrainingError: it is not such a file.
+    """
+    try:
+        gallery = tomllib.loads(path.read_text())
+        for name, entry in gallery.items():
+            TrainConfig(painting=name, photos="", **entry)
+        return gallery
+    except (OSError, TypeError, ValueError) as error:
+        raise TrainingError(f"{path} is not a gallery: {error}") from error
+
+
+def config_of(name: str, entry: Mapping[str, Any], paintings: Path, **options: Any) -> TrainConfig:
+    """How a style is trained.
+
+    Raises:
+        TrainingError: its painting is missing.
+    """
+    found = sorted(paintings.glob(f"{name}.*"))
+    if not found:
+        raise TrainingError(f"{paintings} holds no painting {name}.jpg or the like")
+    return TrainConfig(painting=str(found[0].resolve()), license="public domain", **entry, **options)
+
+
+def train_gallery(configs: Mapping[str, TrainConfig], runs: Path, heldout: Path, console: Console) -> None:
+    """Train styles together, on the same photos, or go on with that, and ship those that got better."""
+    folders = [runs / f"{name}-{config.tier}" for name, config in configs.items()]
+    begin_or_go_on(list(configs.values()), folders, console)
+    for (name, config), folder in zip(configs.items(), folders, strict=True):
+        net, card = load_net(find_weights(folder))
+        ship_net(net, card, config, heldout, name, only_if_better=True)
+
+
+def train_for(minutes: float, configs: Mapping[str, TrainConfig], runs: Path, heldout: Path, console: Console) -> None:
+    """Train one style after the other, the worst first, each for a while from where it is shipped; ship what got better."""
+    end = time.monotonic() + 60 * minutes
+    turns = dict.fromkeys(configs, 0)
+    while time.monotonic() < end:
+        name = min(turns, key=lambda name: (turns[name], -shipped_total(name, configs[name].tier)))
+        turns[name] += 1
+        config = configs[name]
+        own = FOLDER / name / f"{config.tier}.safetensors"
+        config = dataclasses.replace(config, steps=TURN_STEPS, init=str(own) if own.is_file() else "base")
+        number = len(list(runs.glob(f"{name}-{config.tier}-*/weights.safetensors"))) + 1
+        folder = runs / f"{name}-{config.tier}-{number}"
+        console.print(f"{name}: {shipped_total(name, config.tier)}, turn {turns[name]}")
+        begin_or_go_on([config], [folder], console)
+        net, card = load_net(find_weights(folder))
+        ship_net(net, card, config, heldout, name, only_if_better=True)
+
+
+def begin_or_go_on(configs: Sequence[TrainConfig], folders: Sequence[Path], console: Console) -> None:
+    """`train_together`, from the checkpoints that are there; a finished training is not done again."""
+    if all((folder / "weights.safetensors").is_file() for folder in folders):
+        return
+    for config, folder in zip(configs, folders, strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "options.json", config.to_json().encode() + b"\n")
+    train_together(configs, folders, console, resume=True)
+
+
+def ship_base(configs: Mapping[str, TrainConfig], heldout: Path) -> None:
+    """Ship the styles as the base has them, where that is better than what is shipped."""
+    for name, config in configs.items():
+        base = load_base(config.tier)
+        if name not in base.names:
+            continue
+        photos = base.card["photos_seen"] // len(base.names)
+        card = make_card(config, photos // config.batch_size, base.card["losses"], base.card["seconds"], 0)
+        card |= {"started_from": "base", "photos_seen": photos, "paintings_together": len(base.names)}
+        ship_net(base.network(name).eval(), card, config, heldout, name, only_if_better=True)
+
+
+def write_table(readme: Path = README) -> None:
+    """README's table of held-out losses, from the cards."""
+    rows = [
+        f"| {style.full_name} | {size} px | {losses['content']:.3f} | {losses['style']:.3f} | {losses['total10']:.2f} |\n"
+        for style in shipped_styles()
+        for size, losses in style.card["heldout"].items()
+    ]
+    text = readme.read_text()
+    old = re.search(re.escape(TABLE_HEAD) + r"(\|.*\n)*", text)
+    if not old:
+        raise TrainingError(f"{readme} has no table that begins with {TABLE_HEAD.splitlines()[0]}")
+    write_atomically(readme, (text[: old.start()] + TABLE_HEAD + "".join(rows) + text[old.end() :]).encode())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for option in ("--paintings", "--photos", "--heldout"):
+        parser.add_argument(option, type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--style", nargs="+", metavar="NAME", help="instead of all")
+    parser.add_argument("--tier", choices=CHOICES["tier"], default=TrainConfig.tier)
+    parser.add_argument("--minutes", type=float, metavar="M", help="spend so long; the worst style first")
+    parser.add_argument("--from-base", action="store_true", help="ship what the base has, without training")
+    for name in ("steps", "batch_size", "size_px", "seed"):
+        default = getattr(TrainConfig, name)
+        option = f"--{name.removesuffix('_px').replace('_', '-')}"
+        parser.add_argument(option, dest=name, type=int, default=default, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--photo-store", metavar="FOLDER", help="as for allaprima train")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/gallery"), metavar="FOLDER")
+    arguments = parser.parse_args()
+    gallery = read_gallery()
+    unknown = sorted(set(arguments.style or ()) - gallery.keys())
+    if unknown:
+        parser.error(f"gallery.toml has no {', '.join(unknown)}")
+    options = {name: getattr(arguments, name) for name in ("tier", "steps", "batch_size", "size_px", "seed", "photo_store")}
+    chosen = {
+        name: config_of(name, entry, arguments.paintings, photos=str(arguments.photos.resolve()), **options)
+        for name, entry in gallery.items()
+        if not arguments.style or name in arguments.style
+    }
+    output = Console(highlight=False)
+    if arguments.from_base:
+        ship_base(chosen, arguments.heldout)
+    elif arguments.minutes:
+        train_for(arguments.minutes, chosen, arguments.output, arguments.heldout, output)
+    else:
+        train_gallery(chosen, arguments.output, arguments.heldout, output)
+    write_table()
