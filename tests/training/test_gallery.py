@@ -128,7 +128,9 @@ def test_readmes_table_is_that_of_the_cards(tmp_path):
     readme.write_text(real)
     write_table(readme)
     assert readme.read_text() == real
-    readme.write_text(real.replace("| great_wave/realtime | 256 px |", "| great_wave/realtime | 255 px |"))
+    readme.write_text(
+        real.replace(gallery.TABLE_HEAD, gallery.TABLE_HEAD + "| gone/realtime | 256 px | 0.100 | 0.100 | 1.10 |\n")
+    )
     write_table(readme)
     assert readme.read_text() == real
     readme.write_text("nothing")
