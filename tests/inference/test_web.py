@@ -1,9 +1,11 @@
 """The page in a real browser: headless Chromium with a fake camera, no network."""
 
 import base64
+import contextlib
 import functools
 import http.server
 import io
+import os
 import shutil
 import signal
 import subprocess
@@ -51,11 +53,16 @@ SET = """([id, value]) => {
 }"""
 
 
+# Once a browser and its driver were seen at full load for ever, doing nothing: such a test is tried again, in a new browser.
+pytestmark = pytest.mark.flaky(reruns=1, only_rerun=["TimeoutError", "Connection closed", "has been closed"])
+
+
 @pytest.fixture(autouse=True)
-def deadline():
+def deadline(browsers):
     """Playwright's own timeouts do not help where its driver does not answer."""
 
     def too_late(*_: object) -> None:
+        browsers.kill()
         raise TimeoutError(f"not done after {DEADLINE_S} s")
 
     if not hasattr(signal, "SIGALRM"):  # Windows
@@ -94,15 +101,41 @@ class serving:
         self.server.server_close()
 
 
+class Browsers:
+    """A browser for all tests, and another one after it was killed."""
+
+    def __init__(self) -> None:
+        self.stack, self.browser = contextlib.ExitStack(), None
+
+    def get(self):
+        if self.browser is None:
+            with contextlib.suppress(Exception):  # of one that was killed
+                self.stack.close()
+            if not CHROMIUM:
+                pytest.skip("needs Chromium: apt-get install chromium")
+            sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+            playwright = self.stack.enter_context(sync_api.sync_playwright())
+            self.browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            self.stack.callback(self.browser.close)
+        return self.browser
+
+    def kill(self) -> None:
+        """End Playwright's driver, and with it all that waits for its answer."""
+        self.browser = None
+        subprocess.run(["pkill", "-KILL", "-P", str(os.getpid()), "-f", "playwright"], check=False)
+
+
 @pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+def browsers():
+    browsers = Browsers()
+    yield browsers
+    with contextlib.suppress(Exception):  # of one that was killed
+        browsers.stack.close()
+
+
+@pytest.fixture
+def browser(browsers):
+    return browsers.get()
 
 
 class Page:
