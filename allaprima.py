@@ -386,12 +386,17 @@ def _new_runs(options: argparse.Namespace) -> list[tuple[Path, TrainConfig]]:
 
 def _chosen_config(options: argparse.Namespace, painting: str | None) -> TrainConfig:
     """The training options of a command line; those that a command does not have stay at their defaults."""
-    if not painting or not options.photos:
-        raise TrainingError("a PAINTING and --photos FOLDER are needed to train, or --resume RUN_FOLDER to go on")
+    photos = options.photos or os.environ.get("ALLAPRIMA_PHOTOS")
+    if not painting or not photos:
+        raise TrainingError(
+            "a PAINTING and --photos FOLDER are needed to train, or --resume RUN_FOLDER to go on. Photos of anything do, a "
+            "thousand or more: your own, or COCO's 5,000 (cocodataset.org, 2017 Val images, 1 GB). ALLAPRIMA_PHOTOS names a "
+            "folder once for all"
+        )
     if not Path(painting).is_file():
         raise TrainingError(f"there is no painting {painting}")
     chosen = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(options, f.name)}
-    chosen["painting"] = painting
+    chosen |= {"painting": painting, "photos": photos}
     chosen["vgg19"] = chosen["vgg19"] or os.environ.get("ALLAPRIMA_VGG19")  # --resume may lack it, or have another
     for name in ("painting", "photos", "init", "vgg19"):  # --resume may be called from another folder
         if chosen.get(name) and Path(chosen[name]).exists():
@@ -691,7 +696,9 @@ def _add_train(commands: Commands) -> None:
     example = "allaprima train painting.jpg --photos ~/Pictures -o runs/my_style"
     parser = _add(commands, "train", train, "train a new style", text, example)
     parser.add_argument("paintings", nargs="*", metavar="PAINTING", help="the style image")
-    parser.add_argument("--photos", metavar="FOLDER_OR_DATASET", help="a folder, or a Hugging Face dataset's name")
+    parser.add_argument(
+        "--photos", metavar="FOLDER_OR_DATASET", help="a folder, or a Hugging Face dataset's name (default: $ALLAPRIMA_PHOTOS)"
+    )
     what = "(default: runs/PAINTING-TIER); of several paintings the folder of such folders"
     parser.add_argument("-o", "--output", metavar="RUN_FOLDER", help=what)
     what = "go on with a training; needs nothing else"

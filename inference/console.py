@@ -28,6 +28,13 @@ def catch_interrupt() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def duration_text(seconds: float) -> str:
+    """ "40 seconds", "35 minutes" or "2.6 hours"."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
 def progress_bar(console: Console) -> Progress:
     columns = (
         TextColumn("{task.completed}/{task.total}"),

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from inference.atomic import write_atomically
+from inference.console import duration_text
 from inference.pictures import Picture, contact_sheet, write_picture
 from training.checkpoint import load_net
 from training.config import TrainConfig
@@ -41,11 +42,11 @@ def full_training_text(config: TrainConfig, run_folder: Path) -> str:
         return "this was a preview; metrics.jsonl does not say how fast it went"
     photos_per_s = float(np.median(speeds[1:] or speeds))
     seconds = full.steps * full.batch_size / photos_per_s * (full.size_px / config.size_px) ** 2
-    length = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
     command = f"allaprima train {shlex.quote(config.painting)} --photos {shlex.quote(config.photos)} --tier {config.tier}"
     return (
         f"this was a preview: {photos_per_s:.1f} photos/s at {config.size_px} px. The full training "
-        f"({full.steps:,} steps of {full.batch_size} photos at {full.size_px} px) would take about {length} here:\n{command}"
+        f"({full.steps:,} steps of {full.batch_size} photos at {full.size_px} px) would take about "
+        f"{duration_text(seconds)} here:\n{command}"
     )
 
 

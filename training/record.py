@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from inference.atomic import remove_partial_files, write_atomically
+from inference.console import duration_text
 from models.errors import PictureError, TrainingError
 from training import balance
 from training.checkpoint import BEST, TrainingState, drop_states_after, save_checkpoint, save_weights
@@ -114,7 +115,9 @@ class Run:
             return ""
         self.log.add(step, self.newest)
         losses = " ".join(f"{name} {value:.3f}" for name, value in self.newest.items())
-        return f"{losses} {self.log.photos_per_s:.1f} photos/s"
+        left_s = (self.config.steps - step) * self.config.batch_size / self.log.photos_per_s
+        left = f", about {duration_text(left_s)} left" if step < self.config.steps else ""
+        return f"{losses} {self.log.photos_per_s:.1f} photos/s{left}"
 
     def look(self, step: int) -> str | None:
         """What is wrong with the picture at this step, if anything; keeps the sheet, and the weights if they are the best."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inference.console import duration_text
 from training.config import TrainConfig
 from training.quick import QUICK, quick_config
 
@@ -53,6 +54,21 @@ def test_a_sweep_trains_every_pair_once_and_shows_them_on_one_sheet(run, paintin
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/weights.safetensors")}
     assert run(*command, "--seed", "9", *pairs[:2])[0] == 0  # another sweep: everything anew, over the default size
     assert (tmp_path / "weight_2_size_320" / "weights.safetensors").exists()
+
+
+def test_a_folder_of_photos_may_be_named_once_for_all(run, painting, photo_folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("ALLAPRIMA_PHOTOS", str(photo_folder))
+    code, out, _ = run("train", painting, "--dry-run", "-o", tmp_path / "r")
+    assert code == 0
+    assert f'"photos": "{photo_folder}"' in out
+    monkeypatch.delenv("ALLAPRIMA_PHOTOS")
+    code, _, err = run("train", painting, "--dry-run", "-o", tmp_path / "r")
+    assert code == 1
+    assert "cocodataset.org" in err
+
+
+def test_durations_are_said_in_the_unit_that_fits():
+    assert [duration_text(seconds) for seconds in (40, 2100, 9400)] == ["40 seconds", "35 minutes", "2.6 hours"]
 
 
 def test_style_weight_auto_is_taken_and_another_word_is_not(painting):
