@@ -14,13 +14,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from inference.atomic import write_atomically
+from inference.pictures import Picture, contact_sheet, read_picture, write_picture
+from inference.session import StyleSession
 from inference.styles import FOLDER, shipped_styles
 from models.errors import TrainingError
 from training.checkpoint import find_weights, load_net
 from training.config import CHOICES, TrainConfig
+from training.export import REFERENCE_PHOTOS
 from training.loop import train_together
 from training.many_styles import load_base
 from training.record import make_card
@@ -28,6 +32,7 @@ from training.ship import ship_net, shipped_total
 
 GALLERY = FOLDER / "gallery.toml"
 README = FOLDER.parent / "README.md"
+SHEET = FOLDER / "contact_sheet.jpg"
 TABLE_HEAD = "| style | size | content | style | content + 10 x style |\n|---|---|---|---|---|\n"
 TURN_STEPS = 500  # of one style, where minutes are counted
 
@@ -122,6 +127,23 @@ def write_table(readme: Path = README) -> None:
     write_atomically(readme, (text[: old.start()] + TABLE_HEAD + "".join(rows) + text[old.end() :]).encode())
 
 
+def write_sheet(path: Path = SHEET) -> None:
+    """The reference photos, and under them what every shipped style makes of them, two styles a row."""
+    frames = [read_picture(photo).frame for photo in sorted(REFERENCE_PHOTOS.glob("*.jpg"))]
+    cells: list[list[np.ndarray | None]] = [list(frames)]
+    labels = [["photo" for _ in frames]]
+    for style in shipped_styles():
+        session = StyleSession(style.path)
+        cells.append([session.stylize(frame) for frame in frames])
+        labels.append([style.full_name, *("" for _ in frames[1:])])
+    if len(cells) % 2:
+        cells.append([None for _ in frames])
+        labels.append(["" for _ in frames])
+    rows = [one + other for one, other in zip(cells[::2], cells[1::2], strict=True)]
+    texts = [one + other for one, other in zip(labels[::2], labels[1::2], strict=True)]
+    write_picture(path, Picture(contact_sheet(rows, texts)))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option in ("--paintings", "--photos", "--heldout"):
@@ -155,3 +177,4 @@ if __name__ == "__main__":
     else:
         train_gallery(chosen, arguments.output, arguments.heldout, output)
     write_table()
+    write_sheet()

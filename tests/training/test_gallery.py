@@ -122,6 +122,15 @@ def test_the_bases_own_styles_are_shipped_with_what_they_saw(shipped, configs, p
     assert (found["photos_seen"], found["paintings_together"], found["started_from"]) == (400, 2, "base")
 
 
+def test_the_sheet_shows_every_style(monkeypatch, tmp_path, style_file):
+    style = type("Style", (), {"path": style_file, "full_name": "strokes/realtime"})
+    monkeypatch.setattr(gallery, "shipped_styles", lambda: [style] * 2)
+    gallery.write_sheet(tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape[1] > 6 * 256  # three photos of two styles side by side
+    assert sheet.shape[0] > 2 * 150
+
+
 def test_readmes_table_is_that_of_the_cards(tmp_path):
     readme = tmp_path / "README.md"
     real = gallery.README.read_text()
