@@ -153,7 +153,7 @@ def test_demo_takes_a_photo_and_keeps_a_file_that_is_there(run, photo, tmp_path)
     assert (tmp_path / "sheet.png").read_text() == "precious"
 
 
-def test_shipped_styles_have_onnx_weights_and_a_card_of_at_most_20_mb_together():
+def test_shipped_styles_have_onnx_weights_and_a_card_and_take_at_most_50_mb_together():
     styles = styles_module.shipped_styles()
     names = {style.full_name for style in styles}
     assert {"great_wave/realtime", "great_wave/quality", "starry_night/realtime"} <= names
@@ -164,7 +164,7 @@ def test_shipped_styles_have_onnx_weights_and_a_card_of_at_most_20_mb_together()
         assert set(card["heldout"]) == {"256", "512"}
         if style.tier == "realtime":
             assert set(style.flavors) == {"frame", "int8", "fp16"}
-    assert sum(path.stat().st_size for path in styles_module.FOLDER.rglob("*")) < 25 * 2**20
+    assert sum(path.stat().st_size for path in styles_module.FOLDER.rglob("*")) < 50 * 2**20
 
 
 def test_shipped_weights_still_give_the_shipped_files():

@@ -30,7 +30,7 @@ from training.painting import read_painting
 from training.photos import list_photos
 
 SIZES_PX = (256, 512)
-# The small tier comes in every flavor that somebody may want; the large one would take half of the 25 MB for each.
+# The small tier comes in every flavor that somebody may want; the large one would take a quarter of the 50 MB for each.
 FLAVORS = {
     "realtime": (Flavor(), Flavor(io="frame"), Flavor(precision="int8"), Flavor(precision="fp16")),
     "quality": (Flavor(),),
