@@ -107,6 +107,7 @@ def ship_base(configs: Mapping[str, TrainConfig], heldout: Path) -> None:
         base = load_base(config.tier)
         if name not in base.names:
             continue
+        config = dataclasses.replace(config, **base.card["options"])
         photos = base.card["photos_seen"] // len(base.names)
         card = make_card(config, photos // config.batch_size, base.card["losses"], base.card["seconds"], 0)
         card |= {"started_from": "base", "photos_seen": photos, "paintings_together": len(base.names)}

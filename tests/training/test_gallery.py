@@ -114,12 +114,14 @@ def test_the_bases_own_styles_are_shipped_with_what_they_saw(shipped, configs, p
     net = ManyStyles(TIERS["realtime"](), 2)
     losses = {"content": 0.5, "style": 0.2, "tv": 0.0, "total": 1.5}
     card = {"tier": "realtime", "paintings": ["dots", "else"], "photos_seen": 800, "seconds": 10.0, "losses": losses}
+    card["options"] = {"size_px": 48, "lr": 1e-3}
     (shipped / "base").mkdir()
     save_base(shipped / "base" / "realtime.safetensors", net, card)
     ship_base(configs, photo_folder)
     assert not (shipped / "strokes").exists()
     found = json.loads((shipped / "dots" / "realtime.json").read_text())
     assert (found["photos_seen"], found["paintings_together"], found["started_from"]) == (400, 2, "base")
+    assert (found["options"]["size_px"], found["options"]["lr"]) == (48, 1e-3)  # as the base was trained
 
 
 def test_the_sheet_shows_every_style(monkeypatch, tmp_path, style_file):
