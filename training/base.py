@@ -23,7 +23,7 @@ from training.checkpoint import load_newest_state, save_checkpoint
 from training.config import CHOICES, TrainConfig
 from training.device import in_precision, pick_device, pick_precision, worker_count
 from training.loop import open_folder
-from training.many_styles import BASE, ManyStyles, save_base
+from training.many_styles import BASE, ManyStyles, load_base, save_base
 from training.painting import Target, read_painting, style_grams_of
 from training.photos import list_photos, prefetched, to_image
 from training.ranks import Ranks
@@ -44,7 +44,8 @@ def train_base(
         config: its `painting` and `steps` do not count.
         paintings: the style images' files; when a training goes on the same ones.
         run_folder: gets checkpoints and metrics.jsonl.
-        output: the .safetensors that other trainings start from.
+        output: the .safetensors that other trainings start from, named as the tier; what it has learned, a new training
+            begins with, of other paintings, too.
     Raises:
         TrainingError, PictureError, StyleError, WeightsError: something cannot be used.
     """
@@ -59,7 +60,12 @@ def train_base(
     all_grams = {layer: torch.cat([each[layer] for each in grams]) for layer in grams[0]}
     target = Target(in_precision(vgg, config.precision), all_grams)
     torch.manual_seed(config.seed)
-    net = ManyStyles(TIERS[config.tier](), len(paintings)).to(device)
+    net = ManyStyles(TIERS[config.tier](), len(paintings))
+    names = [path.stem for path in paintings]
+    if output.is_file() and not found:
+        load_base(config.tier, output.parent).go_on_(net, names)
+        console.print(f"beginning with what {output} has learned")
+    net = net.to(device)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)
@@ -75,13 +81,15 @@ def train_base(
     def save(newest: dict[str, float]) -> None:
         card: dict[str, Any] = {
             "tier": config.tier,
-            "paintings": [path.stem for path in paintings],
+            "paintings": names,
             "step": step,
             "photos_seen": step * config.batch_size,
             "seconds": round(seconds_before + time.monotonic() - began, 1),
             "losses": newest,
             "options": {
-                name: value for name, value in dataclasses.asdict(config).items() if type(value) is not str or name in CHOICES
+                name: value
+                for name, value in dataclasses.asdict(config).items()
+                if (type(value) in (int, float) and name != "steps") or name in CHOICES
             },
         }
         save_checkpoint(run_folder, update.pack(step), card)

@@ -83,6 +83,14 @@ class Base:
         net.load_state_dict(self.shared | own)
         return net
 
+    def go_on_(self, net: ManyStyles, names: Sequence[str]) -> None:
+        """Put what is learned into a network of these paintings; new ones begin as the mean of those that are here."""
+        own = {
+            key: torch.stack([each[self.names.index(name)] if name in self.names else each.mean(0) for name in names])
+            for key, each in self.own.items()
+        }
+        net.net.load_state_dict(self.shared | own)
+
 
 def save_base(path: Path, net: nn.Module, card: Mapping[str, Any]) -> None:
     """Write a base, a `ManyStyles`; `card` names its "paintings" in order, and its "tier"."""

@@ -132,6 +132,20 @@ def test_the_base_is_trained_and_goes_on(tmp_path, painting, photo_folder, vgg, 
     assert str(tmp_path) not in json.dumps(cards)
     found = load_base("realtime", tmp_path / "base")
     assert not torch.equal(found.own["norm1.weight"][0], found.own["norm1.weight"][1])
+    assert found.card["options"]["size_px"] == 32
+
+
+def test_a_base_of_more_paintings_begins_with_what_the_old_one_has_learned(tmp_path):
+    net = different("realtime", 2)
+    save_base(tmp_path / "realtime.safetensors", net, {"tier": "realtime", "paintings": ["a", "b"]})
+    more = ManyStyles(TIERS["realtime"](), 3)
+    load_base("realtime", tmp_path).go_on_(more, ["b", "new", "a"])
+    image = torch.rand(1, 3, 32, 32).repeat(3, 1, 1, 1)
+    with torch.no_grad():
+        painted = more(image, torch.tensor([0, 1, 2]))
+        expected = net(image[:2], torch.tensor([1, 0]))
+    torch.testing.assert_close(painted[[0, 2]], expected)
+    assert (painted[1] - painted[0]).abs().max() > 0.01
 
 
 def test_gram_matrices_of_a_painting_for_each_image_are_compared_one_by_one():
