@@ -22,7 +22,7 @@ from models.vgg import load_vgg19
 from training.checkpoint import load_newest_state, save_checkpoint
 from training.config import CHOICES, TrainConfig
 from training.device import in_precision, pick_device, pick_precision, worker_count
-from training.loop import open_folder
+from training.loop import load_init, open_folder
 from training.many_styles import BASE, ManyStyles, load_base, save_base
 from training.painting import Target, read_painting, style_grams_of
 from training.photos import list_photos, prefetched, to_image
@@ -41,7 +41,7 @@ def train_base(
     Every photo of a step is painted after another painting. What is kept is the average of the weights.
 
     Args:
-        config: its `painting` and `steps` do not count.
+        config: its `painting` and `steps` do not count; its `init`, a network's file, only where no base is there yet.
         paintings: the style images' files; when a training goes on the same ones.
         run_folder: gets checkpoints and metrics.jsonl.
         output: the .safetensors that other trainings start from, named as the tier; what it has learned, a new training
@@ -60,8 +60,11 @@ def train_base(
     all_grams = {layer: torch.cat([each[layer] for each in grams]) for layer in grams[0]}
     target = Target(in_precision(vgg, config.precision), all_grams)
     torch.manual_seed(config.seed)
-    net = ManyStyles(TIERS[config.tier](), len(paintings))
     names = [path.stem for path in paintings]
+    if output.is_file() or found or config.init in ("none", "base"):
+        net = ManyStyles(TIERS[config.tier](), len(paintings))
+    else:
+        net = ManyStyles(load_init(config), len(paintings))
     if output.is_file() and not found:
         load_base(config.tier, output.parent).go_on_(net, names)
         console.print(f"beginning with what {output} has learned")
@@ -142,11 +145,17 @@ if __name__ == "__main__":
     parser.add_argument("--tier", choices=CHOICES["tier"], default=TrainConfig.tier)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--size", type=int, default=192, help="side of the crops (default: %(default)s)")
+    parser.add_argument("--init", default="none", metavar="FILE", help="a network that a base begins with (default: noise)")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/base"), metavar="RUN_FOLDER")
     arguments = parser.parse_args()
     train_base(
         TrainConfig(
-            str(arguments.paintings), arguments.photos, tier=arguments.tier, size_px=arguments.size, lr=1.5e-3, init="none"
+            str(arguments.paintings),
+            arguments.photos,
+            tier=arguments.tier,
+            size_px=arguments.size,
+            lr=1.5e-3,
+            init=arguments.init,
         ),
         [path for path in list_pictures(arguments.paintings) if path.stem not in arguments.without],
         arguments.output,

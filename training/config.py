@@ -76,6 +76,10 @@ class TrainConfig:
                 continue
             if isinstance(value, str) or not 0 <= value < float("inf"):
                 raise TrainingError(f"{flag(name)} is {value}; a finite number of at least 0 is needed")
+        if self.lr == 0:
+            raise TrainingError(f"--lr is {self.lr}; a number above 0 is needed, or nothing is learned")
+        if self.style_weight == 0 and self.content_weight == 0:
+            raise TrainingError("--style-weight and --content-weight are both 0; one above 0 is needed, or nothing is learned")
         if self.size_px % 16:
             raise TrainingError(f"--size is {self.size_px}; a multiple of 16 is needed (VGG-19 halves it four times)")
         if self.margin_px % 8:

@@ -134,6 +134,15 @@ def test_the_base_is_trained_and_goes_on(tmp_path, painting, photo_folder, vgg, 
     assert not torch.equal(found.own["norm1.weight"][0], found.own["norm1.weight"][1])
     assert found.card["options"]["size_px"] == 32
 
+    first = TIERS["realtime"]()
+    save_weights(tmp_path / "first.safetensors", first.state_dict(), {"tier": "realtime"})
+    config = dataclasses.replace(config, init=str(tmp_path / "first.safetensors"), lr=1e-9)
+    output = tmp_path / "begun" / "realtime.safetensors"
+    base.train_base(config, [painting, other], tmp_path / "begun", output, 0.0, Console(file=io.StringIO()))
+    begun = load_base("realtime", output.parent)
+    for name in ("strokes", "other"):
+        assert all(torch.allclose(p, first.state_dict()[key], atol=1e-6) for key, p in begun.network(name).state_dict().items())
+
 
 def test_a_base_of_more_paintings_begins_with_what_the_old_one_has_learned(tmp_path):
     net = different("realtime", 2)
