@@ -889,6 +889,7 @@ def _add_training_options(parser: argparse.ArgumentParser, names: Sequence[str])
         "content_weight": (float, "X", "more keeps the photo"),
         "style_weight": (_style_weight, "X|auto", "more gives the painting; 3 to 10 look right; auto holds a balance"),
         "tv_weight": (float, "X", "more is smoother"),
+        "border_weight": (float, "X", "more keeps bands away from the picture's border"),
         "lr": (float, "X", "Adam's peak learning rate"),
         "max_pixels": (int, "N", "refuse larger pictures as decompression bombs; 0: 179 million"),
         "seed": (int, "N", "of weights, order and crops"),

@@ -158,7 +158,8 @@ def plain_loop(
         with peers_float32():
             with torch.autocast(device.type, torch.bfloat16, enabled=ideas.bf16):
                 stylized_image = without(config.margin_px, net(content_image))
-            content_image = without(config.margin_px, content_image)
+                content_image = without(config.margin_px, content_image)
+                alone = net(content_image)
             with torch.no_grad():
                 content_features = target_vgg(content_image, content_layers)
             features = target_vgg(stylized_image, layers)
@@ -166,8 +167,10 @@ def plain_loop(
                 "content": losses.content_loss(features, {"relu4_2": content_features["relu4_2"]}),
                 "style": style_loss(features, style_grams),
                 "tv": losses.tv_loss(stylized_image),
+                "border": losses.border_loss(alone, stylized_image),
             }
             weights = {"content": config.content_weight, "style": DEFAULT_STYLE_WEIGHT, "tv": config.tv_weight}
+            weights["border"] = config.border_weight
             total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
             set_learning_rate_(optimizer, config, step)
             optimizer.zero_grad()

@@ -26,6 +26,9 @@ class TrainConfig:
     # Painted around each crop and cut off before VGG-19 looks, so that nothing is ever rewarded for what happens at the
     # picture's border, where mirrored pixels tell a network that it is there.
     margin_px: int = 16
+    # Weight of what the network paints otherwise at the border of the crop alone than with the margin around it: without a
+    # reward a band at the border does not come, but one that is there stays.
+    border_weight: float = 10.0
     style_size_px: int = 320  # short side of the style image: larger gives larger strokes
     content_weight: float = 1.0  # unitless, relu4_2
     style_weight: float | str = 5.0  # unitless, relu1_1 to relu5_1; "auto" holds the balance, training/balance.py
@@ -70,7 +73,7 @@ class TrainConfig:
         ):
             if (getattr(self, name) or 0) < least:
                 raise TrainingError(f"{flag(name)} is {getattr(self, name)}; at least {least} is needed")
-        for name in ("content_weight", "style_weight", "tv_weight", "lr"):
+        for name in ("content_weight", "style_weight", "tv_weight", "border_weight", "lr"):
             value = getattr(self, name)
             if name == "style_weight" and value == "auto":
                 continue
@@ -108,6 +111,7 @@ class TrainConfig:
             options["preview"] = tuple(options.get("preview", ()))
             options["init"] = options.get("init") or "none"  # 0.1.0 began so, and painted no margins
             options.setdefault("margin_px", 0)
+            options.setdefault("border_weight", 0.0)
             return cls(**options)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(f"{path} is not an options file of this version: {error}") from error

@@ -3,6 +3,7 @@
 python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER                # all together, at full length
 python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --minutes 60   # the worst first
 python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --from-base    # as they are in the base
+python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --from-shipped --steps 250    # go on a little
 """
 
 import argparse
@@ -35,6 +36,7 @@ README = FOLDER.parent / "README.md"
 SHEET = FOLDER / "contact_sheet.jpg"
 TABLE_HEAD = "| style | size | content | style | content + 10 x style |\n|---|---|---|---|---|\n"
 TURN_STEPS = 500  # of one style, where minutes are counted
+GO_ON_LR = 5e-4  # of a network that has learned already; at the usual peak it first forgets for hundreds of steps
 
 
 def read_gallery(path: Path = GALLERY) -> dict[str, dict[str, Any]]:
@@ -81,14 +83,19 @@ def train_for(minutes: float, configs: Mapping[str, TrainConfig], runs: Path, he
         name = min(turns, key=lambda name: (turns[name], -shipped_total(name, configs[name].tier)))
         turns[name] += 1
         config = configs[name]
-        own = FOLDER / name / f"{config.tier}.safetensors"
-        config = dataclasses.replace(config, steps=TURN_STEPS, init=str(own) if own.is_file() else "base")
+        config = from_shipped(name, dataclasses.replace(config, steps=TURN_STEPS))
         number = len(list(runs.glob(f"{name}-{config.tier}-*/weights.safetensors"))) + 1
         folder = runs / f"{name}-{config.tier}-{number}"
         console.print(f"{name}: {shipped_total(name, config.tier)}, turn {turns[name]}")
         begin_or_go_on([config], [folder], console)
         net, card = load_net(find_weights(folder))
         ship_net(net, card, config, heldout, name, only_if_better=True)
+
+
+def from_shipped(name: str, config: TrainConfig) -> TrainConfig:
+    """The same training, but it starts from what is shipped, if anything is."""
+    own = FOLDER / name / f"{config.tier}.safetensors"
+    return dataclasses.replace(config, init=str(own), lr=GO_ON_LR) if own.is_file() else config
 
 
 def begin_or_go_on(configs: Sequence[TrainConfig], folders: Sequence[Path], console: Console) -> None:
@@ -152,6 +159,7 @@ if __name__ == "__main__":
     parser.add_argument("--style", nargs="+", metavar="NAME", help="instead of all")
     parser.add_argument("--tier", choices=CHOICES["tier"], default=TrainConfig.tier)
     parser.add_argument("--minutes", type=float, metavar="M", help="spend so long; the worst style first")
+    parser.add_argument("--from-shipped", action="store_true", help="start from what is shipped, at a lower learning rate")
     parser.add_argument("--from-base", action="store_true", help="ship what the base has, without training")
     for name in ("steps", "batch_size", "size_px", "seed"):
         default = getattr(TrainConfig, name)
@@ -176,6 +184,8 @@ if __name__ == "__main__":
     elif arguments.minutes:
         train_for(arguments.minutes, chosen, arguments.output, arguments.heldout, output)
     else:
+        if arguments.from_shipped:
+            chosen = {name: from_shipped(name, config) for name, config in chosen.items()}
         train_gallery(chosen, arguments.output, arguments.heldout, output)
     write_table()
     write_sheet()

@@ -31,7 +31,7 @@ from training.update import Step, Update, pick_functions, trial_image
 
 # Options that may differ where several styles are trained together.
 OF_ONE_STYLE = (
-    *("painting", "style_size_px", "content_weight", "style_weight", "tv_weight", "lr", "init"),
+    *("painting", "style_size_px", "content_weight", "style_weight", "tv_weight", "border_weight", "lr", "init"),
     *("title", "painter", "year", "license"),
 )
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BORDER_PX = 24  # how far a border shows; the realtime network's own reach is some 40
 _TINY = 1e-12  # keeps a flat picture's loss finite
 
 
@@ -134,6 +135,22 @@ def tv_loss(image: Tensor) -> Tensor:
     """
     image = image.float()
     return image.diff(dim=2).square().mean() + image.diff(dim=3).square().mean()
+
+
+def border_loss(alone: Tensor, with_margin: Tensor) -> Tensor:
+    """How much else a network paints where its picture ends: the mean squared difference along the border.
+
+    Args:
+        alone: (N, 3, H, W) RGB in [0, 1], what it makes of a crop.
+        with_margin: the same crop, painted with what lies around it; constant.
+    Returns:
+        scalar float32, the mean over the outer `BORDER_PX` of each side.
+    """
+    squares = (alone.float() - with_margin.detach().float()).square()
+    height, width = squares.shape[2:]
+    weights = torch.ones_like(squares[:1, :1])
+    weights[:, :, BORDER_PX : height - BORDER_PX, BORDER_PX : width - BORDER_PX] = 0.0
+    return (squares * weights).sum() / (weights.sum() * squares.shape[0] * squares.shape[1])
 
 
 def perceptual_losses(

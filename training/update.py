@@ -23,7 +23,7 @@ from training.ranks import Ranks
 
 EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_BATCH` photos
 EMA_BATCH = 4
-PARTS = ("content", "style", "tv", "total")
+PARTS = ("content", "style", "tv", "border", "total")
 DEFAULT_STYLE_WEIGHT = float(TrainConfig.style_weight)  # where "auto" starts
 COMPILE_GAIN = 0.97  # a compiled step has to take at most this share of the plain one's time
 GRAPH_TOLERANCE = 0.02  # of a CUDA graph's losses, relative: bf16 sums in another order differ by less
@@ -167,7 +167,7 @@ class Update:
     Attributes:
         parallel_net: the network, its gradients averaged over all processes.
         lr_scale: of the learning rate; halved by the loop when the picture went bad.
-        newest_losses: of the newest step, (4,), by `PARTS`, on the device.
+        newest_losses: of the newest step, (5,), by `PARTS`, on the device.
     """
 
     def __init__(self, config: TrainConfig, net: torch.nn.Module, target: Target, ranks: Ranks) -> None:
@@ -260,11 +260,14 @@ def step_losses(
     config: TrainConfig,
     style_weight: Tensor,
 ) -> dict[str, Tensor]:
-    """One forward pass of network and VGG-19, with gradient to the network."""
+    """One forward pass of VGG-19 and two of the network, the second one for its border; with gradient to the network."""
+    minds_border = config.border_weight > 0 and config.margin_px > 0
     with torch.autocast(content_image.device.type, torch.bfloat16, enabled=target.vgg.dtype == torch.bfloat16):
         stylized_image = without(config.margin_px, net(content_image))
+        if minds_border:
+            alone = net(without(config.margin_px, content_image).contiguous(memory_format=torch.channels_last))
     features = target.vgg(stylized_image, (*STYLE_LAYERS, *CONTENT_LAYERS))
-    return losses.perceptual_losses(
+    parts = losses.perceptual_losses(
         stylized_image,
         features,
         content_features,
@@ -274,6 +277,10 @@ def step_losses(
         config.tv_weight,
         config.normalization,
     )
+    if not minds_border:
+        return parts | {"border": torch.zeros_like(parts["tv"])}
+    border = losses.border_loss(alone, stylized_image)
+    return parts | {"border": border, "total": parts["total"] + config.border_weight * border}
 
 
 def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functions:

@@ -112,3 +112,19 @@ def test_style_layer_weights_count_in_proportion(normalization):
 def test_no_layers_are_no_loss():
     assert content_loss({}, {}) == 0
     assert style_loss({}, {}, "johnson", {}) == 0
+
+
+def test_the_border_loss_looks_along_the_border_alone():
+    from training.losses import BORDER_PX, border_loss
+
+    whole = torch.rand(2, 3, 96, 128, requires_grad=True)
+    band, inside = whole.detach().clone(), whole.detach().clone()
+    band[:, :, :BORDER_PX] += 0.5
+    inside[:, :, BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] += 0.5
+    outer = 96 * 128 - (96 - 2 * BORDER_PX) * (128 - 2 * BORDER_PX)
+    assert border_loss(band, whole).item() == pytest.approx(0.25 * BORDER_PX * 128 / outer, rel=1e-4)
+    assert border_loss(inside, whole).item() == 0.0
+    assert border_loss(band[..., :32, :32], whole[..., :32, :32]).item() == pytest.approx(0.25 * 24 / 32, rel=1e-4)
+    border_loss(band.requires_grad_(), whole).backward()
+    assert band.grad is not None
+    assert whole.grad is None

@@ -293,3 +293,24 @@ def test_a_compiled_step_gives_the_same_losses(config, vgg):
     found = functions.step_losses(net, target, image, functions.content_features(vgg, crop), config, weight)
     for name, loss in plain.items():
         assert found[name].item() == pytest.approx(loss.item(), rel=1e-3)
+
+
+def test_a_network_unlearns_what_it_paints_at_the_border_alone(config, vgg):
+    torch.manual_seed(0)
+    only_border = dataclasses.replace(config, content_weight=0.0, style_weight=1e-9, tv_weight=0.0, lr=1e-3, steps=1000)
+    one = Update(only_border, RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32"), Ranks())
+    launch = Step([one], Functions(content_features_of, step_losses))
+    image = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    seen = []
+    for step in range(300, 340):
+        launch(step, image)
+        seen.append(one.read().losses["border"])
+    assert seen[-1] < 0.5 * seen[0]
+    for change in ({"border_weight": 0.0}, {"margin_px": 0}):
+        features = content_features_of(vgg, without(change.get("margin_px", 16), image))
+        changed = dataclasses.replace(config, **change)
+        parts = step_losses(one.net, one.target, image, features, changed, torch.tensor(5.0))
+        assert parts["border"].item() == 0.0
+        assert parts["total"].item() == pytest.approx(
+            (parts["content"] + 5 * parts["style"] + 0.5 * parts["tv"]).item(), rel=1e-5
+        )
