@@ -28,7 +28,7 @@ class TrainConfig:
     margin_px: int = 16
     # Weight of what the network paints otherwise at the border of the crop alone than with the margin around it: without a
     # reward a band at the border does not come, but one that is there stays.
-    border_weight: float = 10.0
+    border_weight: float = 100.0
     style_size_px: int = 320  # short side of the style image: larger gives larger strokes
     content_weight: float = 1.0  # unitless, relu4_2
     style_weight: float | str = 5.0  # unitless, relu1_1 to relu5_1; "auto" holds the balance, training/balance.py

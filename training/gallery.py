@@ -36,7 +36,7 @@ README = FOLDER.parent / "README.md"
 SHEET = FOLDER / "contact_sheet.jpg"
 TABLE_HEAD = "| style | size | content | style | content + 10 x style |\n|---|---|---|---|---|\n"
 TURN_STEPS = 500  # of one style, where minutes are counted
-GO_ON_LR = 5e-4  # of a network that has learned already; at the usual peak it first forgets for hundreds of steps
+GO_ON_LR = 2e-4  # of a network that has learned already; at the usual peak it first forgets for hundreds of steps
 
 
 def read_gallery(path: Path = GALLERY) -> dict[str, dict[str, Any]]:
