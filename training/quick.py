@@ -22,7 +22,7 @@ from training.painting import read_painting
 from training.photos import is_folder, list_photos
 from training.preview import load_preview_frames, stylize_frame, to_frame
 
-QUICK = {"steps": 400, "batch_size": 2, "size_px": 192, "preview_every": 100, "checkpoint_every": 100}
+QUICK = {"steps": 120, "size_px": 160, "preview_every": 40, "checkpoint_every": 40}
 
 
 def quick_config(config: TrainConfig) -> TrainConfig:
