@@ -61,10 +61,8 @@ def train_base(
     target = Target(in_precision(vgg, config.precision), all_grams)
     torch.manual_seed(config.seed)
     names = [path.stem for path in paintings]
-    if output.is_file() or found or config.init in ("none", "base"):
-        net = ManyStyles(TIERS[config.tier](), len(paintings))
-    else:
-        net = ManyStyles(load_init(config), len(paintings))
+    from_noise = output.is_file() or found or config.init in ("none", "base")
+    net = ManyStyles(TIERS[config.tier]() if from_noise else load_init(config), len(paintings))
     if output.is_file() and not found:
         load_base(config.tier, output.parent).go_on_(net, names)
         console.print(f"beginning with what {output} has learned")

@@ -3,7 +3,7 @@
 python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER                # all together, at full length
 python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --minutes 60   # the worst first
 python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --from-base    # as they are in the base
-python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --from-shipped --steps 250    # go on a little
+python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --from-shipped --steps 100    # go on a little
 """
 
 import argparse
@@ -159,8 +159,9 @@ if __name__ == "__main__":
     parser.add_argument("--style", nargs="+", metavar="NAME", help="instead of all")
     parser.add_argument("--tier", choices=CHOICES["tier"], default=TrainConfig.tier)
     parser.add_argument("--minutes", type=float, metavar="M", help="spend so long; the worst style first")
-    parser.add_argument("--from-shipped", action="store_true", help="start from what is shipped, at a lower learning rate")
-    parser.add_argument("--from-base", action="store_true", help="ship what the base has, without training")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--from-shipped", action="store_true", help="start from what is shipped, at a lower learning rate")
+    start.add_argument("--from-base", action="store_true", help="ship what the base has, without training")
     for name in ("steps", "batch_size", "size_px", "seed"):
         default = getattr(TrainConfig, name)
         option = f"--{name.removesuffix('_px').replace('_', '-')}"
