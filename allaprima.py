@@ -487,6 +487,8 @@ def styles(options: argparse.Namespace) -> int:
             print(f"{'':24} started from {'an earlier training of its own' if own else card['started_from']}")
         for size, parts in card.get("heldout", {}).items():
             print(f"{'':24} held-out photos at {size} px: content {parts['content']:.3f}, style {parts['style']:.3f}")
+        if "border_band" in card:
+            print(f"{'':24} band at the worst border: {card['border_band']} levels of 255")
         for size, figures in card.get("classic", {}).items():
             worth = [f"{figures[start]} iterations from {start}" for start in ("noise", "content") if start in figures]
             print(f"{'':24} worth {', '.join(worth)} of the classic optimization at {size} px")

@@ -57,6 +57,29 @@ def heldout_losses(
     return {"content": round(content, 4), "style": round(style, 4), "total10": round(content + 10 * style, 4)}
 
 
+@torch.no_grad()
+def border_band(paint: Painter, photos: Sequence[Path], size_px: int) -> float:
+    """The most that a network paints one of the four borders lighter, darker or in another color than what lies inside.
+
+    Every photo is painted in all eight ways to turn and mirror it, so that nothing of the photos is left in the mean of the
+    paintings. There, along each border, the mean color of the outer 16 pixels is compared with that of the next 24.
+
+    Args:
+        paint: (1, 3, H, W) content image -> stylized image, both in [0, 1] and on the CPU.
+        photos, size_px: as for `heldout_losses`; `size_px` is 80 or more.
+    Returns:
+        the mean difference of red, green and blue at the worst border, in levels of 255; about 1 where there is no band.
+    """
+    mean = np.zeros((size_px, size_px, 3))
+    for path in photos:
+        frame = read_square(path, size_px)
+        for turned in (np.rot90(way, turns) for way in (frame, frame[:, ::-1]) for turns in range(4)):
+            painted = paint(frame_to_image(np.ascontiguousarray(turned), torch.device("cpu")))
+            mean += painted[0].permute(1, 2, 0).numpy(force=True) / (8 * len(photos))
+    sides = (np.rot90(mean, turns) for turns in range(4))
+    return round(float(max(np.abs(side[:16].mean((0, 1)) - side[16:40].mean((0, 1))).mean() for side in sides) * 255), 1)
+
+
 def read_square(path: Path, size_px: int, max_pixels: int = 0) -> np.ndarray:
     """The middle of a photo, scaled to its short side: (size_px, size_px, 3) uint8."""
     frame = resize_short_side(read_picture(path, max_pixels).frame, size_px)
@@ -98,8 +121,8 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
         output: gets the result as JSON, whole after every size, as the plot beside it, .png.
         console: for progress.
     Returns:
-        what the JSON holds: "sizes" -> size -> "networks" -> name -> mean losses, and "equals", from where -> the
-        iterations after which the optimization's mean total is as low, None if it never is; "classic" -> from where ->
+        what the JSON holds: "sizes" -> size -> "networks" -> name -> mean losses, "border_band", and "equals", from where ->
+        the iterations after which the optimization's mean total is as low, None if it never is; "classic" -> from where ->
         loss -> its mean after 0, 1, 2, ... iterations.
     Raises:
         OptimizeError, StyleError, PictureError, TrainingError: something cannot be used.
@@ -166,7 +189,9 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
                     curves[start].append(curve)
                 if not console.is_terminal:
                     console.print(f"{size_px} px, {path.name} done", soft_wrap=True)
-            result["sizes"][str(size_px)] = summarize(rows, curves)
+            result["sizes"][str(size_px)] = found = summarize(rows, curves)
+            for name, session in sessions.items():
+                found["networks"][name]["border_band"] = border_band(painter_of(session), paths, size_px)
             write_encoded(output, json.dumps(result, indent=1).encode() + b"\n")
             plot(result, output.with_suffix(".png"))
     return result
@@ -221,13 +246,14 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         f"{result['style_image']}, {result['photos']} photos, {result['date']}, {result['machine']}",
         f"total = {w['content_weight']:g} content + {w['style_weight']:g} style + {w['tv_weight']:g} tv, {w['normalization']};"
-        " equals: iterations of the optimization to the same total",
+        " equals: iterations of the optimization to the same total; band: at the worst border, in levels of 255",
     ]
     for size, found in result["sizes"].items():
-        lines.append(f"{size + ' px':32} content   style   total   equals")
+        lines.append(f"{size + ' px':32} content   style   total   band   equals")
         for name, row in found["networks"].items():
             equals = ", ".join(f"{'more' if n is None else n} from {start}" for start, n in row["equals"].items())
-            lines.append(f"{name:32} {row['content']:7.3f} {row['style']:7.3f} {row['total']:7.3f}   {equals}")
+            losses = " ".join(f"{row[part]:7.3f}" for part in ("content", "style", "total"))
+            lines.append(f"{name:32} {losses}  {row['border_band']:5.1f}   {equals}")
         for start, parts in found["classic"].items():
             for n in result["against"]:
                 name = f"{result['optimizer']} from {start}, {n}"

@@ -24,7 +24,7 @@ from models.image_transform_net import ImageTransformNet
 from models.vgg import load_vgg19
 from training.checkpoint import find_weights, load_net, save_weights
 from training.config import TrainConfig
-from training.evaluate import heldout_losses
+from training.evaluate import border_band, heldout_losses
 from training.export import Flavor, Yardstick, export, serialized
 from training.painting import read_painting
 from training.photos import list_photos
@@ -76,10 +76,11 @@ def ship_net(
         if only_if_better and not heldout_total(card) < shipped_total(name, config.tier, folder):
             print(f"{name}/{config.tier}: {heldout_total(card)} is no better than {shipped_total(name, config.tier, folder)}")
             return None
+    card["border_band"] = border_band(net, paths, SIZES_PX[0])
     (folder / name).mkdir(parents=True, exist_ok=True)
     output = folder / name / f"{config.tier}.onnx"
     write_style(net, card, output, Yardstick(Path(config.photos), Path(config.painting), config.vgg19))
-    print(f"{name}/{config.tier}: {json.dumps(card['heldout'])}")
+    print(f"{name}/{config.tier}: {json.dumps(card['heldout'])}, band at the worst border {card['border_band']} levels of 255")
     return output
 
 

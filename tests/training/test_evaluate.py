@@ -13,7 +13,7 @@ from models.vgg import load_vgg19
 from training import evaluate as evaluate_module
 from training import ship as ship_module
 from training.checkpoint import load_net
-from training.evaluate import first_at_most, heldout_losses, read_square, summarize, table
+from training.evaluate import border_band, first_at_most, heldout_losses, read_square, summarize, table
 from training.painting import read_painting
 from training.photos import list_photos
 
@@ -36,6 +36,18 @@ def test_a_copy_has_no_content_loss_and_black_a_large_one(photo_folder, landscap
     assert copy["content"] == 0
     assert black["content"] > 0.1
     assert copy["total10"] == pytest.approx(copy["content"] + 10 * copy["style"], abs=2e-3)
+
+
+def test_a_band_at_one_border_is_found_and_a_copy_has_next_to_none(photo_folder):
+    def with_band(image: torch.Tensor) -> torch.Tensor:
+        image = image * 0.8
+        image[..., -16:] += 20 / 255
+        return image
+
+    photos = list_photos(photo_folder)
+    copy = border_band(Paint(0.8), photos, 96)
+    assert copy < 5
+    assert border_band(with_band, photos, 96) == pytest.approx(20, abs=copy + 0.1)
 
 
 def test_a_photo_is_measured_in_its_middle_square(tmp_path):
@@ -72,6 +84,7 @@ def test_shipping_writes_weights_card_and_onnx(run, painting, photo_folder, tmp_
     from inference.styles import shipped_styles
 
     [style] = shipped_styles(tmp_path / "checkpoints")
+    assert style.card["border_band"] >= 0
     assert set(style.card["heldout"]["64"]) == {"content", "style", "total10"}
     row = {"strokes/realtime": {"total": 1.5, "equals": {"noise": 3, "content": None}}}
     found = {"photos": 2, "optimizer": "lbfgs", "against": [5], "sizes": {"64": {"networks": row}}}

@@ -107,6 +107,7 @@ def test_minutes_go_to_the_worst_style_first(shipped, configs, tmp_path, photo_f
     train_for(1.0, configs, tmp_path / "turns", photo_folder, nowhere())
     assert {config.style_title for config in trained[1:]} == {"Strokes", "Dots"}  # each in turn
     assert all(config.init.endswith("realtime.safetensors") for config in trained[1:])  # from where it is shipped
+    assert all(config.lr == gallery.GO_ON_LR < trained[0].lr for config in trained[1:])
 
 
 def test_the_bases_own_styles_are_shipped_with_what_they_saw(shipped, configs, photo_folder):
