@@ -22,7 +22,7 @@ from training.config import (
     flag,
 )
 
-# inference.sinks.CODECS and QUALITY, for the same reason as below
+# inference.film.sinks.CODECS and QUALITY, for the same reason as below
 CODECS = ("auto", "h264", "hevc", "av1")
 QUALITY = 75
 COLOR_MODES = ("none", "luminance", "histogram", "linear")  # inference.color.MODES; importing it would import OpenCV
@@ -108,12 +108,12 @@ def stylize(options: argparse.Namespace) -> int:
 
 def video(options: argparse.Namespace) -> int:
     from inference.console import catch_interrupt, film_progress
+    from inference.film.sinks import check_writable
+    from inference.film.video import VideoOptions, default_output, paint_video
     from inference.painter import StylizeOptions
     from inference.profile import Profile, bare_session_ms
     from inference.session import StyleSession
-    from inference.sinks import check_writable
     from inference.styles import find_style, style_name
-    from inference.video import VideoOptions, default_output, paint_video
 
     path, source = find_style(options.style), Path(options.film)
     if "://" in options.film:
@@ -149,13 +149,13 @@ def video(options: argparse.Namespace) -> int:
 
 def webcam(options: argparse.Namespace) -> int:
     from inference.buffers import Buffers
-    from inference.cameras import CameraFeed, open_camera
     from inference.console import catch_interrupt
-    from inference.displays import VirtualCamera, Window, check_virtual_camera
+    from inference.film.sinks import check_writable
+    from inference.live.cameras import CameraFeed, open_camera
+    from inference.live.displays import VirtualCamera, Window, check_virtual_camera
+    from inference.live.webcam import Controls, StyleRack, Webcam
     from inference.profile import Profile, bare_session_ms
-    from inference.sinks import check_writable
     from inference.styles import PREFERRED_LIVE, find_style, shipped_styles
-    from inference.webcam import Controls, StyleRack, Webcam
 
     if options.record:
         check_writable(Path(options.record), options.overwrite)

@@ -10,9 +10,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from inference.displays import display_trouble
+from inference.film.sinks import ENCODERS, encoder_opens, quiet_stderr
+from inference.live.displays import display_trouble
 from inference.session import StyleSession, probe_cuda
-from inference.sinks import ENCODERS, encoder_opens, quiet_stderr
 from inference.styles import shipped_styles
 from inference.web import check_runtime
 from models.errors import AllaPrimaError, WebError

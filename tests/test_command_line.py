@@ -37,7 +37,7 @@ def test_the_main_help_names_every_command(capsys):
 
 def test_choices_of_the_command_line_are_those_of_the_steps():
     import allaprima
-    from inference import sinks
+    from inference.film import sinks
 
     assert allaprima.COLOR_MODES == MODES
     assert (allaprima.CODECS, allaprima.QUALITY) == (sinks.CODECS, sinks.QUALITY)

@@ -17,14 +17,14 @@ import cv2
 import numpy as np
 
 from inference.buffers import Buffers, Scratch
-from inference.cameras import CameraFeed, Newest
 from inference.color import MODES
-from inference.displays import Display, VirtualCamera
+from inference.film.sinks import VideoWriter
+from inference.live.cameras import CameraFeed, Newest
+from inference.live.displays import Display, VirtualCamera
 from inference.painter import FilmPainter, StylizeOptions, one_opencv_thread
 from inference.pictures import Picture, write_picture
 from inference.profile import Profile
 from inference.session import StyleSession
-from inference.sinks import VideoWriter
 from models.errors import AllaPrimaError, VideoError
 
 KEYS = (

@@ -11,11 +11,11 @@ from typing import Any
 import av
 import numpy as np
 
-from inference.frames import Frame, VideoReader
+from inference.film.frames import Frame, VideoReader
+from inference.film.sinks import FORMATS, QUALITY, VideoWriter, check_writable
 from inference.painter import FilmPainter, StylizeOptions, one_opencv_thread
 from inference.profile import Profile
 from inference.session import StyleSession
-from inference.sinks import FORMATS, QUALITY, VideoWriter, check_writable
 from models.errors import Interrupted, VideoError
 
 AHEAD = 2  # frames between two stages at most; a frame of 4K takes 25 MB, its stylized image 100

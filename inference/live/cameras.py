@@ -17,7 +17,7 @@ import numpy as np
 from av.error import FFmpegError, InvalidDataError
 
 from inference.buffers import Buffers
-from inference.frames import Frame, ToRgb, VideoReader
+from inference.film.frames import Frame, ToRgb, VideoReader
 from inference.pictures import fitted_within
 from inference.profile import Profile
 from models.errors import VideoError

@@ -11,39 +11,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from fakes import FakeCamera
 from films import drifting, write_film
 
-from inference import cameras
 from inference.buffers import Buffers
-from inference.cameras import CameraFeed, FileCamera, Newest, Shot, open_camera
+from inference.live import cameras
+from inference.live.cameras import CameraFeed, FileCamera, Newest, Shot, open_camera
 from models.errors import VideoError
-
-
-class FakeCamera:
-    """Gives frames until told otherwise.
-
-    Attributes:
-        mode: "living", "blocked" (read does not return until released), "frozen" (the same frame again and again) or
-            "gone" (read gives None).
-    """
-
-    def __init__(self, mode: str = "living", frame_s: float = 0.01, silent_s: float = 0.3) -> None:
-        self.mode, self.frame_s, self.silent_s, self.freezes = mode, frame_s, silent_s, True
-        self.released, self.closed = threading.Event(), False
-        self._count = 0
-
-    def read(self) -> np.ndarray | None:
-        time.sleep(self.frame_s)
-        if self.mode == "blocked":
-            self.released.wait()
-        if self.mode == "gone":
-            return None
-        if self.mode != "frozen":
-            self._count += 1
-        return np.full((48, 64, 3), self._count % 256, np.uint8)
-
-    def close(self) -> None:
-        self.closed = True
 
 
 @pytest.fixture

@@ -15,15 +15,15 @@ import pytest
 from av.stream import Disposition
 from films import drifting, packets_of, read_film, write_film
 
-from inference.frames import Frame, VideoReader
+from inference.film.frames import Frame, VideoReader
+from inference.film.sinks import VideoWriter, encoder_opens
+from inference.film.video import VideoOptions, VideoReport, paint_video
 from inference.painter import StylizeOptions
 from inference.session import StyleSession
-from inference.sinks import VideoWriter, encoder_opens
-from inference.video import VideoOptions, VideoReport, paint_video
 from models.contract import Contract
 from models.errors import Interrupted, VideoError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Inverter:
@@ -354,8 +354,7 @@ def test_a_full_disk_loses_nothing_and_is_said(tmp_path, name):
     (tmp_path / name).write_text("precious")
     code = f"""
 import resource, signal, sys
-sys.path.insert(0, {str(ROOT)!r})
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}, {str(ROOT)!r}]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 from test_video import *

@@ -17,7 +17,7 @@ from av.error import FFmpegError
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from inference.atomic import AtomicFile
-from inference.frames import MATRICES, UNSPECIFIED, ColorTags
+from inference.film.frames import MATRICES, UNSPECIFIED, ColorTags
 from inference.pictures import check_folder
 from models.errors import VideoError
 

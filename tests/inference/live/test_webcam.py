@@ -15,85 +15,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fakes import FakeCamera, FakeDisplay, FakeRack, SlowSession, go
 from films import drifting, read_film, write_film
-from test_cameras import FakeCamera
 
-from inference import displays, webcam
 from inference.buffers import Buffers
-from inference.cameras import CameraFeed, FileCamera
 from inference.color import CUT, HOLD_S, MODES, SteadyColor, channel_histograms, match_histogram
 from inference.demo import paint_landscape
-from inference.displays import VirtualCamera
+from inference.live import displays, webcam
+from inference.live.cameras import CameraFeed, FileCamera
+from inference.live.displays import VirtualCamera
+from inference.live.webcam import Controls, Pace, StyleRack, Webcam
 from inference.painter import FilmPainter, StylizeOptions, stylize_frame
 from inference.profile import Profile, bare_session_ms
 from inference.session import StyleSession
-from inference.webcam import Controls, Pace, StyleRack, Webcam
-from models.contract import Contract
 from models.errors import StyleError, VideoError
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class SlowSession:
-    """A network that takes its time and paints one color."""
-
-    def __init__(self, network_s: float = 0.0, level: float = 0.5) -> None:
-        self.contract, self.network_s, self.level = Contract(4, 16), network_s, level
-        self.sizes: list[tuple[int, int]] = []
-
-    def stylize_image(self, image: np.ndarray) -> np.ndarray:
-        time.sleep(self.network_s)
-        self.sizes.append(image.shape[2:])
-        return np.full_like(image, self.level)
-
-
-class FakeRack:
-    """Styles that are there at once, or never."""
-
-    def __init__(self, **sessions: SlowSession | None) -> None:
-        self.names, self._sessions, self.errors = list(sessions), sessions, {}
-        self.first = sessions[self.names[0]]
-
-    def session(self, name: str) -> SlowSession | None:
-        return self._sessions[name]
-
-    def open_all(self, height: int, width: int) -> None:
-        self.size = (height, width)
-
-
-class FakeDisplay:
-    """Remembers what was shown; presses keys: one after each frame shown, or when a function of the display says so."""
-
-    def __init__(self, keys: str = "", press: Callable[["FakeDisplay"], str] | None = None) -> None:
-        self.shown: list[np.ndarray] = []
-        self._keys, self._press = list(keys), press
-
-    def show(self, frame: np.ndarray) -> None:
-        self.shown.append(frame.copy())
-
-    def key(self) -> str:
-        if self._press:
-            return self._press(self)
-        return self._keys.pop(0) if self._keys else ""
-
-    def close(self) -> None: ...
-
-
-def go(camera=None, display=None, frames=0, controls=None, rack=None, **options) -> Webcam:
-    """Run a webcam to its end; the lines it said are in `said`."""
-    buffers = Buffers()
-    feed = CameraFeed(lambda: camera or FakeCamera(), buffers)
-    said: list[str] = []
-    deadline = time.monotonic() + 30  # a test that would wait for ever fails instead
-    live = Webcam(
-        feed, rack or FakeRack(a=SlowSession()), buffers, controls or Controls(), display=display, say=said.append, **options
-    )
-    live.said = said
-    try:
-        live.run(frames, stopped=lambda: len(said) > 50 or time.monotonic() > deadline)
-    finally:
-        feed.close()
-    return live
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_latency_stays_bounded_when_the_camera_is_three_times_faster_than_the_network():
@@ -420,7 +357,7 @@ def test_no_display_is_said_before_opencv_would_abort(monkeypatch):
 
 
 def test_opencv_is_loaded_before_pyav_whose_libraries_would_hang_its_windows():
-    code = "import inference.sinks, sys; print([name for name in sys.modules if name in ('av', 'cv2')])"
+    code = "import inference.film.sinks, sys; print([name for name in sys.modules if name in ('av', 'cv2')])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "['cv2', 'av']\n"
 
