@@ -153,7 +153,8 @@ def webcam(options: argparse.Namespace) -> int:
     from inference.film.sinks import check_writable
     from inference.live.cameras import CameraFeed, open_camera
     from inference.live.displays import VirtualCamera, Window, check_virtual_camera
-    from inference.live.webcam import Controls, StyleRack, Webcam
+    from inference.live.rack import StyleRack
+    from inference.live.webcam import Controls, Webcam
     from inference.profile import Profile, bare_session_ms
     from inference.styles import PREFERRED_LIVE, find_style, shipped_styles
 

@@ -2,7 +2,18 @@ import cv2
 import numpy as np
 import pytest
 
-from inference.color import color_statistics, keep_color, keep_luminance, linear_transform, match_histogram, match_linear
+from inference.color import (
+    CUT,
+    HOLD_S,
+    SteadyColor,
+    channel_histograms,
+    color_statistics,
+    keep_color,
+    keep_luminance,
+    linear_transform,
+    match_histogram,
+    match_linear,
+)
 from inference.demo import paint_landscape
 
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, the Y of YIQ
@@ -102,3 +113,47 @@ def test_unknown_mode_and_unequal_sizes_are_refused(content, stylized):
         keep_color(content, stylized, "sepia")
     with pytest.raises(ValueError, match="one size is wanted"):
         keep_color(content, stylized[1:], "luminance")
+
+
+@pytest.mark.parametrize("mode", ["histogram", "linear"])
+def test_statistics_of_colors_do_not_flicker(mode):
+    rng = np.random.default_rng(0)
+    content, stylized = paint_landscape(96, 128), paint_landscape(96, 128, seed=2)
+    flickering, steady = [], []
+    keeper, unsteady = SteadyColor(mode), SteadyColor(mode)
+    for i in range(40):
+        light = 1.0 + 0.1 * rng.standard_normal()  # of a lamp
+        lit = np.clip(content * light, 0, 255).astype(np.uint8)
+        steady.append(keeper.keep(lit, stylized, i / 30).mean())
+        unsteady.forget()
+        flickering.append(unsteady.keep(lit, stylized, i / 30).mean())
+    assert np.abs(np.diff(steady[5:])).mean() < 0.25 * np.abs(np.diff(flickering[5:])).mean()
+
+
+@pytest.mark.parametrize("mode", ["histogram", "linear"])
+def test_statistics_start_anew_at_a_cut_and_follow_slow_changes(mode):
+    first, second = paint_landscape(96, 128), 255 - paint_landscape(96, 128, seed=5)
+    stylized = paint_landscape(96, 128, seed=2)
+    fresh = SteadyColor(mode)
+    wanted = fresh.keep(second, stylized, 0.0)
+    keeper = SteadyColor(mode)
+    for i in range(10):
+        keeper.keep(first, stylized, i / 30)
+    np.testing.assert_array_equal(keeper.keep(second, stylized, 10 / 30), wanted)
+    for i in range(60):  # a slow fade is no cut
+        faded = cv2.addWeighted(second, 1 - i / 59, first, i / 59, 0)
+        last = keeper.keep(faded, stylized, (11 + i) / 30)
+    for i in range(int(8 * HOLD_S * 30)):
+        last = keeper.keep(first, stylized, (71 + i) / 30)
+    fresh.forget()
+    assert np.abs(last.astype(int) - fresh.keep(first, stylized, 0.0)).max() <= 3
+    assert 0 < CUT < 1
+
+
+def test_histograms_of_a_still_film_are_those_of_the_photo():
+    content, stylized = paint_landscape(96, 128), paint_landscape(96, 128, seed=2)  # below 20,000 pixels: all are counted
+    keeper = SteadyColor("histogram")
+    for i in range(5):
+        out = keeper.keep(content, stylized, i / 30)
+    np.testing.assert_array_equal(out, match_histogram(stylized, content))
+    assert channel_histograms(content).sum() == content.size

@@ -2,14 +2,12 @@
 
 import gc
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -19,13 +17,12 @@ from fakes import FakeCamera, FakeDisplay, FakeRack, SlowSession, go
 from films import drifting, read_film, write_film
 
 from inference.buffers import Buffers
-from inference.color import CUT, HOLD_S, MODES, SteadyColor, channel_histograms, match_histogram
-from inference.demo import paint_landscape
-from inference.live import displays, webcam
+from inference.color import MODES
+from inference.live import overlay, recorder, webcam
 from inference.live.cameras import CameraFeed, FileCamera
 from inference.live.displays import VirtualCamera
-from inference.live.webcam import Controls, Pace, StyleRack, Webcam
-from inference.painter import FilmPainter, StylizeOptions, stylize_frame
+from inference.live.rack import StyleRack
+from inference.live.webcam import Controls, Webcam
 from inference.profile import Profile, bare_session_ms
 from inference.session import StyleSession
 from models.errors import StyleError, VideoError
@@ -85,30 +82,22 @@ def test_side_by_side_shows_the_original_at_the_left_and_mirror_turns_both():
 
 def test_the_overlay_says_fps_latency_style_and_work_size_on_the_display_only(tmp_path, monkeypatch):
     written: list[str] = []
-    monkeypatch.setattr(webcam, "_write", lambda canvas, lines, centred=False: written.extend(lines))
+    monkeypatch.setattr(overlay, "write_words", lambda canvas, lines, centered=False: written.extend(lines))
     go(display=FakeDisplay(" " * 10 + "hq"), controls=Controls(keep_color="luminance", strength=0.5))
     assert any(" fps  |  " in line and " ms  |  a  |  luminance  |  strength 0.5  |  h: keys" in line for line in written)
 
 
 def test_help_lists_every_key(monkeypatch):
     written: list[str] = []
-    monkeypatch.setattr(webcam, "_write", lambda canvas, lines, centred=False: written.extend(lines))
+    monkeypatch.setattr(overlay, "write_words", lambda canvas, lines, centered=False: written.extend(lines))
     go(display=FakeDisplay(press=lambda display: "q" if len(display.shown) > 3 else "h" if len(display.shown) == 1 else ""))
     for key, what in webcam.KEYS:
         assert any(line.startswith(key) and what in line for line in written)
 
 
-def test_letters_are_drawn():
-    canvas = np.full((100, 400, 3), 128, np.uint8)
-    webcam._write(canvas, ["30 fps   naïve"])
-    assert canvas.max() > 200
-    assert canvas.min() < 64
-    assert (canvas[50:] == 128).all()
-
-
 def test_a_style_that_is_still_opening_keeps_the_old_one_on(monkeypatch):
     written: list[str] = []
-    monkeypatch.setattr(webcam, "_write", lambda canvas, lines, centred=False: written.extend(lines))
+    monkeypatch.setattr(overlay, "write_words", lambda canvas, lines, centered=False: written.extend(lines))
     live = go(display=FakeDisplay("n" + " " * 5 + "q"), rack=FakeRack(a=SlowSession(), b=None))
     assert live.report.frames >= 5
     assert any("a, opening b" in line for line in written)
@@ -144,7 +133,7 @@ def test_a_recording_that_fails_is_said_at_once_and_at_the_end_while_the_picture
     def fails(self, *_):
         raise VideoError("a.mp4 cannot be written: No space left on device")
 
-    monkeypatch.setattr(webcam.VideoWriter, "write", fails)
+    monkeypatch.setattr(recorder.VideoWriter, "write", fails)
     display = FakeDisplay(" " * 30 + "q")
     with pytest.raises(VideoError, match="No space left"):
         go(display=display, record=tmp_path / "a.mp4")
@@ -164,7 +153,7 @@ def test_an_encoder_that_breaks_does_not_hang_the_end(tmp_path, monkeypatch):
     def breaks(self, *_):
         raise MemoryError("no memory")
 
-    monkeypatch.setattr(webcam.VideoWriter, "write", breaks)
+    monkeypatch.setattr(recorder.VideoWriter, "write", breaks)
     with pytest.raises(VideoError, match="no memory"):
         go(frames=30, record=tmp_path / "a.mp4")
     assert not list(tmp_path.iterdir())
@@ -181,7 +170,7 @@ def test_a_style_that_cannot_be_opened_is_said_and_the_old_one_stays():
 
 def test_trouble_with_the_camera_is_on_the_picture_and_quitting_answers_at_once(monkeypatch):
     written: list[str] = []
-    monkeypatch.setattr(webcam, "_write", lambda canvas, lines, centred=False: written.extend(lines))
+    monkeypatch.setattr(overlay, "write_words", lambda canvas, lines, centered=False: written.extend(lines))
     camera = FakeCamera()
     pressed: list[float] = []
 
@@ -208,36 +197,6 @@ def test_a_network_that_fails_ends_it_with_its_message():
         go(frames=5, rack=FakeRack(a=Broken()))
 
 
-# --- the pace
-
-
-def settle(pace: Pace, full_ms: Callable[[float], float], seconds: float) -> list[tuple[float, float]]:
-    """Scales over time for a network whose full-size frames take `full_ms(time)`; the time a frame takes grows with area."""
-    now_s, history = 0.0, []
-    while now_s < seconds:
-        frame_ms = full_ms(now_s) * pace.scale**2 + 1.0
-        now_s += frame_ms / 1000
-        pace.update(frame_ms, now_s)
-        history.append((now_s, pace.scale))
-    return history
-
-
-def test_the_pace_comes_down_to_the_target_within_a_second_and_stays():
-    pace = Pace(30)
-    history = settle(pace, lambda _: 90.0, 20)
-    assert 90 * pace.scale**2 + 1 < 1000 / 30
-    late = [scale for now_s, scale in history if now_s > 1.5]
-    assert max(late) == min(late)  # it does not hunt
-    assert 0.5 < pace.scale < 0.62
-
-
-def test_the_pace_goes_up_again_when_there_is_room_and_never_beyond_the_picture():
-    pace = Pace(30)
-    settle(pace, lambda now_s: 120.0 if now_s < 5 else 15.0, 60)
-    assert pace.scale == 1.0
-    assert Pace(0).update(1000.0, 1.0) == 1.0
-
-
 def test_target_fps_lowers_the_working_size_and_the_picture_keeps_its_own():
     class Real(SlowSession):
         def stylize_image(self, image: np.ndarray) -> np.ndarray:
@@ -251,146 +210,6 @@ def test_target_fps_lowers_the_working_size_and_the_picture_keeps_its_own():
     assert height < 48
     assert (height % 4, width % 4) == (0, 0)
     assert all(frame.shape == (48, 64, 3) for frame in display.shown[-30:])
-
-
-def test_a_frame_painted_small_keeps_the_contents_chroma_at_full_resolution():
-    rng = np.random.default_rng(0)
-    content = rng.integers(100, 150, (64, 64, 3), dtype=np.uint8)
-    painter = FilmPainter(SlowSession(level=0.5), StylizeOptions("luminance"))
-    painter.scale = 0.25
-    out = paint(painter, content, 0.0).astype(int)
-    assert painter.session.sizes == [(16, 16)]
-    np.testing.assert_array_equal(out[:, :, 0] - out[:, :, 1], content[:, :, 0].astype(int) - content[:, :, 1])
-
-
-# --- one frame
-
-
-def paint(painter: FilmPainter, frame: np.ndarray, time_s: float) -> np.ndarray:
-    return painter.finish(frame, painter.stylize(frame), time_s)
-
-
-@pytest.mark.parametrize(
-    "options", [StylizeOptions(), StylizeOptions("luminance", strength=0.7), StylizeOptions(max_side_px=64)]
-)
-def test_the_painter_of_films_paints_as_the_painter_of_photos(style_file, options):
-    session = StyleSession(style_file)
-    frame = paint_landscape(90, 130)
-    painter = FilmPainter(session, options)
-    first = paint(painter, frame, 0.0).copy()
-    paint(painter, 255 - frame, 0.1)
-    again = paint(painter, frame, 0.2)
-    assert np.abs(again.astype(int) - first).mean() < 0.5  # nothing of the frame between is left but what hardly differed
-    np.testing.assert_array_equal(first, stylize_frame(session, frame, options))
-
-
-@pytest.mark.parametrize("mode", ["histogram", "linear"])
-def test_statistics_of_colors_do_not_flicker(mode):
-    rng = np.random.default_rng(0)
-    content, stylized = paint_landscape(96, 128), paint_landscape(96, 128, seed=2)
-    flickering, steady = [], []
-    keeper, unsteady = SteadyColor(mode), SteadyColor(mode)
-    for i in range(40):
-        light = 1.0 + 0.1 * rng.standard_normal()  # of a lamp
-        lit = np.clip(content * light, 0, 255).astype(np.uint8)
-        steady.append(keeper.keep(lit, stylized, i / 30).mean())
-        unsteady.forget()
-        flickering.append(unsteady.keep(lit, stylized, i / 30).mean())
-    assert np.abs(np.diff(steady[5:])).mean() < 0.25 * np.abs(np.diff(flickering[5:])).mean()
-
-
-@pytest.mark.parametrize("mode", ["histogram", "linear"])
-def test_statistics_start_anew_at_a_cut_and_follow_slow_changes(mode):
-    first, second = paint_landscape(96, 128), 255 - paint_landscape(96, 128, seed=5)
-    stylized = paint_landscape(96, 128, seed=2)
-    fresh = SteadyColor(mode)
-    wanted = fresh.keep(second, stylized, 0.0)
-    keeper = SteadyColor(mode)
-    for i in range(10):
-        keeper.keep(first, stylized, i / 30)
-    np.testing.assert_array_equal(keeper.keep(second, stylized, 10 / 30), wanted)
-    for i in range(60):  # a slow fade is no cut
-        faded = cv2.addWeighted(second, 1 - i / 59, first, i / 59, 0)
-        last = keeper.keep(faded, stylized, (11 + i) / 30)
-    for i in range(int(8 * HOLD_S * 30)):
-        last = keeper.keep(first, stylized, (71 + i) / 30)
-    fresh.forget()
-    assert np.abs(last.astype(int) - fresh.keep(first, stylized, 0.0)).max() <= 3
-    assert 0 < CUT < 1
-
-
-def test_histograms_of_a_still_film_are_those_of_the_photo():
-    content, stylized = paint_landscape(96, 128), paint_landscape(96, 128, seed=2)  # below 20,000 pixels: all are counted
-    keeper = SteadyColor("histogram")
-    for i in range(5):
-        out = keeper.keep(content, stylized, i / 30)
-    np.testing.assert_array_equal(out, match_histogram(stylized, content))
-    assert channel_histograms(content).sum() == content.size
-
-
-# --- styles, displays, virtual cameras
-
-
-def test_the_rack_opens_the_first_style_at_once_and_the_others_behind_the_picture(style_file, tmp_path):
-    (tmp_path / "bad.onnx").write_bytes(b"no network")
-    rack = StyleRack({"a": style_file, "b": style_file, "bad": tmp_path / "bad.onnx"}, "cpu")
-    assert rack.session("a") is not None
-    assert rack.session("b") is None
-    rack.open_all(48, 64)
-    deadline = time.monotonic() + 20
-    while not (rack.session("b") and rack.errors) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert rack.session("b") is not None
-    assert "bad.onnx is not an ONNX file" in rack.errors["bad"]
-    rack.close()
-
-
-def test_no_display_is_said_before_opencv_would_abort(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delenv("DISPLAY", raising=False)
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(VideoError, match="neither DISPLAY nor WAYLAND_DISPLAY is set"):
-        displays.Window()
-    monkeypatch.setenv("DISPLAY", ":4711")
-    with pytest.raises(VideoError, match=r"no window can be opened: .*; --headless"):
-        displays.Window()
-
-
-def test_opencv_is_loaded_before_pyav_whose_libraries_would_hang_its_windows():
-    code = "import inference.film.sinks, sys; print([name for name in sys.modules if name in ('av', 'cv2')])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout == "['cv2', 'av']\n"
-
-
-@pytest.mark.skipif(not shutil.which("Xvfb"), reason="needs Xvfb")
-def test_a_real_window_opens_and_shows_frames(film, style_file, tmp_path):
-    read, write = os.pipe()
-    with subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write), "-screen", "0", "640x480x24"],
-        pass_fds=(write,),
-        stderr=subprocess.DEVNULL,
-    ) as server:
-        os.close(write)
-        with open(read) as numbers:  # closing it before the line is whole would end the server
-            number = numbers.readline().strip()
-        command = [sys.executable, str(ROOT / "allaprima.py"), "webcam", "-s", str(style_file), "--camera", str(film)]
-        environment = {**os.environ, "DISPLAY": f":{number}"}
-        try:
-            result = subprocess.run(
-                [*command, "--frames", "20"], env=environment, capture_output=True, text=True, timeout=60, check=False
-            )
-        finally:
-            server.terminate()
-    assert result.returncode == 0, result.stderr
-    assert "20 frames" in result.stdout
-    assert result.stderr.count("\n") == 1  # where it paints; nothing of OpenCV's or Qt's
-
-
-def test_virtual_camera_without_pyvirtualcam_says_how_to_install_it(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
-    code, _, err = run("webcam", "--headless", "--virtual-camera")
-    assert code == 1
-    assert "pip install pyvirtualcam" in err
 
 
 def test_virtual_camera_is_sent_every_frame_in_one_size(monkeypatch):

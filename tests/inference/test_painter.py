@@ -1,0 +1,37 @@
+"""The painter of films, frame by frame."""
+
+import numpy as np
+import pytest
+from fakes import SlowSession
+
+from inference.demo import paint_landscape
+from inference.painter import FilmPainter, StylizeOptions, stylize_frame
+from inference.session import StyleSession
+
+
+def paint(painter: FilmPainter, frame: np.ndarray, time_s: float) -> np.ndarray:
+    return painter.finish(frame, painter.stylize(frame), time_s)
+
+
+@pytest.mark.parametrize(
+    "options", [StylizeOptions(), StylizeOptions("luminance", strength=0.7), StylizeOptions(max_side_px=64)]
+)
+def test_the_painter_of_films_paints_as_the_painter_of_photos(style_file, options):
+    session = StyleSession(style_file)
+    frame = paint_landscape(90, 130)
+    painter = FilmPainter(session, options)
+    first = paint(painter, frame, 0.0).copy()
+    paint(painter, 255 - frame, 0.1)
+    again = paint(painter, frame, 0.2)
+    assert np.abs(again.astype(int) - first).mean() < 0.5  # nothing of the frame between is left but what hardly differed
+    np.testing.assert_array_equal(first, stylize_frame(session, frame, options))
+
+
+def test_a_frame_painted_small_keeps_the_contents_chroma_at_full_resolution():
+    rng = np.random.default_rng(0)
+    content = rng.integers(100, 150, (64, 64, 3), dtype=np.uint8)
+    painter = FilmPainter(SlowSession(level=0.5), StylizeOptions("luminance"))
+    painter.scale = 0.25
+    out = paint(painter, content, 0.0).astype(int)
+    assert painter.session.sizes == [(16, 16)]
+    np.testing.assert_array_equal(out[:, :, 0] - out[:, :, 1], content[:, :, 0].astype(int) - content[:, :, 1])
