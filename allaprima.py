@@ -108,7 +108,7 @@ def stylize(options: argparse.Namespace) -> int:
 
 def video(options: argparse.Namespace) -> int:
     from inference.console import catch_interrupt, film_progress
-    from inference.film.sinks import check_writable
+    from inference.film.sinks import check_film_writable
     from inference.film.video import VideoOptions, default_output, paint_video
     from inference.painter import StylizeOptions
     from inference.profile import Profile, bare_session_ms
@@ -119,7 +119,7 @@ def video(options: argparse.Namespace) -> int:
     if "://" in options.film:
         raise VideoError(f"{options.film} is an address; video paints files, webcam --camera takes addresses")
     output = Path(options.output) if options.output else default_output(source, style_name(options.style))
-    check_writable(output, options.overwrite, options.codec)  # before the style is opened
+    check_film_writable(output, options.overwrite, options.codec)  # before the style is opened
     session = StyleSession(path, options.device, shared=True)
     print(f"painting with {path} on {session.where}", file=sys.stderr)
     how = StylizeOptions(options.keep_color, strength=options.strength, max_side_px=options.max_side)
@@ -150,7 +150,7 @@ def video(options: argparse.Namespace) -> int:
 def webcam(options: argparse.Namespace) -> int:
     from inference.buffers import Buffers
     from inference.console import catch_interrupt
-    from inference.film.sinks import check_writable
+    from inference.film.sinks import check_film_writable
     from inference.live.cameras import CameraFeed, open_camera
     from inference.live.displays import VirtualCamera, Window, check_virtual_camera
     from inference.live.rack import StyleRack
@@ -159,7 +159,7 @@ def webcam(options: argparse.Namespace) -> int:
     from inference.styles import PREFERRED_LIVE, find_style, shipped_styles
 
     if options.record:
-        check_writable(Path(options.record), options.overwrite)
+        check_film_writable(Path(options.record), options.overwrite)
         if Path(options.record).exists() and Path(options.camera).exists() and Path(options.record).samefile(options.camera):
             raise VideoError(f"{options.record} is the film that plays as the camera; record to another file")
     if options.virtual_camera:

@@ -1,4 +1,4 @@
-"""One frame through a style: scaled to the size to be painted at, painted, scaled back, its colours kept, blended."""
+"""One frame through a style: scaled to the size to be painted at, painted, scaled back, its colors kept, blended."""
 
 import contextlib
 from collections.abc import Iterator
@@ -33,8 +33,8 @@ class StylizeOptions:
     max_side_px: int = 0
 
 
-def stylize_frame(session: StyleSession, content_frame: np.ndarray, options: StylizeOptions) -> np.ndarray:
-    """Paint one (H, W, 3) uint8 RGB frame; returns the same shape."""
+def paint_photo(session: StyleSession, content_frame: np.ndarray, options: StylizeOptions) -> np.ndarray:
+    """Paint one photo, (H, W, 3) uint8 RGB; returns the same shape."""
     height, width = content_frame.shape[:2]
     size = fitted(height, width, options.max_side_px)
     stylized_frame = session.stylize(_scaled(content_frame, size))
@@ -45,14 +45,14 @@ def stylize_frame(session: StyleSession, content_frame: np.ndarray, options: Sty
 
 class FilmPainter:
     """Paints the frames of a film or a camera one after the other, in buffers that are used again: what stands still, and
-    the colours' statistics, are kept steady.
+    the colors' statistics, are kept steady.
 
     Args:
         session: the style.
         profile: is told how long each stage takes.
     Attributes:
         session, strength, max_side_px: as in `StylizeOptions`; may be changed between two frames.
-        color: keeps the content's colours, steadily; its `mode` may be changed, too.
+        color: keeps the content's colors, steadily; its `mode` may be changed, too.
         scale: the frames are painted at this share of their size, 0 to 1.
     """
 
@@ -93,12 +93,12 @@ class FilmPainter:
     def finish(
         self, content_frame: np.ndarray, stylized_image: np.ndarray, time_s: float, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """The rest: back to the frame's size, colours, strength. May run in another thread than `stylize`, so that the
+        """The rest: back to the frame's size, colors, strength. May run in another thread than `stylize`, so that the
         network need not wait for it.
 
         Args:
             content_frame: (H, W, 3) uint8 RGB. stylized_image: what `stylize` made of it.
-            time_s: when it appears, in seconds from any beginning, for the colours' statistics.
+            time_s: when it appears, in seconds from any beginning, for the colors' statistics.
             out: where to write the result, else a new array; not `content_frame`.
         Returns:
             (H, W, 3) uint8 RGB.

@@ -1,4 +1,4 @@
-"""Picture files: read any common kind as a frame, write a frame back with what the file had besides its colours."""
+"""Picture files: read any common kind as a frame, write a frame back with what the file had besides its colors."""
 
 import io
 import math
@@ -27,7 +27,7 @@ FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
 MAX_WEBP_SIDE_PX = 16383
 
@@ -52,7 +52,7 @@ class Picture:
 
 
 def read_picture(path: str | Path, max_pixels: int = 0, draft_px: int = 0) -> Picture:
-    """Read a JPEG, PNG, WebP, TIFF or BMP file of any depth and colour mode.
+    """Read a JPEG, PNG, WebP, TIFF or BMP file of any depth and color mode.
 
     Args:
         path: the file.
@@ -77,7 +77,7 @@ def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > max(MAX_PIXELS, Image.MAX_IMAGE_PIXELS):
         Image.MAX_IMAGE_PIXELS = max_pixels  # never put back: another thread may be decoding
     try:
-        with Image.open(io.BytesIO(data), formats=READABLE) as image:
+        with Image.open(io.BytesIO(data), formats=READABLE_FORMATS) as image:
             if math.prod(image.size) > max_pixels:
                 raise PictureError(
                     f"{name} is {image.width}x{image.height} px, over the limit of {max_pixels} pixels; "
@@ -234,7 +234,7 @@ def _encode_deep(picture: Picture, suffix: str) -> bytes:
 
 
 def to_srgb(picture: Picture) -> Picture:
-    """A picture's colours as sRGB, without a profile."""
+    """A picture's colors as sRGB, without a profile."""
     if picture.icc_profile is None:
         return picture
     converted = _to_srgb(Image.fromarray(picture.frame), picture.icc_profile)

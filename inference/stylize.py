@@ -1,4 +1,4 @@
-"""Photos -> session -> colour -> files: what `allaprima stylize` does."""
+"""Photos -> session -> color -> files: what `allaprima stylize` does."""
 
 import glob
 import os
@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.painter import StylizeOptions, stylize_frame
+from inference.painter import StylizeOptions, paint_photo
 from inference.pictures import FORMATS, Picture, list_pictures, read_picture, write_picture
 from inference.session import StyleSession
 from models.errors import AllaPrimaError, PictureError, StyleError
@@ -123,7 +123,7 @@ def _run_job(
         if not overwrite and job.destination.exists():  # before the work, not after it
             raise PictureError(f"{job.destination} exists; give --overwrite to replace it, or another -o")
         picture = read_picture(job.source, max_pixels)
-        stylized_frame = stylize_frame(session, picture.frame, options)
+        stylized_frame = paint_photo(session, picture.frame, options)
         make_folder(job.destination.parent)
         write_picture(job.destination, Picture(stylized_frame, picture.alpha, picture.icc_profile), overwrite)
     except StyleError as error:

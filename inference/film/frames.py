@@ -1,4 +1,7 @@
-"""Video files as upright RGB frames with their own timestamps, and everything else in the file as it is."""
+"""Film files read: upright RGB frames with their own timestamps, and everything else in the file as it is.
+
+A frame is an array here as everywhere; what PyAV decodes is an `av_frame`.
+"""
 
 import contextlib
 import errno
@@ -20,9 +23,9 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from models.errors import VideoError
 
-UNSPECIFIED = 2  # of a colour space, primaries or transfer, in every standard that has the field
+UNSPECIFIED = 2  # of a color space, primaries or transfer, in every standard that has the field
 # Of H.273's matrix coefficients, those that the scaler knows; RGB (0) needs none.
-MATRICES = {
+COLORSPACES = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
     5: Colorspace.ITU624,
@@ -37,23 +40,23 @@ GONE = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)  # the disk or
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A frame of a film.
+class Moment:
+    """A moment of a film: a frame, when it is seen, and for how long.
 
     Attributes:
-        pixels: (H, W, 3) uint8 RGB, upright.
+        frame: (H, W, 3) uint8 RGB, upright.
         pts: when it appears, in units of the film's `time_base`, counted from its beginning.
         duration: how long it stays, in the same units; 0 where the file does not say.
     """
 
-    pixels: np.ndarray
+    frame: np.ndarray
     pts: int
     duration: int = 0
 
 
 @dataclass(frozen=True)
 class ColorTags:
-    """How a film's numbers mean colours: matrix, range, primaries and transfer as H.273 numbers them."""
+    """How a film's numbers mean colors: matrix, range, primaries and transfer as H.273 numbers them."""
 
     matrix: int = UNSPECIFIED
     range: int = 0
@@ -64,16 +67,16 @@ class ColorTags:
         """Matrix and range for the conversion; what is not said is guessed as players do, by the height."""
         guess = Colorspace.ITU709 if height >= 720 else Colorspace.SMPTE170M
         full = self.range == ColorRange.JPEG
-        return MATRICES.get(self.matrix, guess), ColorRange.JPEG if full else ColorRange.MPEG
+        return COLORSPACES.get(self.matrix, guess), ColorRange.JPEG if full else ColorRange.MPEG
 
 
 class ToRgb:
-    """From a decoder's frames to upright RGB, by what the first frame of a stream says.
+    """From what a decoder gives to upright RGB frames, by what the first of a stream says.
 
     Args:
-        first: the first frame.
+        first: the first one.
     Attributes:
-        height, width: of the upright frames. turned: whether they lie on their side in the file. tags: of the colours.
+        height, width: of the upright frames. turned: whether they lie on their side in the file. tags: of the colors.
         depth: bits a channel in the file. has_alpha: its transparency is not kept: white shows through.
     """
 
@@ -87,12 +90,12 @@ class ToRgb:
         self.tags = ColorTags(int(first.colorspace), int(first.color_range), int(first.color_primaries), int(first.color_trc))
         self._reformatter = VideoReformatter()
 
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8 RGB of the first frame's size; a view of the decoder's memory where it can be one."""
+    def __call__(self, av_frame: av.VideoFrame) -> np.ndarray:
+        """A frame, (H, W, 3) uint8 RGB of the first one's size; a view of the decoder's memory where it can be one."""
         height, width = self._coded
         matrix, color_range = self.tags.to_rgb(height)
         converted = self._reformatter.reformat(
-            frame,
+            av_frame,
             width,
             height,
             "rgba" if self.has_alpha else "rgb24",
@@ -101,16 +104,16 @@ class ToRgb:
             src_color_range=color_range,
             dst_color_range=ColorRange.JPEG,
         )
-        pixels = _packed_pixels(converted)
+        frame = _packed_pixels(converted)
         if self.has_alpha:
-            opaque = pixels[:, :, 3:].astype(np.float32) / 255.0
-            pixels = np.rint(pixels[:, :, :3] * opaque + 255.0 * (1.0 - opaque)).astype(np.uint8)
+            opaque = frame[:, :, 3:].astype(np.float32) / 255.0
+            frame = np.rint(frame[:, :, :3] * opaque + 255.0 * (1.0 - opaque)).astype(np.uint8)
         if self._mirrored:
-            pixels = np.asarray(cv2.flip(pixels, 1))
+            frame = np.asarray(cv2.flip(frame, 1))
         if self._turns:
             codes = (0, cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
-            pixels = np.asarray(cv2.rotate(pixels, codes[self._turns]))
-        return pixels
+            frame = np.asarray(cv2.rotate(frame, codes[self._turns]))
+        return frame
 
 
 class VideoReader:
@@ -120,7 +123,7 @@ class VideoReader:
         path: anything FFmpeg reads.
         start_s, duration_s: only this part; 0 for `duration_s` reads to the end.
     Attributes:
-        to_rgb: size, depth, colours and orientation of the frames.
+        to_rgb: size, depth, colors and orientation of the frames.
         time_base: seconds a unit of their timestamps. rate: frames a second, on average, as the file says.
         sample_aspect: width to height of a pixel, upright.
         length_s: what is to be read, as far as the file says, else None.
@@ -169,13 +172,13 @@ class VideoReader:
         self.metadata = dict(container.metadata)
         # Files begin at any time, transport streams at hours: the beginning of the whole file is ours, so sound keeps step.
         self._origin_s = Fraction(container.start_time or 0, av.time_base) + Fraction(self._start_s).limit_denominator(10**6)
-        first = self._first_frame()
+        first = self._first_av_frame()
         if first is None:
             damage = f"; {self.skipped} damaged packets or frames" if self.skipped else ""
             raise VideoError(f"{self.path} holds no frame that can be decoded{damage}")
         if self._start_s > 0 and first.pts is not None:
             self._reread(seek=True)
-            landed = self._first_frame()
+            landed = self._first_av_frame()
             # Without an index a seek may land behind the start, or nowhere; then the film is read through.
             well = landed is not None and landed.pts is not None and landed.pts * self.time_base <= self._origin_s
         else:
@@ -197,7 +200,7 @@ class VideoReader:
         left = max(0.0, whole - self._start_s)
         return min(left, self._duration_s) if self._duration_s else left
 
-    def _first_frame(self) -> av.VideoFrame | None:
+    def _first_av_frame(self) -> av.VideoFrame | None:
         return next((item for item in self._decode() if isinstance(item, av.VideoFrame)), None)
 
     def _reread(self, seek: bool) -> None:
@@ -212,10 +215,10 @@ class VideoReader:
         if seek:
             with contextlib.suppress(FFmpegError):
                 self._container.seek(int(self._origin_s * av.time_base), backward=True)
-        self._frames = self._decode()
+        self._items = self._decode()
 
-    def __iter__(self) -> Iterator[Frame | av.Packet]:
-        """Frames in the order of their time, and the packets of `others` between them, with `pts` and `dts` counted from
+    def __iter__(self) -> Iterator[Moment | av.Packet]:
+        """Moments in the order of their time, and the packets of `others` between them, with `pts` and `dts` counted from
         the same beginning."""
         origin = round(self._origin_s / self.time_base)
         length = self._duration_s / float(self.time_base) if self._duration_s else float("inf")
@@ -223,7 +226,7 @@ class VideoReader:
         expected = -self._start_s / float(self.time_base)
         last = -1
         unfinished = {stream.index for stream in self.others if stream.type == "audio"}
-        for item in self._frames:
+        for item in self._items:
             if isinstance(item, av.Packet):
                 time_s = self._shift_(item)
                 if time_s is None or time_s < 0 < self._start_s:
@@ -245,7 +248,7 @@ class VideoReader:
                 self.skipped += 1
             elif pts >= 0:  # else decoded only to get to the start
                 last = pts
-                yield Frame(self.to_rgb(item), pts, int(item.duration or 0))
+                yield Moment(self.to_rgb(item), pts, int(item.duration or 0))
 
     def _shift_(self, packet: av.Packet) -> float | None:
         """Count a packet's time from the film's beginning; returns it in seconds, None where the file does not say."""
@@ -269,18 +272,18 @@ class VideoReader:
                             yield packet
                         continue
                     try:
-                        frames: list[Any] = packet.decode()
+                        av_frames: list[Any] = packet.decode()
                     except FileEnd:
                         continue
                     except FFmpegError:
                         self.skipped += 1
                         continue
-                    for frame in frames:
-                        if frame.is_corrupt:
+                    for av_frame in av_frames:
+                        if av_frame.is_corrupt:
                             self.skipped += 1
                             continue
                         failures = 0
-                        yield frame
+                        yield av_frame
                 return
             except FileEnd:
                 return
@@ -305,17 +308,17 @@ def _kind(stream: Any) -> str:
     return "cover picture" if stream.disposition & Disposition.attached_pic else str(stream.type)
 
 
-def _packed_pixels(frame: av.VideoFrame) -> np.ndarray:
-    """A packed frame's pixels, (H, W, channels) uint8, without a copy unless its rows lie apart."""
-    plane: Any = frame.planes[0]
-    channels = len(frame.format.components)
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width * channels]
-    return np.ascontiguousarray(rows).reshape(frame.height, frame.width, channels)
+def _packed_pixels(av_frame: av.VideoFrame) -> np.ndarray:
+    """What one of a packed format holds, (H, W, channels) uint8, without a copy unless its rows lie apart."""
+    plane: Any = av_frame.planes[0]
+    channels = len(av_frame.format.components)
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: av_frame.height, : av_frame.width * channels]
+    return np.ascontiguousarray(rows).reshape(av_frame.height, av_frame.width, channels)
 
 
-def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
-    """Quarter turns clockwise that make a frame upright, and whether it is mirrored left to right before them."""
-    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+def _orientation(av_frame: av.VideoFrame) -> tuple[int, bool]:
+    """Quarter turns clockwise that make it upright, and whether it is mirrored left to right before them."""
+    side_data: Any = av_frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return 0, False
     a, b, _, c, d, *_ = np.frombuffer(bytes(side_data)[:36], np.int32) / 65536.0

@@ -1,4 +1,4 @@
-"""Where frames go: a video file, a window, a virtual camera."""
+"""Film files written: frames in, with what a format and this machine's encoders can do."""
 
 import contextlib
 import dataclasses
@@ -17,13 +17,13 @@ from av.error import FFmpegError
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from inference.atomic import AtomicFile
-from inference.film.frames import MATRICES, UNSPECIFIED, ColorTags
+from inference.film.frames import COLORSPACES, UNSPECIFIED, ColorTags
 from inference.pictures import check_folder
 from models.errors import VideoError
 
 os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a page when it starts; errors only
 
-FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+FILM_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 CODECS = ("auto", "h264", "hevc", "av1")
 # Hardware first, where it really opens; the last of each is software that always does.
 ENCODERS = {
@@ -43,7 +43,7 @@ class VideoWriter:
         rate: frames a second, on average. time_base: seconds a unit of the timestamps.
         codec: one of `CODECS`; "auto" is H.264, AV1 in .webm.
         quality: 1 to 100, more is better and larger.
-        tags: how to encode colours; None for BT.709, limited range.
+        tags: how to encode colors; None for BT.709, limited range.
         sample_aspect: width to height of a pixel.
         others: streams of a source whose packets will be passed on; those that the format cannot hold are left out.
         metadata: of the whole file.
@@ -72,13 +72,13 @@ class VideoWriter:
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
-        check_writable(self.path, overwrite, codec)
-        container_format = FORMATS[self.path.suffix.lower()]
+        check_film_writable(self.path, overwrite, codec)
+        container_format = FILM_FORMATS[self.path.suffix.lower()]
         if codec == "auto":
             codec = "av1" if container_format == "webm" else "h264"
         self._tags = tags or ColorTags(1, int(ColorRange.MPEG), 1, 1)
         self._matrix, self._range = self._tags.to_rgb(height)
-        if self._tags.matrix not in (*MATRICES, UNSPECIFIED):  # RGB, say, which these pixels will not be
+        if self._tags.matrix not in (*COLORSPACES, UNSPECIFIED):  # RGB, say, which these pixels will not be
             self._tags = dataclasses.replace(self._tags, matrix=int(self._matrix))
         # Chroma at half resolution needs even sides, except in AV1; full chroma needs nothing.
         self.pixel_format = "yuv444p" if codec != "av1" and (height % 2 or width % 2) else "yuv420p"
@@ -125,16 +125,16 @@ class VideoWriter:
             self.abort()
             raise
 
-    def write(self, pixels: np.ndarray, pts: int, duration: int = 0) -> None:
+    def write(self, frame: np.ndarray, pts: int, duration: int = 0) -> None:
         """Encode a frame, (H, W, 3) uint8 RGB; `pts` grows from call to call.
 
         Raises:
             VideoError: the disk is full, ...
         """
         try:
-            frame = av.VideoFrame.from_numpy_buffer(pixels, format="rgb24")  # no copy; done with when this returns
-            frame = self._reformatter.reformat(
-                frame,
+            av_frame = av.VideoFrame.from_numpy_buffer(frame, format="rgb24")  # no copy; done with when this returns
+            av_frame = self._reformatter.reformat(
+                av_frame,
                 format=self.pixel_format,
                 src_colorspace=self._matrix,
                 dst_colorspace=self._matrix,
@@ -142,11 +142,11 @@ class VideoWriter:
                 dst_color_range=self._range,
             )
             tags = self._tags
-            frame.colorspace, frame.color_primaries, frame.color_trc = tags.matrix, tags.primaries, tags.transfer
-            frame.pts, frame.time_base = pts, self.time_base
+            av_frame.colorspace, av_frame.color_primaries, av_frame.color_trc = tags.matrix, tags.primaries, tags.transfer
+            av_frame.pts, av_frame.time_base = pts, self.time_base
             if duration:
-                frame.duration = duration
-            self._container.mux(self._stream.encode(frame))
+                av_frame.duration = duration
+            self._container.mux(self._stream.encode(av_frame))
         except (FFmpegError, OSError) as error:
             raise self._failure(error) from error
         self.frames += 1
@@ -210,11 +210,11 @@ class VideoWriter:
             self.abort()
 
 
-def check_writable(path: Path, overwrite: bool, codec: str = "auto") -> None:
+def check_film_writable(path: Path, overwrite: bool, codec: str = "auto") -> None:
     """Raises VideoError where such a video of this name cannot be written, as far as can be told before."""
-    if path.suffix.lower() not in FORMATS:
-        raise VideoError(f'{path}: no video format for "{path.suffix}"; one of {", ".join(FORMATS)} is wanted')
-    container_format = FORMATS[path.suffix.lower()]
+    if path.suffix.lower() not in FILM_FORMATS:
+        raise VideoError(f'{path}: no video format for "{path.suffix}"; one of {", ".join(FILM_FORMATS)} is wanted')
+    container_format = FILM_FORMATS[path.suffix.lower()]
     if container_format == "mov" and codec == "av1":
         raise VideoError(f"{path}: .mov holds no AV1; take .mp4, .mkv or .webm, or another --codec")
     if container_format == "webm" and codec not in ("auto", "av1"):
@@ -274,7 +274,7 @@ def encoder_options(name: str, quality: int) -> dict[str, str]:
         # alone, with two threads 27 %; medians of five turns).
         return {"crf": str(crf), "preset": "superfast", "threads": str(max(1, (os.cpu_count() or 2) // 2))}
     if name == "libx265":
-        # With B-frames, x265 4.2 gives films shorter than its look-ahead decoding times from uninitialised memory.
+        # With B-frames, x265 4.2 gives films shorter than its look-ahead decoding times from uninitialized memory.
         return {"crf": str(crf), "preset": "superfast", "x265-params": "log-level=error:bframes=0"}
     if name == "libsvtav1":
         return {"crf": str(max(1, round(crf * 63 / 51))), "preset": "10"}

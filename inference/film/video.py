@@ -11,8 +11,8 @@ from typing import Any
 import av
 import numpy as np
 
-from inference.film.frames import Frame, VideoReader
-from inference.film.sinks import FORMATS, QUALITY, VideoWriter, check_writable
+from inference.film.frames import Moment, VideoReader
+from inference.film.sinks import FILM_FORMATS, QUALITY, VideoWriter, check_film_writable
 from inference.painter import FilmPainter, StylizeOptions, one_opencv_thread
 from inference.profile import Profile
 from inference.session import StyleSession
@@ -55,7 +55,7 @@ class VideoReport:
 
 def default_output(source: Path, style_name: str) -> Path:
     """`clip_style.mp4` beside the film; a .mov, .mkv or .webm stays one."""
-    suffix = source.suffix.lower() if source.suffix.lower() in FORMATS else ".mp4"
+    suffix = source.suffix.lower() if source.suffix.lower() in FILM_FORMATS else ".mp4"
     return source.with_name(f"{source.stem}_{style_name}{suffix}")
 
 
@@ -84,7 +84,7 @@ def paint_video(
     Raises:
         Interrupted: stopped before the first frame. VideoError: a film that cannot be read or written; nothing is left behind.
     """
-    check_writable(output, overwrite)
+    check_film_writable(output, overwrite)
     profile = profile or Profile()
     start = time.perf_counter()
     with one_opencv_thread(), VideoReader(source, options.start_s, options.duration_s) as reader:
@@ -112,8 +112,8 @@ def paint_video(
             write = _Stage(lambda _, get: _write(writer, get, painter, profile), "write")
             try:
                 while (item := read.get(stopped)) is not None:
-                    if isinstance(item, Frame):
-                        item = (item, painter.stylize(item.pixels))
+                    if isinstance(item, Moment):
+                        item = (item, painter.stylize(item.frame))
                         report.frames += 1
                         progress(report.frames, float(item[0].pts * reader.time_base), reader.length_s)
                     write.put(item)
@@ -146,7 +146,7 @@ def _read(reader: VideoReader, put: Callable[[Any], None], profile: Profile) -> 
     while True:
         start = time.perf_counter()
         item = next(items, None)
-        if isinstance(item, Frame):
+        if isinstance(item, Moment):
             profile.add("read", 1000.0 * (time.perf_counter() - start))
         put(item)
         if item is None:
@@ -154,16 +154,17 @@ def _read(reader: VideoReader, put: Callable[[Any], None], profile: Profile) -> 
 
 
 def _write(writer: VideoWriter, get: Callable[[], Any], painter: FilmPainter, profile: Profile) -> None:
-    """Packets, and frames of the film with their stylized images, until None."""
-    pixels: np.ndarray | None = None
+    """Packets, and moments of the film with their stylized images, until None."""
+    stylized_frame: np.ndarray | None = None
     while (item := get()) is not None:
         if isinstance(item, av.Packet):
             writer.mux(item)
             continue
-        frame, stylized_image = item
-        pixels = painter.finish(frame.pixels, stylized_image, float(frame.pts * writer.time_base), pixels)
+        moment, stylized_image = item
+        time_s = float(moment.pts * writer.time_base)
+        stylized_frame = painter.finish(moment.frame, stylized_image, time_s, stylized_frame)
         with profile.stage("write"):
-            writer.write(pixels, frame.pts, frame.duration)
+            writer.write(stylized_frame, moment.pts, moment.duration)
 
 
 def _notes(reader: VideoReader, writer: VideoWriter) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 from av.error import FFmpegError, InvalidDataError
 
 from inference.buffers import Buffers
-from inference.film.frames import Frame, ToRgb, VideoReader
+from inference.film.frames import Moment, ToRgb, VideoReader
 from inference.pictures import fitted_within
 from inference.profile import Profile
 from models.errors import VideoError
@@ -130,10 +130,10 @@ class FileCamera:
     def read(self) -> np.ndarray | None:
         while not self._closed.is_set():
             item = next(self._items, None)
-            if isinstance(item, Frame):
+            if isinstance(item, Moment):
                 self._wait_for(float(item.pts * self._reader.time_base))
                 self._seen += 1
-                return _fit(item.pixels, self._size, self._buffers)
+                return _shrunk(item.frame, self._size, self._buffers)
             if item is None:
                 self._rewind()
         return None
@@ -179,7 +179,7 @@ class StreamCamera:
         if not self._container.streams.video:
             self._container.close()
             raise VideoError(f"camera {address} cannot be opened: there is no video in it")
-        self._frames = self._decode()
+        self._av_frames = self._decode()
         self._to_rgb: ToRgb | None = None
 
     def _decode(self) -> Iterator[av.VideoFrame]:
@@ -189,13 +189,13 @@ class StreamCamera:
 
     def read(self) -> np.ndarray | None:
         try:
-            frame = next(self._frames, None)
+            av_frame = next(self._av_frames, None)
         except (FFmpegError, OSError):
             return None
-        if frame is None:
+        if av_frame is None:
             return None
-        self._to_rgb = self._to_rgb or ToRgb(frame)
-        return _fit(self._to_rgb(frame), self._size, self._buffers)
+        self._to_rgb = self._to_rgb or ToRgb(av_frame)
+        return _shrunk(self._to_rgb(av_frame), self._size, self._buffers)
 
     def close(self) -> None:
         self._container.close()
@@ -240,7 +240,7 @@ def cameras_found() -> str:
     return "no camera was found; --camera FILE plays a film as if it were one"
 
 
-def _fit(frame: np.ndarray, size: tuple[int, int] | None, buffers: Buffers) -> np.ndarray:
+def _shrunk(frame: np.ndarray, size: tuple[int, int] | None, buffers: Buffers) -> np.ndarray:
     if size is None:
         return frame
     height, width = fitted_within(frame.shape[0], frame.shape[1], *size)

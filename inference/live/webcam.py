@@ -76,7 +76,7 @@ class Sketch:
 
 @dataclass(frozen=True)
 class Painting:
-    """A sketch finished: `stylized_frame` has the content's size, and its colours where they are kept."""
+    """A sketch finished: `stylized_frame` has the content's size, and its colors where they are kept."""
 
     content_frame: np.ndarray
     stylized_frame: np.ndarray

@@ -5,7 +5,7 @@ import pytest
 from fakes import SlowSession
 
 from inference.demo import paint_landscape
-from inference.painter import FilmPainter, StylizeOptions, stylize_frame
+from inference.painter import FilmPainter, StylizeOptions, paint_photo
 from inference.session import StyleSession
 
 
@@ -24,7 +24,7 @@ def test_the_painter_of_films_paints_as_the_painter_of_photos(style_file, option
     paint(painter, 255 - frame, 0.1)
     again = paint(painter, frame, 0.2)
     assert np.abs(again.astype(int) - first).mean() < 0.5  # nothing of the frame between is left but what hardly differed
-    np.testing.assert_array_equal(first, stylize_frame(session, frame, options))
+    np.testing.assert_array_equal(first, paint_photo(session, frame, options))
 
 
 def test_a_frame_painted_small_keeps_the_contents_chroma_at_full_resolution():

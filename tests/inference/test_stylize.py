@@ -14,9 +14,10 @@ import pytest
 from PIL import Image, ImageCms
 
 from inference import pictures
+from inference.painter import StylizeOptions, paint_photo
 from inference.pictures import FORMATS, read_picture
 from inference.session import StyleSession
-from inference.stylize import Job, StylizeOptions, plan_jobs, run_jobs, stylize_frame
+from inference.stylize import Job, plan_jobs, run_jobs
 from models.errors import PictureError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_strength_0_is_the_photo_and_1_the_painting(style_file, landscape):
     session = StyleSession(style_file)
-    np.testing.assert_array_equal(stylize_frame(session, landscape, StylizeOptions(strength=0.0)), landscape)
-    np.testing.assert_array_equal(stylize_frame(session, landscape, StylizeOptions()), session.stylize(landscape))
+    np.testing.assert_array_equal(paint_photo(session, landscape, StylizeOptions(strength=0.0)), landscape)
+    np.testing.assert_array_equal(paint_photo(session, landscape, StylizeOptions()), session.stylize(landscape))
 
 
 def test_max_side_paints_small_and_gives_the_photos_size(style_file, landscape, monkeypatch):
@@ -33,8 +34,8 @@ def test_max_side_paints_small_and_gives_the_photos_size(style_file, landscape, 
     sizes = []
     paint = session.stylize
     monkeypatch.setattr(session, "stylize", lambda frame: (sizes.append(frame.shape), paint(frame))[1])
-    assert stylize_frame(session, landscape, StylizeOptions(max_side_px=80)).shape == landscape.shape
-    assert stylize_frame(session, landscape, StylizeOptions(max_side_px=999)).shape == landscape.shape
+    assert paint_photo(session, landscape, StylizeOptions(max_side_px=80)).shape == landscape.shape
+    assert paint_photo(session, landscape, StylizeOptions(max_side_px=999)).shape == landscape.shape
     assert sizes == [(60, 80, 3), (120, 160, 3)]
 
 

@@ -15,7 +15,7 @@ import pytest
 from av.stream import Disposition
 from films import drifting, packets_of, read_film, write_film
 
-from inference.film.frames import Frame, VideoReader
+from inference.film.frames import Moment, VideoReader
 from inference.film.sinks import VideoWriter, encoder_opens
 from inference.film.video import VideoOptions, VideoReport, paint_video
 from inference.painter import StylizeOptions
@@ -105,10 +105,10 @@ def test_a_mirrored_film_is_mirrored(tmp_path):
     frames = drifting(2)
     source = write_film(tmp_path / "a.mp4", frames, rotation=90, hflip=True)
     with VideoReader(source) as reader:
-        [first, _] = [item for item in reader if isinstance(item, Frame)]
+        [first, _] = [item for item in reader if isinstance(item, Moment)]
     # FFmpeg's hflip is applied to the film as it is shown, so after the turn.
     shown = [np.rot90(frames[0])[:, ::-1], np.rot90(frames[0][:, ::-1])]
-    assert max(psnr(first.pixels, each) for each in shown) > 30
+    assert max(psnr(first.frame, each) for each in shown) > 30
 
 
 @pytest.mark.parametrize(
@@ -470,8 +470,8 @@ def test_a_film_painted_frame_by_frame_is_the_photos_painting(tmp_path, style_fi
     painted = []
     with VideoReader(source) as reader:
         for item in reader:
-            assert isinstance(item, Frame)
-            painted.append(session.stylize(item.pixels))
+            assert isinstance(item, Moment)
+            painted.append(session.stylize(item.frame))
     np.testing.assert_array_equal(painted[0], session.stylize(frames[0]))
     paint(source, tmp_path / "b.mp4", session)
     assert psnr(read_film(tmp_path / "b.mp4")[0][1], painted[1]) > 25
@@ -577,7 +577,7 @@ def test_a_stop_before_the_first_frame_is_an_interrupt_and_leaves_nothing(tmp_pa
 
 
 def test_hevc_in_mp4_carries_the_tag_that_apple_plays_and_short_films_are_written_too(tmp_path):
-    for count in (1, 2, 3, 2, 2, 1, 5):  # x265 read uninitialised memory here, not every time
+    for count in (1, 2, 3, 2, 2, 1, 5):  # x265 read uninitialized memory here, not every time
         source = write_film(tmp_path / "a.mp4", drifting(count))
         paint_video(source, tmp_path / "b.mp4", Copier(), StylizeOptions(), VideoOptions("hevc"), overwrite=True)
         assert b"hvc1" in (tmp_path / "b.mp4").read_bytes()
