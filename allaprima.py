@@ -88,7 +88,7 @@ def stylize(options: argparse.Namespace) -> int:
     at_once = min(len(jobs), options.jobs or os.cpu_count() or 1)
     session = StyleSession(path, options.device, shared=at_once > 1)
     print(f"painting with {path} on {session.where}", file=sys.stderr)
-    results = run_jobs(jobs, session, how, options.overwrite, options.max_pixels, at_once)
+    results = run_jobs(jobs, session, how, overwrite=options.overwrite, max_pixels=options.max_pixels, at_once=at_once)
     if len(jobs) > 1 and sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track  # a single photo need not wait for it
@@ -131,7 +131,18 @@ def video(options: argparse.Namespace) -> int:
 
     with catch_interrupt() as received, film_progress() as progress:
         stopped = lambda: received  # noqa: E731
-        report = paint_video(source, output, session, how, what, options.overwrite, stopped, progress, profile, say)
+        report = paint_video(
+            source,
+            output,
+            session,
+            how=how,
+            options=what,
+            overwrite=options.overwrite,
+            stopped=stopped,
+            progress=progress,
+            profile=profile,
+            say=say,
+        )
     if report.skipped:
         text = f"{source}: {report.skipped} damaged packets or frames were skipped; what follows keeps its time"
         print(f"allaprima: {text}", file=sys.stderr)
@@ -174,18 +185,22 @@ def webcam(options: argparse.Namespace) -> int:
     feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
     print(f"painting with {rack.first.path} on {rack.first.where}", file=sys.stderr)
     controls = Controls(keep_color=options.keep_color, strength=options.strength)
+
+    def open_virtual_camera(height: int, width: int) -> VirtualCamera:
+        return VirtualCamera(height, width, options.target_fps or 30.0)
+
     live = Webcam(
         feed,
         rack,
         buffers,
         controls,
-        options.target_fps,
-        window,
-        Path(options.record) if options.record else None,
-        (lambda height, width: VirtualCamera(height, width, options.target_fps or 30.0)) if options.virtual_camera else None,
-        options.overwrite,
-        profile,
-        lambda text: print(text, file=sys.stderr),
+        target_fps=options.target_fps,
+        display=window,
+        record=Path(options.record) if options.record else None,
+        virtual_camera=open_virtual_camera if options.virtual_camera else None,
+        overwrite=options.overwrite,
+        profile=profile,
+        say=lambda text: print(text, file=sys.stderr),
     )
     try:
         with catch_interrupt() as received:

@@ -84,6 +84,7 @@ def run_jobs(
     jobs: Iterable[Job],
     session: StyleSession,
     options: StylizeOptions,
+    *,
     overwrite: bool = False,
     max_pixels: int = 0,
     at_once: int = 1,
@@ -101,7 +102,7 @@ def run_jobs(
     ahead = deque[tuple[Job, Future[AllaPrimaError | None]]]()  # only the threads hold pictures
     try:
         for job in jobs:
-            ahead.append((job, pool.submit(_run_job, job, session, options, overwrite, max_pixels)))
+            ahead.append((job, pool.submit(_run_job, job, session, options, overwrite=overwrite, max_pixels=max_pixels)))
             if len(ahead) > 8 * at_once:  # while a large photo is painted, the small ones after it go on
                 job, future = ahead.popleft()
                 yield job, future.result()
@@ -117,7 +118,7 @@ def run_jobs(
 
 
 def _run_job(
-    job: Job, session: StyleSession, options: StylizeOptions, overwrite: bool, max_pixels: int
+    job: Job, session: StyleSession, options: StylizeOptions, *, overwrite: bool, max_pixels: int
 ) -> AllaPrimaError | None:
     try:
         if not overwrite and job.destination.exists():  # before the work, not after it

@@ -59,6 +59,7 @@ class VideoWriter:
     def __init__(
         self,
         path: str | Path,
+        *,
         height: int,
         width: int,
         rate: Fraction,
@@ -85,8 +86,15 @@ class VideoWriter:
         self.time_base, self._rate = time_base, rate
         # Encoders refuse the rates of 1000 that files of variable rate claim; it is the timestamps that count.
         rate = rate if 1 <= rate <= 240 else Fraction(30)
-        shape = (height, width, self.pixel_format, time_base, rate)
-        self.encoder = find_encoder(codec, quality, *shape)
+        self.encoder = find_encoder(
+            codec,
+            quality=quality,
+            height=height,
+            width=width,
+            pixel_format=self.pixel_format,
+            time_base=time_base,
+            rate=rate,
+        )
         self.frames, self.end_s = 0, 0.0
         self._reformatter = VideoReformatter()
         self._overwrite = overwrite
@@ -107,15 +115,7 @@ class VideoWriter:
             context.color_primaries, context.color_trc = self._tags.primaries, self._tags.transfer
             if codec == "hevc" and container_format in ("mp4", "mov"):
                 context.codec_tag = "hvc1"  # QuickTime, Safari and iOS play no other
-            self._others: dict[int, Any] = {}
-            self.left_out = []
-            for stream in others:
-                if _fits(container_format, stream):
-                    self._others[stream.index] = self._container.add_stream_from_template(stream)
-                    self._others[stream.index].metadata.update(stream.metadata)
-                else:
-                    name = stream.codec_context.name if stream.codec_context else "of an unknown codec"
-                    self.left_out.append(f"{stream.type} ({name})")
+            self._add_others(others, container_format)
             with quiet_stderr():
                 self._container.start_encoding()
         except (FFmpegError, OSError, ValueError) as error:
@@ -124,6 +124,17 @@ class VideoWriter:
         except BaseException:
             self.abort()
             raise
+
+    def _add_others(self, others: Sequence[Any], container_format: str) -> None:
+        self._others: dict[int, Any] = {}
+        self.left_out = []
+        for stream in others:
+            if _fits(container_format, stream):
+                self._others[stream.index] = self._container.add_stream_from_template(stream)
+                self._others[stream.index].metadata.update(stream.metadata)
+            else:
+                name = stream.codec_context.name if stream.codec_context else "of an unknown codec"
+                self.left_out.append(f"{stream.type} ({name})")
 
     def write(self, frame: np.ndarray, pts: int, duration: int = 0) -> None:
         """Encode a frame, (H, W, 3) uint8 RGB; `pts` grows from call to call.
@@ -225,7 +236,7 @@ def check_film_writable(path: Path, overwrite: bool, codec: str = "auto") -> Non
 
 
 def find_encoder(
-    codec: str, quality: int, height: int, width: int, pixel_format: str, time_base: Fraction, rate: Fraction
+    codec: str, *, quality: int, height: int, width: int, pixel_format: str, time_base: Fraction, rate: Fraction
 ) -> str:
     """The first encoder of a codec that opens on this machine for such frames.
 
@@ -234,7 +245,15 @@ def find_encoder(
     """
     with quiet_stderr():
         for name in ENCODERS[codec]:
-            if encoder_opens(name, height, width, pixel_format, time_base, rate, encoder_options(name, quality)):
+            if encoder_opens(
+                name,
+                height=height,
+                width=width,
+                pixel_format=pixel_format,
+                time_base=time_base,
+                rate=rate,
+                options=encoder_options(name, quality),
+            ):
                 return name
     raise VideoError(
         f"no {codec} encoder opens for {width}x{height} px ({', '.join(ENCODERS[codec])} were tried); another --codec may work"
@@ -243,6 +262,7 @@ def find_encoder(
 
 def encoder_opens(
     name: str,
+    *,
     height: int = 480,
     width: int = 640,
     pixel_format: str = "yuv420p",

@@ -16,7 +16,7 @@ from inference.film.sinks import FILM_FORMATS, QUALITY, VideoWriter, check_film_
 from inference.painter import FilmPainter, StylizeOptions, one_opencv_thread
 from inference.profile import Profile
 from inference.session import StyleSession
-from models.errors import Interrupted, VideoError
+from models.errors import AllaPrimaError, Interrupted, VideoError
 
 AHEAD = 2  # frames between two stages at most; a frame of 4K takes 25 MB, its stylized image 100
 
@@ -63,6 +63,7 @@ def paint_video(
     source: Path,
     output: Path,
     session: StyleSession,
+    *,
     how: StylizeOptions,
     options: VideoOptions,
     overwrite: bool = False,
@@ -90,47 +91,16 @@ def paint_video(
     with one_opencv_thread(), VideoReader(source, options.start_s, options.duration_s) as reader:
         if output.exists() and output.samefile(source):
             raise VideoError(f"{output} is the film to be painted; give another -o")
-        with VideoWriter(
-            output,
-            reader.to_rgb.height,
-            reader.to_rgb.width,
-            reader.rate,
-            reader.time_base,
-            options.codec,
-            options.quality,
-            reader.to_rgb.tags,
-            reader.sample_aspect,
-            reader.others,
-            reader.metadata,
-            overwrite,
-        ) as writer:
+        with _open_writer(output, reader, options, overwrite) as writer:
             report = VideoReport(writer.encoder, notes=_notes(reader, writer))
             for note in report.notes:
                 say(note)
             painter = FilmPainter(session, how, profile)
-            read = _Stage(lambda put, _: _read(reader, put, profile), "read")
-            write = _Stage(lambda _, get: _write(writer, get, painter, profile), "write")
-            try:
-                while (item := read.get(stopped)) is not None:
-                    if isinstance(item, Moment):
-                        item = (item, painter.stylize(item.frame))
-                        report.frames += 1
-                        progress(report.frames, float(item[0].pts * reader.time_base), reader.length_s)
-                    write.put(item)
-                report.whole = not stopped()
-                if not report.whole:
-                    writer.keep_existing()
-                if not report.frames and not report.whole:
-                    raise Interrupted("stopped before the first frame was painted; nothing is written")
-                if not report.frames:
-                    part = f"within {options.duration_s:g} s from {options.start_s:g} s on" if options.duration_s else ""
-                    part = part or f"from {options.start_s:g} s on"
-                    raise VideoError(f"{source} has no frame {part}")
-                write.put(None)
-                write.join()
-            finally:
-                read.stop()
-                write.stop()
+            _paint(reader, writer, painter, report, profile=profile, stopped=stopped, progress=progress)
+            if not report.whole:
+                writer.keep_existing()
+            if not report.frames:
+                raise _why_nothing(source, options, report.whole)
             if reader.gave_up:
                 report.notes += ("what follows could not be read at all",)
                 say(report.notes[-1])
@@ -139,6 +109,61 @@ def paint_video(
         report.output = writer.path
     report.wall_s = time.perf_counter() - start
     return report
+
+
+def _open_writer(output: Path, reader: VideoReader, options: VideoOptions, overwrite: bool) -> VideoWriter:
+    """For a film like the one that is read."""
+    return VideoWriter(
+        output,
+        height=reader.to_rgb.height,
+        width=reader.to_rgb.width,
+        rate=reader.rate,
+        time_base=reader.time_base,
+        codec=options.codec,
+        quality=options.quality,
+        tags=reader.to_rgb.tags,
+        sample_aspect=reader.sample_aspect,
+        others=reader.others,
+        metadata=reader.metadata,
+        overwrite=overwrite,
+    )
+
+
+def _paint(
+    reader: VideoReader,
+    writer: VideoWriter,
+    painter: FilmPainter,
+    report: VideoReport,
+    *,
+    profile: Profile,
+    stopped: Callable[[], object],
+    progress: Callable[[int, float, float | None], None],
+) -> None:
+    """Read, paint and write at the same time; fills in the report's `frames` and `whole`."""
+    read = _Stage(lambda put, _: _read(reader, put, profile), "read")
+    write = _Stage(lambda _, get: _write(writer, get, painter, profile), "write")
+    try:
+        while (item := read.get(stopped)) is not None:
+            if isinstance(item, Moment):
+                item = (item, painter.stylize(item.frame))
+                report.frames += 1
+                progress(report.frames, float(item[0].pts * reader.time_base), reader.length_s)
+            write.put(item)
+        report.whole = not stopped()
+        if report.frames:
+            write.put(None)
+            write.join()
+    finally:
+        read.stop()
+        write.stop()
+
+
+def _why_nothing(source: Path, options: VideoOptions, whole: bool) -> AllaPrimaError:
+    """Why no frame was painted."""
+    if not whole:
+        return Interrupted("stopped before the first frame was painted; nothing is written")
+    within = f"within {options.duration_s:g} s " if options.duration_s else ""
+    return VideoError(f"{source} has no frame {within}from {options.start_s:g} s on")
 
 
 def _read(reader: VideoReader, put: Callable[[Any], None], profile: Profile) -> None:

@@ -29,7 +29,9 @@ class Recorder:
     def __init__(self, path: Path, height: int, width: int, overwrite: bool = False) -> None:
         self.path, self.dropped = path, 0
         self.error: VideoError | None = None
-        self._writer = VideoWriter(path, height, width, Fraction(30), Fraction(1, 1000), overwrite=overwrite)
+        self._writer = VideoWriter(
+            path, height=height, width=width, rate=Fraction(30), time_base=Fraction(1, 1000), overwrite=overwrite
+        )
         self._size = (width, height)
         self._queue: queue.Queue[tuple[np.ndarray, float] | None] = queue.Queue(RECORDING_QUEUE)
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)

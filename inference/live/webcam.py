@@ -57,7 +57,7 @@ class Controls:
     quit: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sketch:
     """What the network made of a frame.
 
@@ -127,6 +127,7 @@ class Webcam:
         rack: StyleRack,
         buffers: Buffers,
         controls: Controls,
+        *,
         target_fps: float = 0.0,
         display: Display | None = None,
         record: Path | None = None,
@@ -252,7 +253,14 @@ class Webcam:
                 content = np.asarray(cv2.flip(shot.frame, 1)) if self.controls.mirror else shot.frame
                 stylized_image = self._painter.stylize(content)
                 end_s = time.perf_counter()
-                replaced = self._sketches.put(Sketch(content, stylized_image, shot.time_s, end_s, showing))
+                sketch = Sketch(
+                    content_frame=content,
+                    stylized_image=stylized_image,
+                    shot_s=shot.time_s,
+                    painted_s=end_s,
+                    style=showing,
+                )
+                replaced = self._sketches.put(sketch)
                 if replaced is not None:
                     self.report.dropped += 1
                     self._buffers.give(replaced.content_frame)

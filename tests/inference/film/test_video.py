@@ -43,7 +43,7 @@ class Copier(Inverter):
 
 
 def paint(source: Path, output: Path, session=None, **options) -> VideoReport:
-    return paint_video(source, output, session or Copier(), StylizeOptions(), VideoOptions(quality=100, **options))
+    return paint_video(source, output, session or Copier(), how=StylizeOptions(), options=VideoOptions(quality=100, **options))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -316,9 +316,9 @@ def test_nothing_is_overwritten_and_the_film_itself_never(tmp_path):
         paint(source, tmp_path / "b.mp4")
     assert (tmp_path / "b.mp4").read_text() == "precious"
     with pytest.raises(VideoError, match="is the film to be painted"):
-        paint_video(source, source, Copier(), StylizeOptions(), VideoOptions(), overwrite=True)
+        paint_video(source, source, Copier(), how=StylizeOptions(), options=VideoOptions(), overwrite=True)
     assert source.read_bytes() == before
-    paint_video(source, tmp_path / "b.mp4", Copier(), StylizeOptions(), VideoOptions(), overwrite=True)
+    paint_video(source, tmp_path / "b.mp4", Copier(), how=StylizeOptions(), options=VideoOptions(), overwrite=True)
     assert len(read_film(tmp_path / "b.mp4")[0]) == 2
 
 
@@ -358,8 +358,9 @@ sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 from test_video import *
+source, output = Path({str(source)!r}), Path({str(tmp_path / name)!r})
 try:
-    paint_video(Path({str(source)!r}), Path({str(tmp_path / name)!r}), Copier(), StylizeOptions(), VideoOptions(), True)
+    paint_video(source, output, Copier(), how=StylizeOptions(), options=VideoOptions(), overwrite=True)
 except VideoError as error:
     print(error)
     sys.exit(7)
@@ -376,7 +377,7 @@ def test_a_stopped_film_replaces_nothing(tmp_path):
     (tmp_path / "b.mp4").write_text("precious")
     done = []
     report = paint_video(
-        source, tmp_path / "b.mp4", Copier(), StylizeOptions(), VideoOptions(), overwrite=True,
+        source, tmp_path / "b.mp4", Copier(), how=StylizeOptions(), options=VideoOptions(), overwrite=True,
         stopped=lambda: len(done) >= 3, progress=lambda *_: done.append(1),
     )  # fmt: skip
     assert (report.whole, report.output) == (False, tmp_path / "b_2.mp4")
@@ -480,7 +481,7 @@ def test_a_film_painted_frame_by_frame_is_the_photos_painting(tmp_path, style_fi
 def test_a_writer_that_was_given_no_frame_leaves_nothing(tmp_path):
     with (
         pytest.raises(VideoError, match="no frame was painted"),
-        VideoWriter(tmp_path / "a.mp4", 64, 64, Fraction(25), Fraction(1, 25)),
+        VideoWriter(tmp_path / "a.mp4", height=64, width=64, rate=Fraction(25), time_base=Fraction(1, 25)),
     ):
         pass
     assert not list(tmp_path.iterdir())
@@ -572,14 +573,14 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
 def test_a_stop_before_the_first_frame_is_an_interrupt_and_leaves_nothing(tmp_path):
     source = write_film(tmp_path / "a.mp4", drifting(3))
     with pytest.raises(Interrupted, match="before the first frame"):
-        paint_video(source, tmp_path / "b.mp4", Copier(), StylizeOptions(), VideoOptions(), stopped=lambda: True)
+        paint_video(source, tmp_path / "b.mp4", Copier(), how=StylizeOptions(), options=VideoOptions(), stopped=lambda: True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_hevc_in_mp4_carries_the_tag_that_apple_plays_and_short_films_are_written_too(tmp_path):
     for count in (1, 2, 3, 2, 2, 1, 5):  # x265 read uninitialized memory here, not every time
         source = write_film(tmp_path / "a.mp4", drifting(count))
-        paint_video(source, tmp_path / "b.mp4", Copier(), StylizeOptions(), VideoOptions("hevc"), overwrite=True)
+        paint_video(source, tmp_path / "b.mp4", Copier(), how=StylizeOptions(), options=VideoOptions("hevc"), overwrite=True)
         assert b"hvc1" in (tmp_path / "b.mp4").read_bytes()
         assert len(read_film(tmp_path / "b.mp4")[0]) == count
 
