@@ -246,7 +246,7 @@ def train(options: argparse.Namespace) -> int:
     if not writes:
         return 0
     from inference.info import report_text
-    from training.export import export as export_onnx
+    from training.export.export import export as export_onnx
 
     for run_folder in run_folders:
         style = run_folder / "style.onnx"
@@ -281,7 +281,7 @@ def optimize(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.optimize import optimize as run_optimization
+    from training.classic.optimize import optimize as run_optimization
 
     config = OptimizeConfig(**_chosen(OptimizeConfig, options))
     content = Path(config.content)
@@ -296,7 +296,7 @@ def reconstruct(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.reconstruct import reconstruct as run_reconstruction
+    from training.classic.reconstruct import reconstruct as run_reconstruction
 
     config = ReconstructConfig(**_chosen(ReconstructConfig, options))
     output = Path(options.output)
@@ -310,8 +310,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from inference.styles import find_style
-    from training.evaluate import evaluate as run_evaluation
-    from training.evaluate import table
+    from training.studies.evaluate import evaluate as run_evaluation
+    from training.studies.evaluate import table
 
     config = EvaluateConfig(**_chosen(EvaluateConfig, options))
     output = Path(options.output)
@@ -338,7 +338,7 @@ def _chosen(config: type[OptimizeConfig | ReconstructConfig | EvaluateConfig], o
 
 def import_style(options: argparse.Namespace) -> int:
     _need_training_packages()
-    from training.import_torch import import_torch
+    from training.export.import_torch import import_torch
 
     output = Path(options.output)
     for path in (output, output.with_suffix(".json")):
@@ -356,13 +356,13 @@ def bench(options: argparse.Namespace) -> int:
     if useless:
         raise TrainingError(f"{', '.join(flag(name) for name in useless)}: only with --training; sizes are given with --sizes")
     if options.training:
-        from training.benchmark_loop import report
+        from training.studies.benchmark_loop import report
 
         print(report(_chosen_config(options, options.painting), options.rounds, options.ladder))
     else:
         import json
 
-        from training.benchmark import measure, table
+        from training.studies.benchmark import measure, table
 
         result = measure(options.sizes, options.rounds, options.device, options.precision)
         print(json.dumps(result, indent=1) if options.json else table(result))
@@ -436,8 +436,8 @@ def _save_options(run_folder: Path, config: TrainConfig) -> None:
 def export(options: argparse.Namespace) -> int:
     _need_training_packages()
     from inference.info import report_text
-    from training.export import Flavor, Yardstick
-    from training.export import export as export_onnx
+    from training.export.export import Flavor, Yardstick
+    from training.export.export import export as export_onnx
 
     source = Path(options.run_or_checkpoint)
     flavor = Flavor(options.io, options.precision, options.strength, options.keep_color)

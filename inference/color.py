@@ -1,6 +1,6 @@
 """Keep the content's colours (Gatys, Bethge, Hertzmann, Shechtman 2016, "Preserving Color in Neural Artistic Style
 Transfer"). A network's palette froze at training, so its output is mended per picture; the classic optimization
-(training/optimize.py) applies the same maths to the style image, before the transfer, as the paper does."""
+(training/classic/optimize.py) applies the same maths to the style image, before the transfer, as the paper does."""
 
 import cv2
 import numpy as np

@@ -3,7 +3,7 @@
 quality    Johnson's own layer list with what the field has learned since: instance norm (Ulyanov 2017), nearest
            resize + convolution instead of transposed convolution, a bounded output.
 realtime   the same story with nothing heavy at full resolution, about 100 k parameters.
-johnson    pytorch/examples' network: what `training.import_torch` imports and the benchmark measures against.
+johnson    pytorch/examples' network: what `training.export.import_torch` imports and the benchmark measures against.
 """
 
 import math
@@ -19,7 +19,7 @@ class InstanceNorm(nn.Module):
 
     Differs from `nn.InstanceNorm2d`, which turns channels-last tensors into NCHW ones on every call. Exported, it is
     one InstanceNormalization node; the reductions below would run four to six times slower in ONNX Runtime. Scale and shift
-    may be (N, C), one for each image of a batch, see `training.base`.
+    may be (N, C), one for each image of a batch, see `training.gallery.base`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -172,7 +172,7 @@ class RealtimeNet(nn.Module):
     def pixels(self, content_image: Tensor) -> Tensor:
         """The photo's own part in the picture, before the sigmoid: (N, 12, H/2, W/2)."""
         x = reflect_pad(content_image, 2)
-        if self.skip.ndim == 5:  # one for each image of a batch, see `training.base`
+        if self.skip.ndim == 5:  # one for each image of a batch, see `training.gallery.base`
             return torch.cat([photo_part(x[i : i + 1], self.skip[i], self.bias[i]) for i in range(len(x))])
         return photo_part(x, self.skip, self.bias)
 

@@ -54,7 +54,7 @@ def style_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from models.image_transform_net import RealtimeNet
     from training.checkpoint import save_weights
-    from training.export import export
+    from training.export.export import export
 
     folder = tmp_path_factory.mktemp("style")
     torch.manual_seed(3)

@@ -72,7 +72,7 @@ def test_info_survives_a_card_of_nonsense(run, tmp_path):
     import onnx
 
     from inference.onnx_file import read_style
-    from training.export import serialized
+    from training.export.export import serialized
 
     path = styles_module.find_style("great_wave/realtime")
     for card, report in (({"options": 3}, {}), ({"photos_seen": "many"}, {}), ({}, {"psnr_db": "good"})):
@@ -171,7 +171,7 @@ def test_shipped_weights_still_give_the_shipped_files():
     from inference.pictures import read_picture
     from inference.session import StyleSession
     from training.checkpoint import load_net
-    from training.export import REFERENCE_PHOTOS, Flavor, compare, too_bad
+    from training.export.export import REFERENCE_PHOTOS, Flavor, compare, too_bad
 
     photos = [read_picture(path).frame[:128, :128] for path in REFERENCE_PHOTOS.glob("*.jpg")]
     for style in styles_module.shipped_styles():

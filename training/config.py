@@ -141,7 +141,7 @@ class OptimizeConfig:
     normalization: str = "unitless"  # of the losses, training/losses.py
     size_px: int = 512  # long side of the result; a smaller content image keeps its size
     scales: int = 1  # from coarse to fine, each twice the size of the one before
-    keep_color: str = "none"  # training/optimize.py
+    keep_color: str = "none"  # training/classic/optimize.py
     snapshots: tuple[int, ...] = ()  # iterations after which the picture is saved, too
     average: bool = False  # the result is a moving average of the last pictures
     bits: int = 8  # a color channel of the result; 16 with PNG and TIFF

@@ -3,8 +3,7 @@
 import dataclasses
 import math
 import shlex
-import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch.utils.data import DataLoader
 
 from inference.console import catch_interrupt, progress_bar
 from models.errors import Interrupted, TrainingError
@@ -21,9 +19,12 @@ from models.vgg import load_vgg19
 from training.checkpoint import TrainingState, find_weights, load_net, load_newest_state
 from training.config import TrainConfig
 from training.device import in_precision, pick_device, pick_precision, worker_count
+from training.images import to_image
 from training.many_styles import nearest, starts
 from training.painting import Target, read_painting, style_grams_of
-from training.photos import Batch, HubPhotos, PhotoFolder, is_folder, list_photos, prefetched, to_image
+from training.photos.batch import prefetched
+from training.photos.folder import PhotoFolder, is_folder, list_photos
+from training.photos.hub import stream
 from training.preview import load_preview_frames
 from training.ranks import Ranks, from_environment, joined
 from training.record import LOG_EVERY, Run, not_finite
@@ -328,23 +329,6 @@ def stopped(runs: Sequence[Run], step: int) -> TrainingError | Interrupted:
     return Interrupted(f"stopped at step {step}; go on with: allaprima train --resume {where}")
 
 
-def stream(config: TrainConfig, step: int, ranks: Ranks) -> Generator[Batch]:
-    """Batches of a streamed dataset for the steps from `step` on, prepared in other processes."""
-    share = ranks.share(config.batch_size)
-    source = HubPhotos(config.photos, config.batch_size, config.painted_px, config.seed, step, config.max_pixels, share)
-    workers = min(4 if config.workers is None else config.workers, source.most_workers)  # a further one would get no shard
-    loader = DataLoader(
-        source,
-        batch_size=None,  # an item is a batch already
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals_to_the_loop,
-    )
-    batches = iter(loader)
-    for _ in range(step, config.steps):
-        yield next_batch(batches)
-
-
 def first_network(
     config: TrainConfig, target: Target, preview_frames: Sequence[np.ndarray], say: Callable[[str], None]
 ) -> ImageTransformNet:
@@ -372,17 +356,3 @@ def load_init(config: TrainConfig) -> ImageTransformNet:
     if card["tier"] != config.tier:
         raise TrainingError(f"--init {config.init} is of tier {card['tier']}; --tier is {config.tier}")
     return net.train()
-
-
-def _leave_signals_to_the_loop(_worker: int) -> None:
-    # Ctrl-C, SLURM and systemd signal the whole process group; the loop still needs its photos to finish the step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def next_batch(batches: Iterator[Batch]) -> Batch:
-    """The next batch; a worker's TrainingError comes without the traceback that the DataLoader wraps around it."""
-    try:
-        return next(batches)
-    except TrainingError as error:
-        raise TrainingError(str(error).rsplit("TrainingError: ", 1)[-1].strip()) from error

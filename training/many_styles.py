@@ -2,7 +2,7 @@
 
 What makes a painting is its own: a scale and a shift in every norm (conditional instance normalization, Dumoulin, Shlens,
 Kudlur 2017) and, in the realtime tier, what becomes of the photo's own pixels. All the rest is shared, so that a new painting
-finds strokes there already. `training.base` trains it.
+finds strokes there already. `training.gallery.base` trains it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,9 @@ from models.errors import StyleError
 from models.image_transform_net import TIERS, ImageTransformNet, InstanceNorm
 from training.checkpoint import load_net, load_weights, misfit, save_weights, unprefixed
 from training.config import CONTENT_LAYERS, TrainConfig
+from training.images import cut_to_stride, to_image
 from training.losses import perceptual_losses
 from training.painting import Target
-from training.photos import frame_to_image
-from training.preview import cut_to_stride
 from training.update import DEFAULT_STYLE_WEIGHT
 
 BASE = FOLDER / "base"
@@ -143,7 +142,7 @@ def nearest(nets: Mapping[str, ImageTransformNet], target: Target, frames: Seque
     totals = dict.fromkeys(nets, 0.0)
     for frame in frames:
         for name, net in nets.items():
-            content_image = frame_to_image(cut_to_stride(net, resize_short_side(frame, TRIAL_PX)), device)
+            content_image = to_image(cut_to_stride(net, resize_short_side(frame, TRIAL_PX)), device)
             content_features = target.vgg(content_image, CONTENT_LAYERS)
             stylized_image = net.to(device)(content_image)
             features = target.vgg(stylized_image, (*target.style_grams, *CONTENT_LAYERS))

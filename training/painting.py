@@ -12,7 +12,7 @@ from models.vgg import VGG19Features
 from training import losses
 from training.config import STYLE_LAYERS
 from training.device import in_precision
-from training.photos import frame_to_image
+from training.images import to_image
 
 LEAST_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
 LEAST_SIDE_PX = 32
@@ -59,4 +59,4 @@ def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> 
 @torch.no_grad()
 def style_grams_of(vgg: VGG19Features, style_frame: np.ndarray) -> dict[str, Tensor]:
     """The Gram matrices that a painting's network is trained towards, layer by layer, (1, C, C) each."""
-    return losses.gram_matrices(vgg(frame_to_image(style_frame, vgg.mean.device), STYLE_LAYERS))
+    return losses.gram_matrices(vgg(to_image(style_frame, vgg.mean.device), STYLE_LAYERS))

@@ -10,8 +10,9 @@ import torch
 from inference.pictures import Picture, contact_sheet, read_picture, resize_short_side, write_picture
 from training import losses
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
+from training.images import cut_to_stride, to_frame, to_image
 from training.painting import Target
-from training.photos import PhotoFolder, frame_to_image
+from training.photos.folder import PhotoFolder
 from training.update import DEFAULT_STYLE_WEIGHT
 from training.watchdog import picture_fault
 
@@ -54,20 +55,8 @@ def load_preview_frames(config: TrainConfig, photos: Sequence[Path]) -> list[np.
 @torch.no_grad()
 def stylize_frame(net: torch.nn.Module, frame: np.ndarray) -> np.ndarray:
     """A (H, W, 3) uint8 frame, cut to the network's stride, as the network paints it: (H, W, 3) float32."""
-    content_image = frame_to_image(cut_to_stride(net, frame), next(net.parameters()).device)
+    content_image = to_image(cut_to_stride(net, frame), next(net.parameters()).device)
     return np.asarray(net(content_image)[0].permute(1, 2, 0).float().cpu())
-
-
-def to_frame(image: np.ndarray) -> np.ndarray:
-    """What a network gave, (H, W, 3) float32, as uint8; what is not finite or out of range can be looked at, too."""
-    return (np.nan_to_num(image).clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
-
-
-def cut_to_stride(net: torch.nn.Module, frame: np.ndarray) -> np.ndarray:
-    """The upper left part of a frame, its sides multiples of the network's stride."""
-    stride = int(net.stride_px)  # type: ignore[arg-type]
-    height, width = (side - side % stride for side in frame.shape[:2])
-    return np.ascontiguousarray(frame[:height, :width])
 
 
 @torch.no_grad()
@@ -77,7 +66,7 @@ def look_at(net: torch.nn.Module, target: Target, frames: Sequence[np.ndarray], 
     content_frames = [cut_to_stride(net, frame) for frame in frames]
     images, rows = [], []
     for frame in content_frames:
-        content_image = frame_to_image(frame, device)
+        content_image = to_image(frame, device)
         stylized_image = net(content_image)
         features = target.vgg(stylized_image, (*STYLE_LAYERS, *CONTENT_LAYERS))
         content_features = target.vgg(content_image, CONTENT_LAYERS)

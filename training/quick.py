@@ -17,10 +17,11 @@ from inference.console import duration_text
 from inference.pictures import Picture, contact_sheet, write_picture
 from training.checkpoint import load_net
 from training.config import TrainConfig
+from training.images import to_frame
 from training.loop import train
 from training.painting import read_painting
-from training.photos import is_folder, list_photos
-from training.preview import load_preview_frames, stylize_frame, to_frame
+from training.photos.folder import is_folder, list_photos
+from training.preview import load_preview_frames, stylize_frame
 
 QUICK = {"steps": 120, "size_px": 160, "preview_every": 40, "checkpoint_every": 40}
 

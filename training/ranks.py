@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from models.errors import TrainingError
-from training.photos import Share
+from training.photos.batch import Share
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from training import balance
 from training.checkpoint import BEST, TrainingState, drop_states_after, save_checkpoint, save_weights
 from training.config import TrainConfig
 from training.device import device_name, pick_device
-from training.photos import MOST_BAD
+from training.photos.folder import MOST_BAD
 from training.preview import look_at, write_sheet
 from training.ranks import Ranks
 from training.update import Update

@@ -45,7 +45,7 @@ def models():
     import torch
 
     from models.image_transform_net import RealtimeNet
-    from training.graph import as_frame, quantize, to_onnx, with_color
+    from training.export.graph import as_frame, quantize, to_onnx, with_color
 
     torch.manual_seed(0)
     net = RealtimeNet(width=4)
@@ -192,7 +192,7 @@ def test_onnx_own_domain_may_be_spelled_out(image, paint):
 
 
 def test_a_frame_file_may_pad_to_more_than_64_pixels(models, paint):
-    from training.graph import as_frame
+    from training.export.graph import as_frame
 
     assert paint(sealed(as_frame(models["image"], 4, 256, 1.0, 0.0), "frame")).shape == (16, 16, 3)
 

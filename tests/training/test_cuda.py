@@ -18,12 +18,13 @@ from rich.console import Console
 from models.image_transform_net import TIERS, reflect_pad
 from models.vgg import load_vgg19
 from training import loop, preview
+from training.classic.descent import Objective, descend
 from training.config import TrainConfig
-from training.descent import Objective, descend
+from training.images import to_image
 from training.loop import train, train_together
 from training.losses import gram_matrix
 from training.painting import make_target, read_painting
-from training.photos import PhotoFolder, list_photos, to_image
+from training.photos.folder import PhotoFolder, list_photos
 from training.ranks import Ranks
 from training.update import Functions, Step, Update, content_features_of, pick_functions, step_losses, without
 

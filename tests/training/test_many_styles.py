@@ -10,9 +10,10 @@ from inference.demo import paint_landscape
 from models.errors import StyleError
 from models.image_transform_net import TIERS
 from models.vgg import load_vgg19
-from training import base, many_styles
+from training import many_styles
 from training.checkpoint import save_weights
 from training.config import TrainConfig
+from training.gallery import base
 from training.loop import first_network
 from training.many_styles import ManyStyles, load_base, nearest, save_base, starts
 from training.painting import make_target

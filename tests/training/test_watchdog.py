@@ -8,7 +8,8 @@ from inference.pictures import resize_short_side
 from inference.session import StyleSession
 from inference.styles import shipped_styles
 from models.image_transform_net import TIERS
-from training.preview import cut_to_stride, stylize_frame
+from training.images import cut_to_stride
+from training.preview import stylize_frame
 from training.watchdog import picture_fault
 
 STYLES = shipped_styles()

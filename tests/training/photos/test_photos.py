@@ -6,9 +6,12 @@ import torch
 from PIL import Image
 
 from models.errors import PictureError, TrainingError
-from training.crops import crop, crop_batch, random_box
-from training.photo_store import PackedPhotos
-from training.photos import HubPhotos, PhotoFolder, Share, list_photos, prefetched
+from training.photos import folder, hub
+from training.photos.batch import Share, prefetched
+from training.photos.crops import crop, crop_batch, random_box
+from training.photos.folder import PhotoFolder, list_photos
+from training.photos.hub import HubPhotos
+from training.photos.store import PackedPhotos
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step(photo_folder):
@@ -22,11 +25,10 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(photo_folder):
 
 
 def test_an_epoch_shows_every_photo_once(photo_folder, monkeypatch):
-    import training.photos
 
     seen = []
-    read = training.photos.read_picture
-    monkeypatch.setattr(training.photos, "read_picture", lambda path, *a, **k: (seen.append(path), read(path, *a, **k))[1])
+    read = folder.read_picture
+    monkeypatch.setattr(folder, "read_picture", lambda path, *a, **k: (seen.append(path), read(path, *a, **k))[1])
     photos = PhotoFolder(list_photos(photo_folder), 2, 64, seed=0)
     for step in range(3):
         photos.load(step)
@@ -133,8 +135,6 @@ def test_no_folder_and_no_pictures_are_told_apart(tmp_path):
 def test_a_hub_datasets_image_column_is_found_by_type_and_bad_photos_skipped(monkeypatch, photo_folder):
     import datasets
 
-    import training.photos
-
     cells = [{"bytes": path.read_bytes(), "path": None} for path in list_photos(photo_folder)]
     cells.insert(2, {"bytes": b"not a jpeg", "path": None})
     features = datasets.Features({"label": datasets.Value("int64"), "scan": datasets.Image()})
@@ -144,7 +144,7 @@ def test_a_hub_datasets_image_column_is_found_by_type_and_bad_photos_skipped(mon
     first_epoch = [next(batches) for _ in range(4)]
     assert all(batch.content_image.shape == (2, 64, 64, 3) for batch in first_epoch)
     assert sum(len(batch.bad) for batch in first_epoch) >= 1
-    assert training.photos.open_hub_dataset("x")[1] == "scan"
+    assert hub.open_hub_dataset("x")[1] == "scan"
 
 
 def test_a_dataset_without_pictures_is_refused(monkeypatch):
@@ -193,14 +193,14 @@ def test_epochs_differ_in_order_and_photos_are_flipped_both_ways(tmp_path):
 
 @pytest.mark.parametrize("cell", [None, {"bytes": None, "path": None}])
 def test_an_empty_cell_of_a_dataset_is_a_bad_photo(cell):
-    from training.photos import decode_hub_image
+    from training.photos.hub import decode_hub_image
 
     with pytest.raises(PictureError, match="row 3 holds no picture"):
         decode_hub_image(cell, "row 3")
 
 
 def test_the_pixel_limit_holds_for_folders_and_datasets_alike(photo_folder):
-    from training.photos import decode_hub_image
+    from training.photos.hub import decode_hub_image
 
     with pytest.raises(TrainingError, match="--max-pixels"):
         PhotoFolder(list_photos(photo_folder), 1, 64, seed=0, max_pixels=100).load(0)
@@ -221,11 +221,10 @@ def test_workers_and_cache_change_nothing(photo_folder, workers, cache_bytes):
 
 
 def test_a_photo_is_decoded_once_as_far_as_the_cache_goes(photo_folder, monkeypatch):
-    import training.photos
 
     seen = []
-    read = training.photos.read_picture
-    monkeypatch.setattr(training.photos, "read_picture", lambda path, *a, **k: (seen.append(path), read(path, *a, **k))[1])
+    read = folder.read_picture
+    monkeypatch.setattr(folder, "read_picture", lambda path, *a, **k: (seen.append(path), read(path, *a, **k))[1])
     photos = PhotoFolder(list_photos(photo_folder), 3, 64, seed=0, cache_bytes=10**9)
     for step in range(8):
         photos.load(step)
@@ -238,7 +237,6 @@ def test_a_photo_is_decoded_once_as_far_as_the_cache_goes(photo_folder, monkeypa
 
 
 def test_the_file_of_decoded_photos_serves_the_next_training(photo_folder, tmp_path, monkeypatch):
-    import training.photos
 
     (tmp_path / "photos").mkdir()
     for path in list_photos(photo_folder):
@@ -250,9 +248,9 @@ def test_the_file_of_decoded_photos_serves_the_next_training(photo_folder, tmp_p
     assert any("all 7 photos are decoded and kept in" in note for batch in batches for note in batch.notes)
     assert len(list(store.iterdir())) == 1
 
-    read = training.photos.read_picture
+    read = folder.read_picture
     again = lambda path, *a, **k: read(path, *a, **k) if path.name == "bad.jpg" else pytest.fail("decoded again")  # noqa: E731
-    monkeypatch.setattr(training.photos, "read_picture", again)  # a damaged one may have been mended
+    monkeypatch.setattr(folder, "read_picture", again)  # a damaged one may have been mended
     second = PhotoFolder(paths, 3, 64, seed=0, store=store)
     for step, batch in enumerate(batches):
         later = second.load(step)
@@ -288,7 +286,7 @@ def test_a_file_of_decoded_photos_that_is_not_whole_is_not_there(photo_folder, t
 def test_a_disk_without_room_for_decoded_photos_is_said_and_stops_nothing(photo_folder, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from training import photo_store
+    from training.photos import store as photo_store
 
     monkeypatch.setattr(photo_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000))
     folder = PhotoFolder(list_photos(photo_folder), 3, 64, seed=0, store=tmp_path)
@@ -330,8 +328,6 @@ def test_of_2000_photos_with_5_percent_damaged_every_healthy_one_is_used_and_mem
     import io
     import resource
 
-    import training.photos
-
     rng = np.random.default_rng(0)
     encoded = io.BytesIO()
     Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(encoded, "JPEG")
@@ -348,7 +344,7 @@ def test_of_2000_photos_with_5_percent_damaged_every_healthy_one_is_used_and_mem
         picture.save(tmp_path / f"{i:04}.{suffix}")
     paths = list_photos(tmp_path)
     assert len(paths) == 2000
-    read = training.photos.read_picture
+    read = folder.read_picture
     used = []
 
     def read_and_note(path, *args, **kwargs):
@@ -356,7 +352,7 @@ def test_of_2000_photos_with_5_percent_damaged_every_healthy_one_is_used_and_mem
         used.append(path)
         return picture
 
-    monkeypatch.setattr(training.photos, "read_picture", read_and_note)
+    monkeypatch.setattr(folder, "read_picture", read_and_note)
     photos = PhotoFolder(paths, 20, 32, seed=0, cache_bytes=0)
     bad, peaks = [], []
     for batch in prefetched(photos.load, range(200), 2):
@@ -396,17 +392,16 @@ class BrokenRows:
 
 @pytest.mark.parametrize(("breaks", "stops"), [(2, False), (10**6, True)])
 def test_a_stream_that_breaks_is_tried_again_and_the_log_says_approximately(monkeypatch, photo_folder, breaks, stops):
-    import training.photos
 
     waits = []
-    monkeypatch.setattr(training.photos.time, "sleep", waits.append)
+    monkeypatch.setattr(hub.time, "sleep", waits.append)
     rows = [{"image": {"bytes": path.read_bytes(), "path": None}} for path in list_photos(photo_folder)]
     broken = BrokenRows(rows if not stops else [], breaks)
     if stops:
         broken.__class__ = type(
             "Dead", (BrokenRows,), {"__iter__": lambda self: (_ for _ in ()).throw(ConnectionError("down"))}
         )
-    monkeypatch.setattr(training.photos, "open_hub_dataset", lambda name: (broken, "image"))
+    monkeypatch.setattr(hub, "open_hub_dataset", lambda name: (broken, "image"))
     batches = iter(HubPhotos("somebody/photos", 2, 64, seed=0))
     if stops:
         with pytest.raises(TrainingError, match=r"failed 6 times in a row \(down\); go on later with --resume"):

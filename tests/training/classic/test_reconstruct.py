@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from models.vgg import load_vgg19
-from training import reconstruct as reconstruct_module
-from training.descent import descend
-from training.reconstruct import make_objective
+from training.classic import reconstruct as reconstruct_module
+from training.classic.descent import descend
+from training.classic.reconstruct import make_objective
 
 FAST = ("--iterations", "3", "--size", "32", "--vgg19", "random", "--device", "cpu", "--precision", "fp32")
 

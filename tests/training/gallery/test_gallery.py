@@ -12,8 +12,10 @@ from rich.console import Console
 from models.errors import TrainingError
 from models.image_transform_net import TIERS
 from models.vgg import load_vgg19
-from training import gallery, loop, many_styles, preview, ship
-from training.gallery import config_of, read_gallery, ship_base, train_for, train_gallery, write_table
+from training import loop, many_styles, preview
+from training.gallery import ship
+from training.gallery import train as gallery
+from training.gallery.train import config_of, read_gallery, ship_base, train_for, train_gallery, write_table
 from training.many_styles import ManyStyles, save_base
 
 

@@ -28,9 +28,11 @@ from models.vgg import VGG19Features, load_vgg19
 from training import losses
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.device import device_name, pick_device, pick_precision, worker_count
+from training.images import to_image
 from training.loop import open_folder, start_step
 from training.painting import make_target, read_painting
-from training.photos import Batch, PhotoFolder, list_photos, prefetched, to_image
+from training.photos.batch import Batch, prefetched
+from training.photos.folder import PhotoFolder, list_photos
 from training.ranks import Ranks
 from training.record import LOG_EVERY
 from training.update import DEFAULT_STYLE_WEIGHT, PARTS, Update, set_learning_rate_, without

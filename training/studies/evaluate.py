@@ -20,12 +20,13 @@ from inference.pictures import check_folder, read_picture, resize_short_side, wr
 from inference.session import StyleSession
 from models.errors import Interrupted, OptimizeError
 from models.vgg import VGG19Features, load_vgg19
+from training.classic.descent import Objective, descend
+from training.classic.optimize import noise_image
 from training.config import CONTENT_LAYERS, EvaluateConfig, TrainConfig
-from training.descent import Objective, descend
 from training.device import device_name, guarded_memory, pick_device, pick_precision
-from training.optimize import noise_image
+from training.images import to_image
 from training.painting import Target, make_target, read_painting
-from training.photos import frame_to_image, list_photos
+from training.photos.folder import list_photos
 from training.update import DEFAULT_STYLE_WEIGHT
 
 Painter = Callable[[Tensor], Tensor]  # image -> stylized image
@@ -51,7 +52,7 @@ def heldout_losses(
     rows = []
     for path in photos:
         frame = read_square(path, size_px)
-        losses = make_objective(target, frame)(paint(frame_to_image(frame, vgg.mean.device)))
+        losses = make_objective(target, frame)(paint(to_image(frame, vgg.mean.device)))
         rows.append((losses["content"].item(), losses["style"].item()))
     content, style = np.mean(rows, axis=0)
     return {"content": round(content, 4), "style": round(style, 4), "total10": round(content + 10 * style, 4)}
@@ -74,7 +75,7 @@ def border_band(paint: Painter, photos: Sequence[Path], size_px: int) -> float:
     for path in photos:
         frame = read_square(path, size_px)
         for turned in (np.rot90(way, turns) for way in (frame, frame[:, ::-1]) for turns in range(4)):
-            painted = paint(frame_to_image(np.ascontiguousarray(turned), torch.device("cpu")))
+            painted = paint(to_image(np.ascontiguousarray(turned), torch.device("cpu")))
             mean += painted[0].permute(1, 2, 0).numpy(force=True) / (8 * len(photos))
     sides = (np.rot90(mean, turns) for turns in range(4))
     return round(float(max(np.abs(side[:16].mean((0, 1)) - side[16:40].mean((0, 1))).mean() for side in sides) * 255), 1)
@@ -90,7 +91,7 @@ def read_square(path: Path, size_px: int, max_pixels: int = 0) -> np.ndarray:
 def make_objective(target: Target, content_frame: np.ndarray, weights: Mapping[str, Any] = MappingProxyType({})) -> Objective:
     """What a picture of a photo, (H, W, 3) uint8, should be close to; `weights` are those of `Objective`."""
     with torch.no_grad():
-        features = target.vgg(frame_to_image(content_frame, target.vgg.mean.device), CONTENT_LAYERS)
+        features = target.vgg(to_image(content_frame, target.vgg.mean.device), CONTENT_LAYERS)
     return Objective(target.vgg, features, target.style_grams, **weights)
 
 
@@ -174,10 +175,10 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
                 objective = make_objective(target, frame, weights)
                 for name, session in sessions.items():
                     with torch.no_grad():
-                        losses = objective(painter_of(session)(frame_to_image(frame, device)))
+                        losses = objective(painter_of(session)(to_image(frame, device)))
                     rows[name].append([losses[part].item() for part in PARTS])
                 for start in config.inits:
-                    image = frame_to_image(frame, device)
+                    image = to_image(frame, device)
                     init = noise_image(size_px, size_px, config.seed, device) if start == "noise" else image
                     curve = []
                     for step in descend(init, objective, most, config.optimizer):

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from models.errors import OptimizeError
 from models.vgg import load_vgg19
 from training import losses
-from training.descent import LBFGS, Objective, descend
+from training.classic.descent import LBFGS, Objective, descend
 
 STYLE = ("relu1_1", "relu2_1")
 

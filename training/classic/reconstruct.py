@@ -12,12 +12,11 @@ from inference.pictures import Picture, check_writable, contact_sheet, read_pict
 from models.errors import Interrupted
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
+from training.classic.descent import Objective, Step, descend
+from training.classic.optimize import check_layers, fitted_size, noise_image
 from training.config import ReconstructConfig
-from training.descent import Objective, Step, descend
 from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
-from training.optimize import check_layers, fitted_size, noise_image
-from training.photos import frame_to_image
-from training.preview import to_frame
+from training.images import to_frame, to_image
 
 
 def reconstruct(config: ReconstructConfig, output: Path, console: Console, overwrite: bool = False) -> None:
@@ -88,7 +87,7 @@ def make_objective(
         vgg: float32, for the targets. looking_vgg: in the precision that the picture is looked at.
     """
     with torch.no_grad():
-        features = vgg(frame_to_image(frame, vgg.mean.device), layers)
+        features = vgg(to_image(frame, vgg.mean.device), layers)
     if kind == "content":
         return Objective(looking_vgg, {layers[-1]: features[layers[-1]]}, {}, 1.0, 0.0)
     return Objective(looking_vgg, {}, losses.gram_matrices(features), 0.0, 1.0)

@@ -135,7 +135,7 @@ def _plain_keys(items: list[Any]) -> None:
 
 
 def import_torch(source: Path, output: Path) -> Path:
-    """Write a TransformerNet's weights as a weights file of ours, tier "johnson", which `training.export` exports.
+    """Write a TransformerNet's weights as a weights file of ours, tier "johnson", which `training.export.export` exports.
 
     Args:
         source: a state dict in either format of torch.save; wrapped in a dict, of a DataParallel or with old running

@@ -5,11 +5,11 @@ import time
 import pytest
 import torch
 
-from training import benchmark_loop
-from training.benchmark_loop import LADDER, PARTS, TURN_S, TURN_STEPS, Gate, measure, take_turn
 from training.config import TrainConfig
-from training.photos import Batch, prefetched
+from training.photos.batch import Batch, prefetched
 from training.record import LOG_EVERY
+from training.studies import benchmark_loop
+from training.studies.benchmark_loop import LADDER, PARTS, TURN_S, TURN_STEPS, Gate, measure, take_turn
 
 CPU = torch.device("cpu")
 BATCH = Batch(torch.zeros(1, 4, 4, 3, dtype=torch.uint8))

@@ -1,6 +1,6 @@
 """Trains the base, one network for many paintings, from which the training of a new one starts. For those who maintain it:
 
-python -m training.base --paintings FOLDER --photos FOLDER --minutes 60 -o runs/base
+python -m training.gallery.base --paintings FOLDER --photos FOLDER --minutes 60 -o runs/base
 """
 
 import argparse
@@ -22,10 +22,12 @@ from models.vgg import load_vgg19
 from training.checkpoint import load_newest_state, save_checkpoint
 from training.config import CHOICES, TrainConfig
 from training.device import in_precision, pick_device, pick_precision, worker_count
+from training.images import to_image
 from training.loop import load_init, open_folder
 from training.many_styles import BASE, ManyStyles, load_base, save_base
 from training.painting import Target, read_painting, style_grams_of
-from training.photos import list_photos, prefetched, to_image
+from training.photos.batch import prefetched
+from training.photos.folder import list_photos
 from training.ranks import Ranks
 from training.record import LOG_EVERY, MetricsLog
 from training.update import Update, content_features_of, step_losses, without

@@ -30,11 +30,11 @@ from inference.pictures import (
 from models.errors import Interrupted, OptimizeError, PictureError
 from models.vgg import LAYERS, VGG19Features, load_vgg19
 from training import losses
+from training.classic.descent import Objective, Step, descend
 from training.config import STYLE_WEIGHT, OptimizeConfig
-from training.descent import Objective, Step, descend
 from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
+from training.images import to_image
 from training.painting import read_painting
-from training.photos import frame_to_image
 
 LEAST_PX = 16  # of a picture's sides: VGG-19 halves them four times
 NOISE = 0.15  # standard deviation of the initial noise
@@ -233,7 +233,7 @@ def descend_through_scales(config: OptimizeConfig, scene: Scene, vgg: VGG19Featu
             if scene.init_frame is None:
                 image = noise_image(*size, config.seed, vgg.mean.device)[:, :channels]
             else:
-                image = frame_to_image(resize(scene.init_frame, *size), vgg.mean.device)[:, :channels]
+                image = to_image(resize(scene.init_frame, *size), vgg.mean.device)[:, :channels]
         else:
             image = torch.nn.functional.interpolate(image, size, mode="bicubic", antialias=True).clamp(0.0, 1.0)
         until = config.iterations * (scale + 1) // config.scales
@@ -263,9 +263,9 @@ def make_objective(
     blend = np.array(config.style_blend or [1.0] * len(style_frames))
     style_grams = {layer: torch.zeros((), device=device) for layer in config.style_layers}
     with torch.no_grad():
-        content_features = vgg(frame_to_image(content_frame, device), config.content_layers)
+        content_features = vgg(to_image(content_frame, device), config.content_layers)
         for share, style_frame in zip(blend / blend.sum(), style_frames, strict=True):
-            grams = losses.gram_matrices(vgg(frame_to_image(style_frame, device), config.style_layers))
+            grams = losses.gram_matrices(vgg(to_image(style_frame, device), config.style_layers))
             style_grams = {layer: gram + share * grams[layer] for layer, gram in style_grams.items()}
     layer_weights = dict(zip(config.style_layers, config.style_layer_weights, strict=False)) or None
     return Objective(

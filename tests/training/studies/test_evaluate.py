@@ -10,12 +10,12 @@ from PIL import Image
 from inference import styles as styles_module
 from inference.session import StyleSession
 from models.vgg import load_vgg19
-from training import evaluate as evaluate_module
-from training import ship as ship_module
 from training.checkpoint import load_net
-from training.evaluate import border_band, first_at_most, heldout_losses, read_square, summarize, table
+from training.gallery import ship as ship_module
 from training.painting import read_painting
-from training.photos import list_photos
+from training.photos.folder import list_photos
+from training.studies import evaluate as evaluate_module
+from training.studies.evaluate import border_band, first_at_most, heldout_losses, read_square, summarize, table
 
 
 class Paint(torch.nn.Module):

@@ -39,7 +39,7 @@ class PackedPhotos:
     """Frames in one buffer, until it is full. Threads may add frames and look them up at the same time.
 
     One allocation a photo would waste a seventh of a GPU's memory, and crops of several photos are cut in one go
-    (`training.crops`) only where one buffer holds them all. Main memory is taken as it fills, not at once.
+    (`training.photos.crops`) only where one buffer holds them all. Main memory is taken as it fills, not at once.
 
     Attributes:
         pixels: (P, 3) uint8 RGB, on the device.

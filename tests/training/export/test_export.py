@@ -14,10 +14,10 @@ from models.contract import Contract
 from models.errors import StyleError, TrainingError
 from models.frame_graph import MATRICES
 from models.image_transform_net import TIERS
-from training import export as export_module
 from training.checkpoint import save_weights
 from training.config import TrainConfig
-from training.export import (
+from training.export import export as export_module
+from training.export.export import (
     Flavor,
     Yardstick,
     expected_image,
@@ -27,9 +27,9 @@ from training.export import (
     read_photos,
     too_bad,
 )
-from training.graph import LUMA, as_frame, to_onnx
+from training.export.graph import LUMA, as_frame, to_onnx
 
-ROOT = Path(export_module.__file__).parents[1]
+ROOT = Path(export_module.__file__).parents[2]
 
 
 @pytest.fixture

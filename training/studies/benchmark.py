@@ -5,8 +5,8 @@ Johnson et al. 2016 on this machine, all in one process.
 
 Nothing is downloaded: the time does not depend on VGG-19's weights, so they are random. Johnson's network is as
 pytorch/examples ships it (1.68 M parameters, reflection padding, instance norm, nearest resize, the output clipped), which
-is also what `training.import_torch` imports. The networks' runs in ONNX Runtime alternate, so that a busy machine slows all
-of them alike; the optimization and torch are timed in one go each.
+is also what `training.export.import_torch` imports. The networks' runs in ONNX Runtime alternate, so that a busy machine slows
+all of them alike; the optimization and torch are timed in one go each.
 """
 
 import copy
@@ -33,12 +33,12 @@ from models.contract import IMAGE, OPSET
 from models.image_transform_net import TIERS, JohnsonNet
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
-from training.benchmark_loop import Gate, our_loop, take_turn, wait_for
+from training.classic.descent import Objective, descend
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
-from training.descent import Objective, descend
 from training.device import device_name, in_precision, pick_device, pick_precision
-from training.graph import to_onnx
+from training.export.graph import to_onnx
 from training.painting import read_painting
+from training.studies.benchmark_loop import Gate, our_loop, take_turn, wait_for
 
 UNTIMED, TIMED = 3, 5  # runs of one network in a row
 ITERATIONS = (100, 300, 500)  # of the optimization, as in the paper's table

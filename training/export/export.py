@@ -26,12 +26,12 @@ from models.image_transform_net import ImageTransformNet
 from models.vgg import load_vgg19
 from training.checkpoint import find_weights, load_net
 from training.config import TrainConfig
-from training.evaluate import Training, heldout_losses, painter_of
-from training.graph import LUMA, as_frame, quantize, to_onnx, with_color
+from training.export.graph import LUMA, as_frame, quantize, to_onnx, with_color
 from training.painting import read_painting
-from training.photos import is_folder, list_photos
+from training.photos.folder import is_folder, list_photos
+from training.studies.evaluate import Training, heldout_losses, painter_of
 
-REFERENCE_PHOTOS = Path(__file__).parent / "reference_photos"
+REFERENCE_PHOTOS = Path(__file__).parents[1] / "reference_photos"
 PHOTOS = 16  # compared at most
 CALIBRATION_PHOTOS = 64  # whose ranges int8 takes
 PHOTO_PX = 256  # their short side

@@ -15,8 +15,8 @@ from inference.session import StyleSession
 from models.errors import StyleError
 from models.image_transform_net import JohnsonNet
 from training.checkpoint import load_net
-from training.export import export
-from training.import_torch import import_torch
+from training.export.export import export
+from training.export.import_torch import import_torch
 
 
 class ConvLayer(nn.Module):

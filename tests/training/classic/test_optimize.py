@@ -19,10 +19,10 @@ from models.errors import OptimizeError
 from models.vgg import load_vgg19
 from training import device as device_module
 from training import losses
-from training import optimize as optimize_module
+from training.classic import optimize as optimize_module
+from training.classic.descent import Step
+from training.classic.optimize import Scene, control_color, default_style_weight, descend_through_scales, load_scene, optimize
 from training.config import COLOR_CONTROLS, STYLE_WEIGHT, OptimizeConfig
-from training.descent import Step
-from training.optimize import Scene, control_color, default_style_weight, descend_through_scales, load_scene, optimize
 
 CONSOLE = Console(quiet=True)
 FAST = ("--size", "48", "--vgg19", "random", "--device", "cpu", "--precision", "fp32")

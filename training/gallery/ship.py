@@ -1,8 +1,8 @@
 """Put a finished training into checkpoints/: evaluated, exported, with its card. For those who maintain the styles.
 
-python -m training.ship runs/great_wave-realtime --photos HELDOUT_FOLDER --name great_wave
-python -m training.ship --style great_wave/realtime --photos TRAINING_FOLDER --style-image PAINTING
-python -m training.ship --evaluation evaluation.json
+python -m training.gallery.ship runs/great_wave-realtime --photos HELDOUT_FOLDER --name great_wave
+python -m training.gallery.ship --style great_wave/realtime --photos TRAINING_FOLDER --style-image PAINTING
+python -m training.gallery.ship --evaluation evaluation.json
 """
 
 import argparse
@@ -24,10 +24,10 @@ from models.image_transform_net import ImageTransformNet
 from models.vgg import load_vgg19
 from training.checkpoint import find_weights, load_net, save_weights
 from training.config import TrainConfig
-from training.evaluate import border_band, heldout_losses
-from training.export import Flavor, Yardstick, export, serialized
+from training.export.export import Flavor, Yardstick, export, serialized
 from training.painting import read_painting
-from training.photos import list_photos
+from training.photos.folder import list_photos
+from training.studies.evaluate import border_band, heldout_losses
 
 SIZES_PX = (256, 512)
 # The small tier comes in every flavor that somebody may want; the large one would take a quarter of the 50 MB for each.
