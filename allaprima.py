@@ -57,9 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def demo(options: argparse.Namespace) -> int:
-    from inference.demo import demo_sheet, paint_landscape
+    from inference.demo import demo_sheet
+    from inference.landscape import paint_landscape
     from inference.pictures import Picture, read_picture, resize_short_side, write_picture
-    from inference.styles import shipped_styles
+    from inference.style.styles import shipped_styles
 
     styles = shipped_styles()
     if not styles:
@@ -78,8 +79,8 @@ def demo(options: argparse.Namespace) -> int:
 
 def stylize(options: argparse.Namespace) -> int:
     from inference.painter import StylizeOptions
-    from inference.session import StyleSession
-    from inference.styles import find_style, style_name
+    from inference.style.session import StyleSession
+    from inference.style.styles import find_style, style_name
     from inference.stylize import plan_jobs, run_jobs
 
     path = find_style(options.style)
@@ -112,8 +113,8 @@ def video(options: argparse.Namespace) -> int:
     from inference.film.video import VideoOptions, default_output, paint_video
     from inference.painter import StylizeOptions
     from inference.profile import Profile, bare_session_ms
-    from inference.session import StyleSession
-    from inference.styles import find_style, style_name
+    from inference.style.session import StyleSession
+    from inference.style.styles import find_style, style_name
 
     path, source = find_style(options.style), Path(options.film)
     if "://" in options.film:
@@ -167,7 +168,7 @@ def webcam(options: argparse.Namespace) -> int:
     from inference.live.rack import StyleRack
     from inference.live.webcam import Controls, Webcam
     from inference.profile import Profile, bare_session_ms
-    from inference.styles import PREFERRED_LIVE, find_style, shipped_styles
+    from inference.style.styles import PREFERRED_LIVE, find_style, shipped_styles
 
     if options.record:
         check_film_writable(Path(options.record), options.overwrite)
@@ -245,7 +246,7 @@ def train(options: argparse.Namespace) -> int:
     train_together(configs, run_folders, console, resume=bool(options.resume))
     if not writes:
         return 0
-    from inference.info import report_text
+    from inference.style.info import report_text
     from training.export.export import export as export_onnx
 
     for run_folder in run_folders:
@@ -309,7 +310,7 @@ def evaluate(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from inference.styles import find_style
+    from inference.style.styles import find_style
     from training.studies.evaluate import evaluate as run_evaluation
     from training.studies.evaluate import table
 
@@ -435,7 +436,7 @@ def _save_options(run_folder: Path, config: TrainConfig) -> None:
 
 def export(options: argparse.Namespace) -> int:
     _need_training_packages()
-    from inference.info import report_text
+    from inference.style.info import report_text
     from training.export.export import Flavor, Yardstick
     from training.export.export import export as export_onnx
 
@@ -452,8 +453,8 @@ def export(options: argparse.Namespace) -> int:
 
 
 def info(options: argparse.Namespace) -> int:
-    from inference.info import describe
-    from inference.styles import find_style
+    from inference.style.info import describe
+    from inference.style.styles import find_style
 
     for i, name in enumerate(options.styles):
         path = find_style(name)
@@ -465,7 +466,7 @@ def info(options: argparse.Namespace) -> int:
 
 
 def web(options: argparse.Namespace) -> int:
-    from inference.web import export_folder, make_server, write_single_file
+    from inference.page.web import export_folder, make_server, write_single_file
 
     if options.overwrite and not options.single_file:
         raise WebError("--overwrite goes with --single-file; a folder must be new or empty")
@@ -487,7 +488,7 @@ def web(options: argparse.Namespace) -> int:
 
 
 def styles(options: argparse.Namespace) -> int:
-    from inference.styles import shipped_styles
+    from inference.style.styles import shipped_styles
 
     for style in shipped_styles():
         card = style.card

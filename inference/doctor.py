@@ -12,9 +12,9 @@ import numpy as np
 
 from inference.film.sinks import ENCODERS, encoder_opens, quiet_stderr
 from inference.live.displays import display_trouble
-from inference.session import StyleSession, probe_cuda
-from inference.styles import shipped_styles
-from inference.web import check_runtime
+from inference.page.web import check_runtime
+from inference.style.session import StyleSession, probe_cuda
+from inference.style.styles import shipped_styles
 from models.errors import AllaPrimaError, WebError
 
 VGG19_DOWNLOAD = "vgg19-dcbb9e9d.pth"  # torchvision's name for it

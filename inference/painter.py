@@ -12,7 +12,7 @@ from inference.color import SteadyColor, keep_color
 from inference.denoise import TemporalDenoiser
 from inference.pictures import fitted
 from inference.profile import Profile
-from inference.session import StyleSession, frame_to_image, image_to_frame
+from inference.style.session import StyleSession, frame_to_image, image_to_frame
 
 
 @dataclass(frozen=True)

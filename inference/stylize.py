@@ -10,7 +10,7 @@ from pathlib import Path
 
 from inference.painter import StylizeOptions, paint_photo
 from inference.pictures import FORMATS, Picture, list_pictures, read_picture, write_picture
-from inference.session import StyleSession
+from inference.style.session import StyleSession
 from models.errors import AllaPrimaError, PictureError, StyleError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 
 REAL_VGG19 = os.environ.pop("ALLAPRIMA_VGG19", None)  # tests ask for what they need
 

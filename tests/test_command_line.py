@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from inference import styles as styles_module
 from inference.color import MODES
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
+from inference.style import styles as styles_module
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("demo", "stylize", "video", "webcam", "train", "sweep", "export", "import", "styles", "doctor")
@@ -71,7 +71,7 @@ def test_info_survives_a_card_of_nonsense(run, tmp_path):
 
     import onnx
 
-    from inference.onnx_file import read_style
+    from inference.style.onnx_file import read_style
     from training.export.export import serialized
 
     path = styles_module.find_style("great_wave/realtime")
@@ -169,7 +169,7 @@ def test_shipped_styles_have_onnx_weights_and_a_card_and_take_at_most_50_mb_toge
 
 def test_shipped_weights_still_give_the_shipped_files():
     from inference.pictures import read_picture
-    from inference.session import StyleSession
+    from inference.style.session import StyleSession
     from training.checkpoint import load_net
     from training.export.export import REFERENCE_PHOTOS, Flavor, compare, too_bad
 
@@ -191,7 +191,7 @@ def test_shipped_styles_paint_the_landscape_without_losing_it():
     """A painting is neither the photo, nor grey, nor unrelated to the photo."""
     import numpy as np
 
-    from inference.session import StyleSession
+    from inference.style.session import StyleSession
 
     frame = paint_landscape(240, 320)
     for style in styles_module.shipped_styles():

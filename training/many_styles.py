@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from inference.pictures import resize_short_side
-from inference.styles import FOLDER
+from inference.style.styles import FOLDER
 from models.errors import StyleError
 from models.image_transform_net import TIERS, ImageTransformNet, InstanceNorm
 from training.checkpoint import load_net, load_weights, misfit, save_weights, unprefixed

@@ -46,7 +46,7 @@ def load_preview_frames(config: TrainConfig, photos: Sequence[Path]) -> list[np.
         folder = PhotoFolder(photos, 4, PREVIEW_PX, config.seed, max_pixels=config.max_pixels, cache_bytes=0)
         return list(folder.load(0).content_image.numpy())
     else:
-        from inference.demo import paint_landscape
+        from inference.landscape import paint_landscape
 
         frames = [paint_landscape(384, 512, seed) for seed in range(4)]
     return [resize_short_side(frame, PREVIEW_PX) for frame in frames]

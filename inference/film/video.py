@@ -15,7 +15,7 @@ from inference.film.frames import Moment, VideoReader
 from inference.film.sinks import FILM_FORMATS, QUALITY, VideoWriter, check_film_writable
 from inference.painter import FilmPainter, StylizeOptions, one_opencv_thread
 from inference.profile import Profile
-from inference.session import StyleSession
+from inference.style.session import StyleSession
 from models.errors import AllaPrimaError, Interrupted, VideoError
 
 AHEAD = 2  # frames between two stages at most; a frame of 4K takes 25 MB, its stylized image 100

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.session import StyleSession
+from inference.style.session import StyleSession
 from models.errors import AllaPrimaError
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from toolbox import NPM, find_chromium, find_node_modules, node_folder, why_no_node
 
 from inference.color import keep_color
-from inference.demo import paint_landscape
-from inference.session import StyleSession
+from inference.landscape import paint_landscape
+from inference.style.session import StyleSession
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -86,7 +86,7 @@ def wanted(photo: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_readme_prints_exactly_what_is_tested_here(name):
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "inference" / "style" / "README.md").read_text()
     assert f"```{SNIPPETS[name]}\n{printed(name)}\n```" in readme
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 
 
 def drifting(count: int, height: int = 96, width: int = 128) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from inference.color import (
     match_histogram,
     match_linear,
 )
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, the Y of YIQ
 

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = """
 import datasets
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 
 def load_dataset(name, split):
     photos = [datasets.Image().encode_example(paint_landscape(48 + 8 * i, 64, seed=i)) for i in range(5)]
@@ -20,7 +20,7 @@ datasets.load_dataset = load_dataset
 # README's first Python block that imports datasets.
 SNIPPET = next(
     block
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "inference" / "README.md").read_text(), re.DOTALL)
     if "load_dataset" in block
 )
 CHECKS = """

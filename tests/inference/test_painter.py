@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from fakes import SlowSession
 
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 from inference.painter import FilmPainter, StylizeOptions, paint_photo
-from inference.session import StyleSession
+from inference.style.session import StyleSession
 
 
 def paint(painter: FilmPainter, frame: np.ndarray, time_s: float) -> np.ndarray:

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from inference import pictures
 from inference.painter import StylizeOptions, paint_photo
 from inference.pictures import FORMATS, read_picture
-from inference.session import StyleSession
+from inference.style.session import StyleSession
 from inference.stylize import Job, plan_jobs, run_jobs
 from models.errors import PictureError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 from models.errors import StyleError
 from models.image_transform_net import TIERS
 from models.vgg import load_vgg19

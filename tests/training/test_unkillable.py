@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from inference import atomic
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 from models.errors import StyleError, TrainingError
 from training.checkpoint import checkpoint_path, load_state, load_weights, save_weights
 from training.config import TrainConfig

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 from models.errors import TrainingError
 from models.image_transform_net import RealtimeNet
 from models.vgg import load_vgg19

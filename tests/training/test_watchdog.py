@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import skimage.data
 
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 from inference.pictures import resize_short_side
-from inference.session import StyleSession
-from inference.styles import shipped_styles
+from inference.style.session import StyleSession
+from inference.style.styles import shipped_styles
 from models.image_transform_net import TIERS
 from training.images import cut_to_stride
 from training.preview import stylize_frame

@@ -16,9 +16,9 @@ import onnx
 import torch
 
 from inference.atomic import write_atomically
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 from inference.pictures import read_picture, resize_short_side
-from inference.session import StyleSession, frame_to_image, pad_image
+from inference.style.session import StyleSession, frame_to_image, pad_image
 from models import __version__
 from models.contract import Contract
 from models.errors import PictureError, StyleError, TrainingError

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 from models.errors import StyleError
 from models.image_transform_net import JohnsonNet
 from training.checkpoint import save_weights

@@ -17,9 +17,9 @@ from typing import Any
 import onnx
 
 from inference.atomic import write_atomically
-from inference.info import report_text
-from inference.onnx_file import read_style
-from inference.styles import FOLDER
+from inference.style.info import report_text
+from inference.style.onnx_file import read_style
+from inference.style.styles import FOLDER
 from models.image_transform_net import ImageTransformNet
 from models.vgg import load_vgg19
 from training.checkpoint import find_weights, load_net, save_weights

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from inference.atomic import write_atomically
 from inference.pictures import Picture, contact_sheet, read_picture, write_picture
-from inference.session import StyleSession
-from inference.styles import FOLDER, shipped_styles
+from inference.style.session import StyleSession
+from inference.style.styles import FOLDER, shipped_styles
 from models.errors import TrainingError
 from training.checkpoint import find_weights, load_net
 from training.config import TrainConfig
@@ -25,8 +25,8 @@ from training.many_styles import load_base
 from training.record import make_card
 
 GALLERY = FOLDER / "gallery.toml"
-README = FOLDER.parent / "README.md"
-SHEET = FOLDER / "contact_sheet.jpg"
+README = FOLDER / "README.md"
+SHEET = FOLDER / "pictures" / "contact_sheet.jpg"
 TABLE_HEAD = "| style | size | content | style | content + 10 x style |\n|---|---|---|---|---|\n"
 TURN_STEPS = 500  # of one style, where minutes are counted
 GO_ON_LR = 2e-4  # of a network that has learned already; at the usual peak it first forgets for hundreds of steps
@@ -115,7 +115,7 @@ def ship_base(configs: Mapping[str, TrainConfig], heldout: Path) -> None:
 
 
 def write_table(readme: Path = README) -> None:
-    """README's table of held-out losses, from the cards."""
+    """The table of held-out losses in checkpoints/README.md, from the cards."""
     rows = [
         f"| {style.full_name} | {size} px | {losses['content']:.3f} | {losses['style']:.3f} | {losses['total10']:.2f} |\n"
         for style in shipped_styles()

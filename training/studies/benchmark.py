@@ -27,8 +27,8 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from inference.demo import paint_landscape
-from inference.session import probe_cuda
+from inference.landscape import paint_landscape
+from inference.style.session import probe_cuda
 from models.contract import IMAGE, OPSET
 from models.image_transform_net import TIERS, JohnsonNet
 from models.vgg import VGG19Features, load_vgg19

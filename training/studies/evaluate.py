@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inference.console import catch_interrupt, progress_bar
 from inference.pictures import check_folder, read_picture, resize_short_side, write_encoded
-from inference.session import StyleSession
+from inference.style.session import StyleSession
 from models.errors import Interrupted, OptimizeError
 from models.vgg import VGG19Features, load_vgg19
 from training.classic.descent import Objective, descend

@@ -19,7 +19,7 @@ from inference.film.frames import Moment, VideoReader
 from inference.film.sinks import VideoWriter, encoder_opens
 from inference.film.video import VideoOptions, VideoReport, paint_video
 from inference.painter import StylizeOptions
-from inference.session import StyleSession
+from inference.style.session import StyleSession
 from models.contract import Contract
 from models.errors import Interrupted, VideoError
 

@@ -24,7 +24,7 @@ from inference.live.displays import VirtualCamera
 from inference.live.rack import StyleRack
 from inference.live.webcam import Controls, Webcam
 from inference.profile import Profile, bare_session_ms
-from inference.session import StyleSession
+from inference.style.session import StyleSession
 from models.errors import StyleError, VideoError
 
 ROOT = Path(__file__).resolve().parents[3]

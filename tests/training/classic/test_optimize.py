@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 from rich.console import Console
 
 from inference.color import LINEAR_METHODS, color_statistics, luminance
-from inference.demo import paint_landscape
+from inference.landscape import paint_landscape
 from models.errors import OptimizeError
 from models.vgg import load_vgg19
 from training import device as device_module

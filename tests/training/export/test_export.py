@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.session import StyleSession, frame_to_image
+from inference.style.session import StyleSession, frame_to_image
 from models.contract import Contract
 from models.errors import StyleError, TrainingError
 from models.frame_graph import MATRICES

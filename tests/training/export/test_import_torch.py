@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from inference.session import StyleSession
+from inference.style.session import StyleSession
 from models.errors import StyleError
 from models.image_transform_net import JohnsonNet
 from training.checkpoint import load_net

@@ -60,7 +60,7 @@ def nowhere():
 
 
 def test_every_shipped_style_is_in_the_gallery_with_all_that_its_card_says():
-    from inference.styles import shipped_styles
+    from inference.style.styles import shipped_styles
 
     entries = read_gallery()
     assert len(entries) >= 12
@@ -136,7 +136,7 @@ def test_the_sheet_shows_every_style(monkeypatch, tmp_path, style_file):
     assert sheet.shape[0] > 2 * 150
 
 
-def test_readmes_table_is_that_of_the_cards(tmp_path):
+def test_the_table_of_the_styles_page_is_that_of_the_cards(tmp_path):
     readme = tmp_path / "README.md"
     real = gallery.README.read_text()
     readme.write_text(real)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from inference import styles as styles_module
-from inference.session import StyleSession
+from inference.style import styles as styles_module
+from inference.style.session import StyleSession
 from models.vgg import load_vgg19
 from training.checkpoint import load_net
 from training.gallery import ship as ship_module
@@ -80,8 +80,8 @@ def test_shipping_writes_weights_card_and_onnx(run, painting, photo_folder, tmp_
     names = {"realtime.json", "realtime.safetensors", "realtime.onnx"}
     names |= {f"realtime.{flavor}.onnx" for flavor in ("frame", "int8", "fp16")}
     assert {path.name for path in output.parent.iterdir()} == names
-    from inference.onnx_file import read_style
-    from inference.styles import shipped_styles
+    from inference.style.onnx_file import read_style
+    from inference.style.styles import shipped_styles
 
     [style] = shipped_styles(tmp_path / "checkpoints")
     assert style.card["border_band"] >= 0

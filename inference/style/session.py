@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 from inference.buffers import Scratch
-from inference.onnx_file import read_style
+from inference.style.onnx_file import read_style
 from models.contract import Contract
 from models.errors import StyleError
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from inference.atomic import write_atomically
-from inference.onnx_file import read_style
-from inference.styles import FOLDER, shipped_styles
+from inference.style.onnx_file import read_style
+from inference.style.styles import FOLDER, shipped_styles
 from models.errors import WebError
 
-PAGE = Path(__file__).parent / "page"
+PAGE = Path(__file__).parent
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
 SOURCES = ("index.html", "style.css", "page.js", "painter.js")
 # onnxruntime-web in two builds, of which a browser fetches one: with WebGPU, and the smaller one without.

@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 
 from inference import doctor
-from inference import session as session_module
-from inference.session import StyleSession, pad_image, probe_cuda
-from inference.styles import find_style
+from inference.style import session as session_module
+from inference.style.session import StyleSession, pad_image, probe_cuda
+from inference.style.styles import find_style
 from models.contract import Contract
 from models.errors import StyleError
 

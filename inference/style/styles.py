@@ -10,7 +10,7 @@ from typing import Any
 
 from models.errors import StyleError
 
-FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
+FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
 PREFERRED = ("quality", "realtime")  # which tier a bare name means, best picture first
 PREFERRED_LIVE = ("realtime", "quality")
 

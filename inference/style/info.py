@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inference.onnx_file import read_style
+from inference.style.onnx_file import read_style
 from models.contract import OPTIONAL_INPUTS, Contract
 from models.errors import StyleError
 
@@ -19,7 +19,7 @@ def describe(path: Path) -> list[tuple[str, str]]:
     """Headings and texts, for people.
 
     Raises:
-        StyleError: as `inference.onnx_file.read_style`.
+        StyleError: as `inference.style.onnx_file.read_style`.
     """
     data, contract = read_style(path)
     try:

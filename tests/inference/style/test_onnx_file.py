@@ -18,9 +18,9 @@ import onnx
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from inference import onnx_file
-from inference.onnx_file import read_style
-from inference.session import StyleSession
+from inference.style import onnx_file
+from inference.style.onnx_file import read_style
+from inference.style.session import StyleSession
 from models import frame_graph
 from models.contract import Contract
 from models.errors import StyleError
@@ -1017,7 +1017,7 @@ def test_a_mutant_is_refused_or_paints(good_files):
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, good_files, str(seed), str(count)],
-            cwd=Path(onnx_file.__file__).parents[1],
+            cwd=Path(onnx_file.__file__).parents[2],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -21,11 +21,11 @@ import pytest
 from films import drifting, write_film
 from PIL import Image
 
-from inference import web
 from inference.color import keep_luminance
+from inference.page import web
 from inference.pictures import read_picture
-from inference.session import StyleSession
-from inference.styles import find_style, shipped_styles
+from inference.style.session import StyleSession
+from inference.style.styles import find_style, shipped_styles
 from models.errors import WebError
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
