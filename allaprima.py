@@ -71,8 +71,9 @@ def demo(options: argparse.Namespace) -> int:
     sheet, times_ms = demo_sheet(frames or [paint_landscape(480, 640, seed=2)], styles)
     # The default name is the demo's own; a name that the user chose may be somebody's picture.
     write_picture(output, Picture(sheet), overwrite=options.overwrite or not options.output)
+    wide = max(map(len, times_ms))
     for name, milliseconds in times_ms.items():
-        print(f"{name:24} {milliseconds:7.1f} ms a picture")
+        print(f"{name:{wide}} {milliseconds:7.1f} ms a picture")
     print(f"look at {output.resolve()}")
     return 0
 
