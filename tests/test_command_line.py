@@ -109,7 +109,8 @@ def modules_after(statement: str) -> set[str]:
 
 
 def files_of(package: str) -> list[str]:
-    return [f"{package}.{path.stem}" for path in (ROOT / package).glob("*.py") if path.stem != "__init__"]
+    paths = [path for path in (ROOT / package).rglob("*.py") if path.stem != "__init__" and "node_modules" not in path.parts]
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
 
 
 def test_inference_imports_neither_torch_nor_training():

@@ -1,0 +1,46 @@
+"""Imports point one way; a room may be read without those above it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# From -> what it may not take from. The rules of inference and models are kept by running them, in test_command_line.py.
+NEVER = {
+    "training/classic": ("training.loop", "training.update", "training.record", "training.gallery", "training.studies"),
+    "training/photos": ("training.loop", "training.update", "training.record", "training.classic", "training.gallery"),
+    "training/export": ("training.loop", "training.update", "training.gallery", "training.classic"),
+    "training/studies": ("training.gallery",),
+    "inference/style": ("inference.film", "inference.live", "inference.page"),
+    "inference/film": ("inference.live", "inference.page"),
+}
+TRAINING_TAKES = ("atomic", "color", "console", "landscape", "pictures", "style")  # of inference
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, also inside functions."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return modules
+
+
+@pytest.mark.parametrize("room", NEVER)
+def test_a_room_takes_nothing_from_the_rooms_above_it(room):
+    files = [path for path in (ROOT / room).glob("*.py") if path.name != "__init__.py"]
+    assert files
+    for path in files:
+        for module in imports_of(path):
+            assert not f"{module}.".startswith(tuple(f"{above}." for above in NEVER[room])), f"{path}: {module}"
+
+
+def test_training_takes_from_inference_only_what_reads_writes_and_opens():
+    allowed = tuple(f"inference.{name}." for name in TRAINING_TAKES)
+    for path in (ROOT / "training").rglob("*.py"):
+        for module in imports_of(path):
+            if module.startswith("inference."):
+                assert f"{module}.".startswith(allowed), f"{path}: {module}"
