@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from inference.buffers import Scratch
+from inference.options import COLOR_MODES
 
-MODES = ("none", "luminance", "histogram", "linear")
 LINEAR_METHODS = ("cholesky", "image-analogies", "optimal-transport")
 
 
@@ -23,7 +23,7 @@ def keep_color(
 
     Args:
         content_frame, stylized_frame: (H, W, 3) uint8 RGB of one size.
-        mode: one of `MODES`. "none" returns the stylized frame; "luminance" takes only its light and dark; "histogram"
+        mode: one of `COLOR_MODES`. "none" returns the stylized frame; "luminance" takes only its light and dark; "histogram"
             and "linear" move its palette to the content's, statistics of the whole picture.
         match_luminance: with "luminance", see `keep_luminance`.
         out: where to write the result; may be `stylized_frame`. scratch: for what lies between.
@@ -43,8 +43,8 @@ def keep_color(
 
 
 def _check(content_frame: np.ndarray, stylized_frame: np.ndarray, mode: str) -> None:
-    if mode not in MODES:
-        raise ValueError(f'color mode is "{mode}"; one of {", ".join(MODES)} is wanted')
+    if mode not in COLOR_MODES:
+        raise ValueError(f'color mode is "{mode}"; one of {", ".join(COLOR_MODES)} is wanted')
     if content_frame.shape != stylized_frame.shape:
         raise ValueError(f"content is {content_frame.shape}, stylized {stylized_frame.shape}; one size is wanted")
 
@@ -57,7 +57,7 @@ class SteadyColor:
     anew.
 
     Attributes:
-        mode: one of `MODES`; may be changed between two frames.
+        mode: one of `COLOR_MODES`; may be changed between two frames.
     """
 
     def __init__(self, mode: str) -> None:

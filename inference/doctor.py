@@ -7,7 +7,6 @@ import platform
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 
 from inference.film.sinks import ENCODERS, encoder_opens, quiet_stderr
@@ -90,7 +89,7 @@ def display() -> tuple[str, bool, str]:
 def encoders() -> tuple[str, bool, str]:
     with quiet_stderr():
         opened = [name for names in ENCODERS.values() for name in names if encoder_opens(name)]
-    return "encoders", any("264" in name for name in opened), f"PyAV {av.__version__}: {', '.join(opened)}"
+    return "encoders", any("264" in name for name in opened), f"PyAV {importlib.metadata.version('av')}: {', '.join(opened)}"
 
 
 def training() -> tuple[str, bool, str]:

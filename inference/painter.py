@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -10,27 +9,10 @@ import numpy as np
 from inference.buffers import Scratch
 from inference.color import SteadyColor, keep_color
 from inference.denoise import TemporalDenoiser
+from inference.options import StylizeOptions
 from inference.pictures import fitted
 from inference.profile import Profile
 from inference.style.session import StyleSession, frame_to_image, image_to_frame
-
-
-@dataclass(frozen=True)
-class StylizeOptions:
-    """How to paint.
-
-    Attributes:
-        keep_color: one of `inference.color.MODES`.
-        match_luminance: with "luminance", keep the content's contrast and brightness too.
-        strength: 0 is the photo, 1 the painting.
-        max_side_px: paint at this size at most, 0 for the photo's own; the result is scaled back. Smaller means
-            larger strokes, and less time and memory.
-    """
-
-    keep_color: str = "none"
-    match_luminance: bool = False
-    strength: float = 1.0
-    max_side_px: int = 0
 
 
 def paint_photo(session: StyleSession, content_frame: np.ndarray, options: StylizeOptions) -> np.ndarray:

@@ -3,15 +3,16 @@
 import glob
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.painter import StylizeOptions, paint_photo
+from inference.options import StylizeOptions
+from inference.painter import paint_photo
 from inference.pictures import FORMATS, Picture, list_pictures, read_picture, write_picture
 from inference.style.session import StyleSession
-from models.errors import AllaPrimaError, PictureError, StyleError
+from models.errors import AllaPrimaError, Interrupted, PictureError, StyleError
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,16 @@ def run_jobs(
     overwrite: bool = False,
     max_pixels: int = 0,
     at_once: int = 1,
+    stopped: Callable[[], object] = lambda: False,
 ) -> Iterator[tuple[Job, AllaPrimaError | None]]:
     """Paint the photos; yields each job, in order, with the error that stopped it, or None.
 
     Args:
         at_once: photos in work at the same time, each in a thread; the files are the same for any number. Above 1 the
             session should be a shared one.
+        stopped: whether to end early; asked ten times a second.
     Raises:
-        KeyboardInterrupt: Ctrl-C; the photos in work are given up and nothing is written of them, unless they are being
+        Interrupted: it was stopped; the photos in work are given up and nothing is written of them, unless they are being
             written already.
     """
     pool = ThreadPoolExecutor(at_once)
@@ -105,16 +108,23 @@ def run_jobs(
             ahead.append((job, pool.submit(_run_job, job, session, options, overwrite=overwrite, max_pixels=max_pixels)))
             if len(ahead) > 8 * at_once:  # while a large photo is painted, the small ones after it go on
                 job, future = ahead.popleft()
-                yield job, future.result()
+                yield job, _result(future, stopped)
         while ahead:
             job, future = ahead.popleft()
-            yield job, future.result()
+            yield job, _result(future, stopped)
     except BaseException:
         session.run_options.terminate = True
         raise
     finally:
         pool.shutdown(cancel_futures=True)
         session.run_options.terminate = False
+
+
+def _result(future: Future[AllaPrimaError | None], stopped: Callable[[], object]) -> AllaPrimaError | None:
+    while not stopped():
+        if wait([future], 0.1).done:
+            return future.result()
+    raise Interrupted("stopped")
 
 
 def _run_job(

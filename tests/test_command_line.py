@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from inference.color import MODES
 from inference.landscape import paint_landscape
 from inference.style import styles as styles_module
 
@@ -33,14 +32,6 @@ def test_the_main_help_names_every_command(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert all(command in text for command in COMMANDS)
-
-
-def test_choices_of_the_command_line_are_those_of_the_steps():
-    import allaprima
-    from inference.film import sinks
-
-    assert allaprima.COLOR_MODES == MODES
-    assert (allaprima.CODECS, allaprima.QUALITY) == (sinks.CODECS, sinks.QUALITY)
 
 
 def test_info_says_how_to_call_each_flavor(run):
@@ -116,7 +107,9 @@ def files_of(package: str) -> list[str]:
 def test_inference_imports_neither_torch_nor_training():
     modules = modules_after("import " + ", ".join(files_of("inference")))
     assert not {"torch", "training", "onnx", "safetensors", "datasets"} & modules
-    assert {m for m in modules if m.startswith("models.")} == {"models.contract", "models.errors", "models.frame_graph"}
+    assert {m for m in modules if m.startswith("models.")} == {
+        f"models.{name}" for name in ("contract", "errors", "frame_graph", "options")
+    }
 
 
 def test_models_import_nothing_of_ours():

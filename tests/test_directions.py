@@ -15,7 +15,7 @@ NEVER = {
     "inference/style": ("inference.film", "inference.live", "inference.page"),
     "inference/film": ("inference.live", "inference.page"),
 }
-TRAINING_TAKES = ("atomic", "color", "console", "landscape", "pictures", "style")  # of inference
+TRAINING_TAKES = ("atomic", "color", "console", "interrupt", "landscape", "pictures", "style")  # of inference
 
 
 def imports_of(path: Path) -> set[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from inference.atomic import write_atomically
 from models.errors import StyleError, TrainingError
 from models.image_transform_net import NETS, ImageTransformNet
-from training.config import CHOICES
+from training.config import PRECISIONS
 
 KEPT = 3  # newest checkpoints left in a run folder; a quality-tier one is 27 MB
 BEST = "best.safetensors"  # averaged weights of the checkpoint that painted the preview photos with the lowest loss
@@ -145,7 +145,7 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     tensors, card = load_weights(path)
     try:
         seconds, losses, precision = float(card["seconds"]), dict(card["losses"]), card["options"]["precision"]
-        sane = type(card["step"]) is int and card["step"] >= 0 and seconds >= 0 and precision in CHOICES["precision"]
+        sane = type(card["step"]) is int and card["step"] >= 0 and seconds >= 0 and precision in PRECISIONS
         numbers = [*losses.values(), card.get("best", 0.0), card.get("lr_scale", 1.0)]
         sane = sane and all(isinstance(number, float) and math.isfinite(number) for number in numbers)
         sane = sane and 0 < numbers[-1] <= 1 and type(card.get("rollbacks", 0)) is int

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from inference.console import catch_interrupt, progress_bar
+from inference.console import progress_bar
+from inference.interrupt import catch_interrupt
 from models.errors import Interrupted, TrainingError
 from models.image_transform_net import TIERS, ImageTransformNet
 from models.vgg import load_vgg19

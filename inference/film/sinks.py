@@ -18,20 +18,19 @@ from av.video.reformatter import ColorRange, VideoReformatter
 
 from inference.atomic import AtomicFile
 from inference.film.frames import COLORSPACES, UNSPECIFIED, ColorTags
+from inference.options import QUALITY
 from inference.pictures import check_folder
 from models.errors import VideoError
 
 os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a page when it starts; errors only
 
 FILM_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-CODECS = ("auto", "h264", "hevc", "av1")
 # Hardware first, where it really opens; the last of each is software that always does.
 ENCODERS = {
     "h264": ("h264_nvenc", "h264_videotoolbox", "h264_qsv", "h264_amf", "libx264"),
     "hevc": ("hevc_nvenc", "hevc_videotoolbox", "hevc_qsv", "hevc_amf", "libx265"),
     "av1": ("av1_nvenc", "av1_qsv", "av1_amf", "libsvtav1"),
 }
-QUALITY = 75
 
 
 class VideoWriter:

@@ -12,23 +12,14 @@ import av
 import numpy as np
 
 from inference.film.frames import Moment, VideoReader
-from inference.film.sinks import FILM_FORMATS, QUALITY, VideoWriter, check_film_writable
-from inference.painter import FilmPainter, StylizeOptions, one_opencv_thread
+from inference.film.sinks import FILM_FORMATS, VideoWriter, check_film_writable
+from inference.options import StylizeOptions, VideoOptions
+from inference.painter import FilmPainter, one_opencv_thread
 from inference.profile import Profile
 from inference.style.session import StyleSession
 from models.errors import AllaPrimaError, Interrupted, VideoError
 
 AHEAD = 2  # frames between two stages at most; a frame of 4K takes 25 MB, its stylized image 100
-
-
-@dataclass(frozen=True)
-class VideoOptions:
-    """Which part to paint and how to write it; see `VideoReader` and `VideoWriter`."""
-
-    codec: str = "auto"
-    quality: int = QUALITY
-    start_s: float = 0.0
-    duration_s: float = 0.0
 
 
 @dataclass

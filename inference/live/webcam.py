@@ -15,14 +15,14 @@ import cv2
 import numpy as np
 
 from inference.buffers import Buffers, Scratch
-from inference.color import MODES
 from inference.live.cameras import CameraFeed, Newest
 from inference.live.displays import Display, VirtualCamera
 from inference.live.overlay import lay_out
 from inference.live.pace import Pace
 from inference.live.rack import StyleRack
 from inference.live.recorder import Recorder, free_name
-from inference.painter import FilmPainter, StylizeOptions, one_opencv_thread
+from inference.options import COLOR_MODES, StylizeOptions
+from inference.painter import FilmPainter, one_opencv_thread
 from inference.pictures import Picture, write_picture
 from inference.profile import Profile
 from models.errors import AllaPrimaError, VideoError
@@ -326,7 +326,7 @@ class Webcam:
         elif key in ("n", "p"):
             controls.style = (controls.style + (1 if key == "n" else -1)) % styles
         elif key == "c":
-            controls.keep_color = MODES[(MODES.index(controls.keep_color) + 1) % len(MODES)]
+            controls.keep_color = COLOR_MODES[(COLOR_MODES.index(controls.keep_color) + 1) % len(COLOR_MODES)]
         elif key in ("+", "=", "-", "_"):
             step = 0.1 if key in "+=" else -0.1
             controls.strength = round(min(1.0, max(0.0, controls.strength + step)), 1)

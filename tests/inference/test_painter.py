@@ -5,7 +5,8 @@ import pytest
 from fakes import SlowSession
 
 from inference.landscape import paint_landscape
-from inference.painter import FilmPainter, StylizeOptions, paint_photo
+from inference.options import StylizeOptions
+from inference.painter import FilmPainter, paint_photo
 from inference.style.session import StyleSession
 
 

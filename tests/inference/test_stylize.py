@@ -14,7 +14,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from inference import pictures
-from inference.painter import StylizeOptions, paint_photo
+from inference.options import StylizeOptions
+from inference.painter import paint_photo
 from inference.pictures import FORMATS, read_picture
 from inference.style.session import StyleSession
 from inference.stylize import Job, plan_jobs, run_jobs

@@ -16,7 +16,8 @@ from rich.console import Console
 from torch import Tensor
 
 from inference.color import LINEAR_METHODS, keep_luminance, luminance, match_histogram, match_linear, match_luminance
-from inference.console import catch_interrupt, progress_bar
+from inference.console import progress_bar
+from inference.interrupt import catch_interrupt
 from inference.pictures import (
     Picture,
     check_writable,

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from inference.console import catch_interrupt, progress_bar
+from inference.console import progress_bar
+from inference.interrupt import catch_interrupt
 from inference.pictures import Picture, check_writable, contact_sheet, read_picture, resize, write_picture
 from models.errors import Interrupted
 from models.vgg import VGG19Features, load_vgg19

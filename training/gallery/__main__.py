@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from training.config import CHOICES, TrainConfig
+from models.options import choices_of
+from training.config import TrainConfig
 from training.gallery.train import (
     config_of,
     from_shipped,
@@ -28,7 +29,7 @@ if __name__ == "__main__":
     for option in ("--paintings", "--photos", "--heldout"):
         parser.add_argument(option, type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--style", nargs="+", metavar="NAME", help="instead of all")
-    parser.add_argument("--tier", choices=CHOICES["tier"], default=TrainConfig.tier)
+    parser.add_argument("--tier", choices=choices_of(TrainConfig, "tier"), default=TrainConfig.tier)
     parser.add_argument("--minutes", type=float, metavar="M", help="spend so long; the worst style first")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--from-shipped", action="store_true", help="start from what is shipped, at a lower learning rate")

@@ -15,12 +15,13 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from inference.console import catch_interrupt
+from inference.interrupt import catch_interrupt
 from inference.pictures import list_pictures
 from models.image_transform_net import TIERS
+from models.options import choices_of
 from models.vgg import load_vgg19
 from training.checkpoint import load_newest_state, save_checkpoint
-from training.config import CHOICES, TrainConfig
+from training.config import TrainConfig
 from training.device import in_precision, pick_device, pick_precision, worker_count
 from training.images import to_image
 from training.loop import load_init, open_folder
@@ -92,7 +93,7 @@ def train_base(
             "options": {
                 name: value
                 for name, value in dataclasses.asdict(config).items()
-                if (type(value) in (int, float) and name != "steps") or name in CHOICES
+                if (type(value) in (int, float) and name != "steps") or choices_of(TrainConfig, name)
             },
         }
         save_checkpoint(run_folder, update.pack(step), card)
@@ -142,7 +143,7 @@ if __name__ == "__main__":
     parser.add_argument("--paintings", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="paintings of it that are left out")
     parser.add_argument("--photos", required=True, metavar="FOLDER")
-    parser.add_argument("--tier", choices=CHOICES["tier"], default=TrainConfig.tier)
+    parser.add_argument("--tier", choices=choices_of(TrainConfig, "tier"), default=TrainConfig.tier)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--size", type=int, default=192, help="side of the crops (default: %(default)s)")
     parser.add_argument("--init", default="none", metavar="FILE", help="a network that a base begins with (default: noise)")

@@ -28,6 +28,7 @@ GALLERY = FOLDER / "gallery.toml"
 README = FOLDER / "README.md"
 SHEET = FOLDER / "pictures" / "contact_sheet.jpg"
 TABLE_HEAD = "| style | size | content | style | content + 10 x style |\n|---|---|---|---|---|\n"
+CHECKPOINT_EVERY = 50  # steps; a step of many styles takes many seconds
 TURN_STEPS = 500  # of one style, where minutes are counted
 GO_ON_LR = 2e-4  # of a network that has learned already; at the usual peak it first forgets for hundreds of steps
 
@@ -56,7 +57,8 @@ def config_of(name: str, entry: Mapping[str, Any], paintings: Path, **options: A
     found = sorted(paintings.glob(f"{name}.*"))
     if not found:
         raise TrainingError(f"{paintings} holds no painting {name}.jpg or the like")
-    return TrainConfig(painting=str(found[0].resolve()), license="public domain", **entry, **options)
+    every = {"checkpoint_every": CHECKPOINT_EVERY, "preview_every": CHECKPOINT_EVERY}
+    return TrainConfig(painting=str(found[0].resolve()), license="public domain", **every, **entry, **options)
 
 
 def train_gallery(configs: Mapping[str, TrainConfig], runs: Path, heldout: Path, console: Console) -> None:

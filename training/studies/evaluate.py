@@ -15,7 +15,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from inference.console import catch_interrupt, progress_bar
+from inference.console import progress_bar
+from inference.interrupt import catch_interrupt
 from inference.pictures import check_folder, read_picture, resize_short_side, write_encoded
 from inference.style.session import StyleSession
 from models.errors import Interrupted, OptimizeError

@@ -17,8 +17,8 @@ from films import drifting, packets_of, read_film, write_film
 
 from inference.film.frames import Moment, VideoReader
 from inference.film.sinks import VideoWriter, encoder_opens
-from inference.film.video import VideoOptions, VideoReport, paint_video
-from inference.painter import StylizeOptions
+from inference.film.video import VideoReport, paint_video
+from inference.options import StylizeOptions, VideoOptions
 from inference.style.session import StyleSession
 from models.contract import Contract
 from models.errors import Interrupted, VideoError

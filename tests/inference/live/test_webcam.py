@@ -17,12 +17,12 @@ from fakes import FakeCamera, FakeDisplay, FakeRack, SlowSession, go
 from films import drifting, read_film, write_film
 
 from inference.buffers import Buffers
-from inference.color import MODES
 from inference.live import overlay, recorder, webcam
 from inference.live.cameras import CameraFeed, FileCamera
 from inference.live.displays import VirtualCamera
 from inference.live.rack import StyleRack
 from inference.live.webcam import Controls, Webcam
+from inference.options import COLOR_MODES
 from inference.profile import Profile, bare_session_ms
 from inference.style.session import StyleSession
 from models.errors import StyleError, VideoError
@@ -61,7 +61,7 @@ def test_keys_change_style_color_strength_mirror_side_and_help():
 
 def test_every_color_mode_is_reached_and_strength_stays_within_its_range():
     controls = Controls()
-    keys = "c" * len(MODES) + "+" * 3 + "-" * 14 + "q"
+    keys = "c" * len(COLOR_MODES) + "+" * 3 + "-" * 14 + "q"
     go(display=FakeDisplay(keys), controls=controls)
     assert controls.keep_color == "none"
     assert controls.strength == 0.0

@@ -1,0 +1,450 @@
+"""The commands that paint: demo, stylize, video, webcam, web, info, styles, doctor; each with its options beside its work.
+
+Everything heavier than the standard library is imported inside a command, so that --help is instant.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from inference.options import CODECS, COLOR_MODES, QUALITY, StylizeOptions, VideoOptions
+from models.errors import Interrupted, StyleError, VideoError, WebError
+from models.options import Commands, add_command, number, whole_number
+
+
+def add_demo(commands: Commands) -> None:
+    text = (
+        "Paints a picture in every shipped style, with the style's colors and with the content's, onto one\n"
+        "contact sheet. Without a PHOTO the picture is a landscape that the program makes up."
+    )
+    parser = add_command(commands, "demo", demo, "see every style on one sheet", text, "allaprima demo")
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="your own pictures instead of the landscape")
+    parser.add_argument("-o", "--output", metavar="FILE", help="the sheet (default: allaprima_demo.png here)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file given with -o")
+    _add_max_pixels(parser)
+
+
+def demo(options: argparse.Namespace) -> int:
+    from inference.demo import demo_sheet
+    from inference.landscape import paint_landscape
+    from inference.pictures import Picture, read_picture, resize_short_side, write_picture
+    from inference.style.styles import shipped_styles
+
+    styles = shipped_styles()
+    if not styles:
+        raise StyleError("no shipped styles in checkpoints/; train one with: allaprima train PAINTING --photos FOLDER")
+    output = Path(options.output or "allaprima_demo.png")
+    frames = [read_picture(photo, options.max_pixels).frame for photo in options.photos]
+    frames = [resize_short_side(frame, 480) if min(frame.shape[:2]) > 480 else frame for frame in frames]
+    sheet, times_ms = demo_sheet(frames or [paint_landscape(480, 640, seed=2)], styles)
+    # The default name is the demo's own; a name that the user chose may be somebody's picture.
+    write_picture(output, Picture(sheet), overwrite=options.overwrite or not options.output)
+    wide = max(map(len, times_ms))
+    for name, milliseconds in times_ms.items():
+        print(f"{name:{wide}} {milliseconds:7.1f} ms a picture")
+    print(f"look at {output.resolve()}")
+    return 0
+
+
+def add_stylize(commands: Commands) -> None:
+    text = (
+        "Takes files, folders and globs. The result has the photo's size, orientation, transparency and color\n"
+        "profile. Without -o it is named after photo and style: photo.jpg becomes photo_great_wave.jpg, the folder\n"
+        "trip becomes trip_great_wave. A photo that fails is reported and the others are painted; the exit code is 1."
+    )
+    example = "allaprima stylize photo.jpg --style great_wave --keep-color luminance"
+    parser = add_command(commands, "stylize", stylize, "paint photos in a style", text, example)
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="a file, a folder or a glob")
+    parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help="a shipped style, or an .onnx file")
+    parser.add_argument("-o", "--output", metavar="FILE_OR_FOLDER", help="where to write")
+    _add_keep_color(parser, "photo")
+    parser.add_argument(
+        "--match-luminance", action="store_true", help="with --keep-color luminance: keep the photo's contrast, too"
+    )
+    _add_max_side(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument(
+        "--jobs",
+        type=whole_number(1),
+        default=0,
+        metavar="N",
+        help="photos in work at the same time (default: as many as there are cores)",
+    )
+    _add_max_pixels(parser)
+    _add_device(parser)
+
+
+def stylize(options: argparse.Namespace) -> int:
+    from inference.interrupt import catch_interrupt
+    from inference.style.session import StyleSession
+    from inference.style.styles import find_style, style_name
+    from inference.stylize import plan_jobs, run_jobs
+
+    path = find_style(options.style)
+    jobs = plan_jobs(options.photos, options.output, style_name(options.style))
+    how = StylizeOptions(options.keep_color, options.match_luminance, options.strength, options.max_side)
+    at_once = min(len(jobs), options.jobs or os.cpu_count() or 1)
+    session = StyleSession(path, options.device, shared=at_once > 1)
+    print(f"painting with {path} on {session.where}", file=sys.stderr)
+    failed = 0
+    with catch_interrupt() as received:
+        results = run_jobs(
+            jobs,
+            session,
+            how,
+            overwrite=options.overwrite,
+            max_pixels=options.max_pixels,
+            at_once=at_once,
+            stopped=lambda: received,
+        )
+        if len(jobs) > 1 and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import track  # a single photo need not wait for it
+
+            results = iter(track(results, "painting", total=len(jobs), console=Console(stderr=True)))
+        for job, error in results:
+            if error is None:
+                print(job.destination)
+            else:
+                failed += 1
+                print(f"allaprima: {error}", file=sys.stderr)
+    if failed and len(jobs) > 1:
+        print(f"allaprima: {failed} of {len(jobs)} pictures failed, the others are painted", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def add_video(commands: Commands) -> None:
+    text = (
+        "Sound and subtitles are passed on as they are, where OUT's format holds them (.webm: Opus and Vorbis only). Size,\n"
+        "timestamps, color range and aspect stay the film's, which is painted upright. The result appears under its name\n"
+        "when it is whole; after Ctrl-C it holds what is done, and replaces nothing. Damaged parts are skipped and counted.\n"
+        "A bare STYLE means the best tier shipped; STYLE/realtime may be many times faster."
+    )
+    example = "allaprima video clip.mp4 --style great_wave/realtime --keep-color luminance"
+    parser = add_command(commands, "video", video, "paint a film", text, example)
+    parser.add_argument("film", metavar="IN", help="a file of any kind that FFmpeg reads")
+    parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help="a shipped style, or an .onnx file")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help=".mp4, .m4v, .mov, .mkv or .webm (default: IN_STYLE.mp4 beside IN)"
+    )
+    _add_keep_color(parser, "film")
+    _add_max_side(parser)
+    what = "auto is H.264, AV1 in .webm; .mov holds no AV1; in hardware where that works (default: auto)"
+    parser.add_argument("--codec", choices=CODECS, default="auto", help=what)
+    what = f"more is better and larger (default: {QUALITY})"
+    parser.add_argument("--quality", type=whole_number(1, 100), default=QUALITY, metavar="1..100", help=what)
+    parser.add_argument(
+        "--start", type=_seconds, default=0.0, metavar="T", help="begin here, in seconds or [H:]M:S (default: 0)"
+    )
+    parser.add_argument("--duration", type=_length, default=0.0, metavar="T", help="paint this long (default: to the end)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--profile", action="store_true", help="print how long each stage took")
+    _add_device(parser)
+
+
+def video(options: argparse.Namespace) -> int:
+    from inference.console import film_progress
+    from inference.film.sinks import check_film_writable
+    from inference.film.video import default_output, paint_video
+    from inference.interrupt import catch_interrupt
+    from inference.profile import Profile, bare_session_ms
+    from inference.style.session import StyleSession
+    from inference.style.styles import find_style, style_name
+
+    path, source = find_style(options.style), Path(options.film)
+    if "://" in options.film:
+        raise VideoError(f"{options.film} is an address; video paints files, webcam --camera takes addresses")
+    output = Path(options.output) if options.output else default_output(source, style_name(options.style))
+    check_film_writable(output, options.overwrite, options.codec)  # before the style is opened
+    session = StyleSession(path, options.device, shared=True)
+    print(f"painting with {path} on {session.where}", file=sys.stderr)
+    how = StylizeOptions(options.keep_color, strength=options.strength, max_side_px=options.max_side)
+    what = VideoOptions(options.codec, options.quality, options.start, options.duration)
+    profile = Profile()
+
+    def say(note: str) -> None:
+        print(f"allaprima: {source}: {note}", file=sys.stderr)
+
+    with catch_interrupt() as received, film_progress() as progress:
+        stopped = lambda: received  # noqa: E731
+        report = paint_video(
+            source,
+            output,
+            session,
+            how=how,
+            options=what,
+            overwrite=options.overwrite,
+            stopped=stopped,
+            progress=progress,
+            profile=profile,
+            say=say,
+        )
+    if report.skipped:
+        text = f"{source}: {report.skipped} damaged packets or frames were skipped; what follows keeps its time"
+        print(f"allaprima: {text}", file=sys.stderr)
+    speed = f"{report.frames / report.wall_s:.1f} frames a second"
+    if options.profile:
+        print(profile.table())
+        alone_ms, frame_ms = bare_session_ms(session, *report.work_size), 1000.0 * report.wall_s / report.frames
+        share = f"all around it {frame_ms - alone_ms:.1f} ms, {frame_ms / alone_ms - 1.0:.0%}"
+        print(f"{frame_ms:.1f} ms a frame in all, the network alone {alone_ms:.1f} ms: {share}")
+    if not report.whole:
+        raise Interrupted(f"stopped; {report.output} holds the first {report.end_s:.1f} s ({report.frames} frames)")
+    print(f"{report.output}: {report.frames} frames, {report.end_s:.1f} s, {report.encoder}, painted at {speed}")
+    return 0
+
+
+def add_webcam(commands: Commands) -> None:
+    text = (
+        "A window shows the camera painted; h in it lists the keys, q or Ctrl-C quits. --camera takes an index,\n"
+        "an address (rtsp://, http://) or a film, which plays at its own speed over and over. A camera that hangs\n"
+        "or is unplugged is opened again. A bare STYLE means the realtime tier; n and p change between several."
+    )
+    example = "allaprima webcam --style great_wave,starry_night --keep-color luminance"
+    parser = add_command(commands, "webcam", webcam, "paint the camera live", text, example)
+    what = "shipped styles or .onnx files (default: all that are shipped in the realtime tier)"
+    parser.add_argument("-s", "--style", type=_names, metavar="STYLE[,STYLE...]", help=what)
+    parser.add_argument("--camera", default="0", metavar="N|URL|FILE", help="(default: 0, the first one)")
+    what = "what to ask a camera for (default: 640x480); a film or stream is made to fit in, whole (default: its own size)"
+    parser.add_argument("--size", type=_size, metavar="WxH", help=what)
+    _add_keep_color(parser, "picture")
+    what = "paint smaller while a frame takes too long, and larger again; the picture keeps its size"
+    parser.add_argument("--target-fps", type=number(0.0, 1000.0), default=0.0, metavar="N", help=what)
+    parser.add_argument("--record", metavar="OUT.mp4", help="record from the beginning")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.mp4 if it exists")
+    what = "show the result as a camera to other programs; needs pip install pyvirtualcam"
+    parser.add_argument("--virtual-camera", action="store_true", help=what)
+    parser.add_argument("--headless", action="store_true", help="without a window")
+    what = "stop after N painted frames (default: never)"
+    parser.add_argument("--frames", type=whole_number(0), default=0, metavar="N", help=what)
+    parser.add_argument("--profile", action="store_true", help="print at the end how long each stage took")
+    _add_device(parser)
+
+
+def webcam(options: argparse.Namespace) -> int:
+    from inference.buffers import Buffers
+    from inference.film.sinks import check_film_writable
+    from inference.interrupt import catch_interrupt
+    from inference.live.cameras import CameraFeed, open_camera
+    from inference.live.displays import VirtualCamera, Window, check_virtual_camera
+    from inference.live.rack import StyleRack
+    from inference.live.webcam import Controls, Webcam
+    from inference.profile import Profile, bare_session_ms
+    from inference.style.styles import PREFERRED_LIVE, find_style, shipped_styles
+
+    if options.record:
+        check_film_writable(Path(options.record), options.overwrite)
+        if Path(options.record).exists() and Path(options.camera).exists() and Path(options.record).samefile(options.camera):
+            raise VideoError(f"{options.record} is the film that plays as the camera; record to another file")
+    if options.virtual_camera:
+        check_virtual_camera()
+    window = None if options.headless else Window()
+    names = options.style or [style.full_name for style in shipped_styles() if style.tier == PREFERRED_LIVE[0]]
+    if not names:
+        raise StyleError("no realtime styles in checkpoints/; give --style FILE.onnx")
+    rack = StyleRack({name: find_style(name, tiers=PREFERRED_LIVE) for name in names}, options.device)
+    buffers, profile = Buffers(), Profile()
+    size = (options.size[1], options.size[0]) if options.size else None
+    feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
+    print(f"painting with {rack.first.path} on {rack.first.where}", file=sys.stderr)
+    controls = Controls(keep_color=options.keep_color, strength=options.strength)
+
+    def open_virtual_camera(height: int, width: int) -> VirtualCamera:
+        return VirtualCamera(height, width, options.target_fps or 30.0)
+
+    live = Webcam(
+        feed,
+        rack,
+        buffers,
+        controls,
+        target_fps=options.target_fps,
+        display=window,
+        record=Path(options.record) if options.record else None,
+        virtual_camera=open_virtual_camera if options.virtual_camera else None,
+        overwrite=options.overwrite,
+        profile=profile,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    try:
+        with catch_interrupt() as received:
+            report = live.run(options.frames, lambda: received)
+    finally:
+        feed.close()
+        rack.close()
+        if window:
+            window.close()
+    print(report)
+    if options.profile:
+        print(profile.table())
+        height, width = live.work_size
+        if height:
+            alone_ms = bare_session_ms(rack.first, height, width)
+            share = (
+                f"; with this camera and all {report.fps:.1f}, {0.1 * report.fps * alone_ms:.0f} % of that"
+                if report.fps
+                else ""
+            )
+            print(f"the network alone at {width}x{height}: {alone_ms:.1f} ms, {1000.0 / alone_ms:.1f} a second{share}")
+    return 0
+
+
+def add_info(commands: Commands) -> None:
+    text = "Inputs and outputs, sizes, style, license, options and how it compared with torch; nothing in the file is run."
+    example = "allaprima info great_wave/realtime.frame"
+    parser = add_command(commands, "info", info, "say what an .onnx file is", text, example)
+    parser.add_argument("styles", nargs="+", metavar="NAME_OR_FILE", help="an .onnx file of ours, or a shipped style")
+
+
+def info(options: argparse.Namespace) -> int:
+    from inference.style.info import describe
+    from inference.style.styles import find_style
+
+    for i, name in enumerate(options.styles):
+        path = find_style(name)
+        if len(options.styles) > 1:
+            print(f"{'' if i == 0 else chr(10)}{path}")
+        for heading, text in describe(path):
+            print(f"{heading:9} {text}")
+    return 0
+
+
+def add_web(commands: Commands) -> None:
+    text = (
+        "A page that paints webcam, photos and videos in the browser: with WebGPU where the browser has it, else on the CPU.\n"
+        "No picture leaves the machine. Without options it is served here, for this machine alone."
+    )
+    parser = add_command(commands, "web", web, "paint in a browser", text, "allaprima web")
+    what = "where to serve; 0 takes any that is free (default: 8000)"
+    parser.add_argument("--port", type=whole_number(0, 65535), default=8000, metavar="N", help=what)
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--export", metavar="FOLDER", help="write the page for any static host instead")
+    one.add_argument("--single-file", metavar="OUT.html", help="write one file that works from the disk instead")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file given with --single-file")
+
+
+def web(options: argparse.Namespace) -> int:
+    from inference.page.web import export_folder, make_server, write_single_file
+
+    if options.overwrite and not options.single_file:
+        raise WebError("--overwrite goes with --single-file; a folder must be new or empty")
+    if options.export:
+        size = export_folder(Path(options.export))
+        print(f"wrote {options.export}, {size / 2**20:.0f} MB; put it on any https host, as it is")
+        return 0
+    if options.single_file:
+        size = write_single_file(Path(options.single_file), options.overwrite)
+        print(f"wrote {options.single_file}, {size / 2**20:.1f} MB; open it in a browser")
+        return 0
+    with make_server(options.port) as server:
+        print(f"open http://127.0.0.1:{server.server_port}/ in a browser on this machine; Ctrl-C ends", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+def add_styles(commands: Commands) -> None:
+    text = (
+        "Title, painter, year and license of the painting, size of the file, how the network was trained, and its losses\n"
+        "on held-out photos. Each name works as --style; a bare name means the best tier."
+    )
+    add_command(commands, "styles", styles, "list the shipped styles", text, "allaprima styles")
+
+
+def styles(options: argparse.Namespace) -> int:
+    from inference.style.styles import shipped_styles
+
+    for style in shipped_styles():
+        card = style.card
+        who = ", ".join(str(card[key]) for key in ("painter", "year", "license") if card.get(key))
+        print(f'{style.full_name:24} "{card.get("title", style.name)}", {who}; {style.path.stat().st_size / 2**20:.1f} MB')
+        if style.flavors:
+            print(f"{'':24} also as {', '.join(f'{style.full_name}.{flavor}' for flavor in style.flavors)}")
+        if "photos_seen" in card:
+            minutes = card["seconds"] / 60
+            print(f"{'':24} trained on {card['photos_seen']:,} photos in {minutes:.0f} minutes, {card['device']}")
+        if "started_from" in card:
+            own = card["started_from"] == style.full_name
+            print(f"{'':24} started from {'an earlier training of its own' if own else card['started_from']}")
+        for size, parts in card.get("heldout", {}).items():
+            print(f"{'':24} held-out photos at {size} px: content {parts['content']:.3f}, style {parts['style']:.3f}")
+        if "border_band" in card:
+            print(f"{'':24} band at the worst border: {card['border_band']} levels of 255")
+        for size, figures in card.get("classic", {}).items():
+            worth = [f"{figures[start]} iterations from {start}" for start in ("noise", "content") if start in figures]
+            print(f"{'':24} worth {', '.join(worth)} of the classic optimization at {size} px")
+    return 0
+
+
+def add_doctor(commands: Commands) -> None:
+    text = "Opens providers and encoders rather than trusting what is installed, and looks for the display and for VGG-19."
+    add_command(commands, "doctor", doctor, "say what this machine can run", text, "allaprima doctor")
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from inference.doctor import examine
+
+    for name, well, text in examine():
+        print(f"{'ok' if well else '--'}  {name:12} {text}")
+    return 0
+
+
+def _add_keep_color(parser: argparse.ArgumentParser, content: str) -> None:
+    text = (
+        f"keep the {content}'s colors: luminance takes only light and dark from the painting, histogram and linear "
+        f"move its palette to the {content}'s (default: none)"
+    )
+    parser.add_argument("--keep-color", choices=COLOR_MODES, default="none", help=text)
+    text = f"0 is the {content} as it is, 1 the painting (default: 1)"
+    parser.add_argument("--strength", type=number(0.0, 1.0), default=1.0, metavar="0..1", help=text)
+
+
+def _add_max_side(parser: argparse.ArgumentParser) -> None:
+    text = "paint at this size at most and scale the result back: larger strokes, less time and memory"
+    parser.add_argument("--max-side", type=whole_number(16), default=0, metavar="PX", help=text)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    text = "where to run; auto takes CUDA where it works (default: auto)"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
+
+
+def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    text = "refuse larger pictures, which may be decompression bombs (default: 179 million)"
+    parser.add_argument("--max-pixels", type=whole_number(1), default=0, metavar="N", help=text)
+
+
+def _seconds(text: str) -> float:
+    """ "90", "1:30" or "0:01:30"."""
+    try:
+        seconds = [float(part) for part in text.split(":")]
+    except ValueError:
+        seconds = [float("nan")]
+    total = sum(part * 60.0**power for power, part in enumerate(reversed(seconds)))
+    if not (0.0 <= total < 1e9 and len(seconds) <= 3 and all(0.0 <= part < 60.0 for part in seconds[1:])):
+        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds or [H:]M:S")
+    return total
+
+
+def _length(text: str) -> float:
+    seconds = _seconds(text)
+    if not seconds:
+        raise argparse.ArgumentTypeError(f"{text} is no time at all; leave --duration out to paint to the end")
+    return seconds
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Width and height."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and all(16 <= int(side) <= 16384 for side in (width, height))):
+        raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT with sides from 16 to 16384")
+    return int(width), int(height)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("no style is named; allaprima styles lists them")
+    return names

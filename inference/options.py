@@ -1,0 +1,36 @@
+"""How to paint, and how to write a film: the one home of these defaults and choices. Standard library only, so that --help
+is instant."""
+
+from dataclasses import dataclass
+
+COLOR_MODES = ("none", "luminance", "histogram", "linear")
+CODECS = ("auto", "h264", "hevc", "av1")
+QUALITY = 75  # of films, 1 to 100
+
+
+@dataclass(frozen=True)
+class StylizeOptions:
+    """How to paint.
+
+    Attributes:
+        keep_color: one of `COLOR_MODES`.
+        match_luminance: with "luminance", keep the content's contrast and brightness too.
+        strength: 0 is the photo, 1 the painting.
+        max_side_px: paint at this size at most, 0 for the photo's own; the result is scaled back. Smaller means
+            larger strokes, and less time and memory.
+    """
+
+    keep_color: str = "none"
+    match_luminance: bool = False
+    strength: float = 1.0
+    max_side_px: int = 0
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """Which part to paint and how to write it; see `VideoReader` and `VideoWriter`."""
+
+    codec: str = "auto"
+    quality: int = QUALITY
+    start_s: float = 0.0
+    duration_s: float = 0.0

@@ -1,0 +1,189 @@
+"""Options as fields of a dataclass: default, bounds, choices and help are said once, and the command line's options and the
+checks are made from them. Standard library only, so that --help is instant."""
+
+import argparse
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from models.errors import AllaPrimaError
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+FIELD = "option"  # its place in a field's metadata
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field is on the command line, beside its name, type and default.
+
+    Attributes:
+        help: one line; the default is added to it.
+        metavar: what stands for the value.
+        least: of numbers, each of them where there are several; floats are finite and at least 0 where it is None.
+        multiple_of: of whole numbers, with the reason.
+        choices: what it may be, each of them where there are several.
+        words: what it may be instead of a number.
+        default_text: what is said of the default where it is not the value.
+    """
+
+    help: str = ""
+    metavar: str | None = None
+    least: float | None = None
+    multiple_of: tuple[int, str] | None = None
+    choices: tuple[Any, ...] = ()
+    words: tuple[str, ...] = ()
+    default_text: str | None = None
+
+
+def option(default: Any, help: str = "", metavar: str | None = None, **more: Any) -> Any:
+    """A dataclass's field with a default that is an option of the command line; `more` is what `Option` takes."""
+    return dataclasses.field(default=default, metadata={FIELD: Option(help, metavar, **more)})
+
+
+def flag(field: str) -> str:
+    """The command-line option of a field."""
+    return "--" + field.removesuffix("_px").replace("_", "-")
+
+
+def options_of(config: Any) -> dict[str, Option]:
+    """The options of a dataclass, by their fields' names."""
+    return {field.name: field.metadata[FIELD] for field in dataclasses.fields(config) if FIELD in field.metadata}
+
+
+def choices_of(config: Any, name: str) -> tuple[Any, ...]:
+    """What a field may be; nothing where it is free."""
+    return options_of(config).get(name, Option()).choices
+
+
+def check(config: Any, error: type[AllaPrimaError]) -> None:
+    """Whether all options of a dataclass's object are what they may be.
+
+    Raises:
+        error: one is not; the message says which, what it is and what is wanted.
+    """
+    for field in dataclasses.fields(config):
+        about, value = field.metadata.get(FIELD), getattr(config, field.name)
+        if about is None or value == field.default or value in about.words:
+            continue
+        wrong = _fault(about, kind_of(field.type), value)
+        if wrong:
+            raise error(f"{flag(field.name)} is {wrong}")
+
+
+def _fault(about: Option, kind: type, value: Any) -> str | None:
+    parts = value if isinstance(value, tuple) else (value,)
+    if about.choices and not set(parts) <= set(about.choices):
+        shown = ",".join(map(str, parts))
+        return f'"{shown}"; one of {", ".join(map(str, about.choices))} is wanted'
+    if kind is int and any(type(part) is not int for part in parts):
+        return f"{value!r}; a whole number is wanted"
+    least = about.least or 0
+    if kind is int and any(part < least for part in parts):
+        return f"{value}; at least {least:g} is needed"
+    if kind is float and not all(isinstance(part, int | float) and least <= part < math.inf for part in parts):
+        wanted = "finite numbers of at least {} are" if isinstance(value, tuple) else "a finite number of at least {} is"
+        return f"{value}; {wanted.format(f'{least:g}')} needed"
+    if about.multiple_of and any(part % about.multiple_of[0] for part in parts):
+        step, why = about.multiple_of
+        return f"{value}; a multiple of {step} is needed{f' ({why})' if why else ''}"
+    return None
+
+
+def kind_of(annotation: Any) -> type:
+    """int, float, bool or str: the type of a field's value, or of each of several."""
+    for kind in (*typing.get_args(annotation), annotation):
+        if kind in (int, float, bool, str):
+            return kind
+    return str
+
+
+def add_options(parser: argparse.ArgumentParser, config: Any, names: Iterable[str] | None = None) -> None:
+    """Give a parser the options of a dataclass: all, or those named."""
+    fields = {field.name: field for field in dataclasses.fields(config) if FIELD in field.metadata}
+    for name in fields if names is None else names:
+        field, about = fields[name], fields[name].metadata[FIELD]
+        several, kind = typing.get_origin(field.type) is tuple, kind_of(field.type)
+        default: Any = field.default
+        default = ",".join(map(str, default)) if several else default
+        text = about.default_text or ("" if default in (None, "") else str(default))
+        more: dict[str, Any] = {"dest": name, "default": field.default}
+        more["help"] = f"{about.help} (default: {text})".strip() if text else about.help
+        if kind is bool:
+            parser.add_argument(flag(name), action="store_true", **more | {"help": about.help})
+        elif several:
+            parser.add_argument(flag(name), type=several_of(kind), metavar=about.metavar, **more)
+        elif about.choices:
+            parser.add_argument(flag(name), type=kind, choices=about.choices, **more)
+        else:
+            parser.add_argument(flag(name), type=number_or(about.words, kind), metavar=about.metavar, **more)
+
+
+def add_command(
+    commands: Commands, name: str, command: Callable[[argparse.Namespace], int], summary: str, text: str, example: str
+) -> argparse.ArgumentParser:
+    """A command's parser, whose options are yet to come; `allaprima.main` calls the command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.\n\n{text}",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def chosen(config: type, options: argparse.Namespace) -> dict[str, Any]:
+    """A config's fields as a command line gives them; those that a command does not have stay away."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(config) if hasattr(options, field.name)}
+
+
+def number_or(words: tuple[str, ...], kind: type) -> Callable[[str], Any]:
+    """Reads a value of a kind, or one of these words."""
+
+    def read(text: str) -> Any:
+        return text if text in words else kind(text)
+
+    read.__name__ = kind.__name__  # argparse's "invalid int value"
+    return read
+
+
+def several_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
+    """Reads values between commas."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+
+    read.__name__ = f"{kind.__name__},..."
+    return read
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Reads a whole number in a range."""
+
+    def read(text: str) -> int:
+        value = int(text) if text.lstrip("+-").isdecimal() else None
+        if value is None or value < least or (most is not None and value > most):
+            wanted = f"{least} or more" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number, {wanted}")
+        return value
+
+    return read
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """Reads a number in a range."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least:g} to {most:g}")
+        return value
+
+    return read

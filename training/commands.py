@@ -1,0 +1,409 @@
+"""The commands that train, export and compare: train, sweep, optimize, reconstruct, evaluate, export, import, bench; each with
+its options beside its work.
+
+Everything heavier than the standard library is imported inside a command, so that --help is instant.
+"""
+
+import argparse
+import dataclasses
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from models.contract import IO, PRECISIONS
+from models.errors import Interrupted, OptimizeError, StyleError, TrainingError
+from models.options import Commands, add_command, add_options, chosen, flag, number, several_of, whole_number
+from training.config import EvaluateConfig, OptimizeConfig, ReconstructConfig, TrainConfig
+
+
+def add_train(commands: Commands) -> None:
+    text = (
+        "Trains a network on one painting and many photos, exports it as style.onnx and says how to try it.\n"
+        "Hours on a CPU by default: there, --steps 2500 --batch-size 2 takes about half an hour on two cores.\n"
+        "Several paintings are trained together, a network each, which takes less time than one after the other.\n"
+        "Ctrl-C saves; --resume RUN_FOLDER goes on."
+    )
+    example = "allaprima train painting.jpg --photos ~/Pictures -o runs/my_style"
+    parser = add_command(commands, "train", train, "train a new style", text, example)
+    parser.add_argument("paintings", nargs="*", metavar="PAINTING", help="the style image")
+    parser.add_argument(
+        "--photos", metavar="FOLDER_OR_DATASET", help="a folder, or a Hugging Face dataset's name (default: $ALLAPRIMA_PHOTOS)"
+    )
+    what = "(default: runs/PAINTING-TIER); of several paintings the folder of such folders"
+    parser.add_argument("-o", "--output", metavar="RUN_FOLDER", help=what)
+    what = "go on with a training; needs nothing else"
+    parser.add_argument("--resume", nargs="+", metavar="RUN_FOLDER", help=what)
+    parser.add_argument("--dry-run", action="store_true", help="print the options and stop")
+    parser.add_argument("--quick", action="store_true", help="a preview in minutes: small crops, few steps")
+    add_options(parser, TrainConfig)
+    parser.add_argument("--preview", nargs="+", metavar="PHOTO", default=[], help="photos for the preview sheet")
+
+
+def train(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from rich.console import Console
+
+    from training.loop import train_together
+
+    console = Console(highlight=False)
+    runs = [_resumed_run(folder) for folder in options.resume] if options.resume else _new_runs(options)
+    writes = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one talks and writes
+    for run_folder, config in runs if writes else []:
+        print(config.to_json())
+        print(f"run folder: {run_folder}", flush=True)
+    if options.dry_run:
+        return 0
+    for run_folder, config in runs if writes and not options.resume else []:
+        _save_options(run_folder, config)
+    run_folders, configs = zip(*runs, strict=True)
+    train_together(configs, run_folders, console, resume=bool(options.resume))
+    if not writes:
+        return 0
+    from inference.style.info import report_text
+    from training.export.export import export as export_onnx
+
+    for run_folder in run_folders:
+        style = run_folder / "style.onnx"
+        print(f"wrote {style}; {report_text(export_onnx(run_folder, style))}")
+    if options.quick:
+        from training.quick import full_training_text
+
+        print(full_training_text(configs[0], run_folders[0]))
+    print(f"try it: allaprima stylize PHOTO --style {shlex.quote(str(style))}")
+    return 0
+
+
+def _resumed_run(folder: str) -> tuple[Path, TrainConfig]:
+    path = Path(folder, "options.json")
+    if not path.is_file():
+        raise TrainingError(f"{folder} is not a run folder: it has no options.json")
+    return Path(folder), TrainConfig.read(path)
+
+
+def _new_runs(options: argparse.Namespace) -> list[tuple[Path, TrainConfig]]:
+    if len(options.paintings) > 1 and (options.title or options.painter or options.year):
+        raise TrainingError("--title, --painter and --year are of one painting; train this one alone, or leave them out")
+    runs: list[tuple[Path, TrainConfig]] = []
+    for painting in options.paintings or [None]:
+        config = _chosen_config(options, painting)
+        if options.quick:
+            from training.quick import quick_config
+
+            config = quick_config(config)
+        name = f"{Path(config.painting).stem}-{config.tier}{'-quick' if options.quick else ''}"
+        run_folder = Path("runs", name) if not options.output else Path(options.output)
+        if options.output and len(options.paintings) > 1:
+            run_folder /= name
+        if any(run_folder.glob("step_*.safetensors")) or (run_folder / "weights.safetensors").exists():
+            raise TrainingError(
+                f"{run_folder} holds a training; go on with --resume {shlex.quote(str(run_folder))}, or give another -o"
+            )
+        if run_folder in [other for other, _ in runs]:
+            raise TrainingError(f"two paintings are named {Path(painting).stem}; rename one")
+        runs.append((run_folder, config))
+    return runs
+
+
+def _chosen_config(options: argparse.Namespace, painting: str | None) -> TrainConfig:
+    """The training options of a command line; those that a command does not have stay at their defaults."""
+    photos = options.photos or os.environ.get("ALLAPRIMA_PHOTOS")
+    if not painting or not photos:
+        raise TrainingError(
+            "a PAINTING and --photos FOLDER are needed to train, or --resume RUN_FOLDER to go on. Photos of anything do, a "
+            "thousand or more: your own, or COCO's 5,000 (cocodataset.org, 2017 Val images, 1 GB). ALLAPRIMA_PHOTOS names a "
+            "folder once for all"
+        )
+    if not Path(painting).is_file():
+        raise TrainingError(f"there is no painting {painting}")
+    values = chosen(TrainConfig, options) | {"painting": painting, "photos": photos}
+    values["vgg19"] = values["vgg19"] or os.environ.get("ALLAPRIMA_VGG19")  # --resume may lack it, or have another
+    for name in ("painting", "photos", "init", "vgg19"):  # --resume may be called from another folder
+        if values.get(name) and Path(values[name]).exists():
+            values[name] = str(Path(values[name]).resolve())
+    if values.get("photo_store"):
+        values["photo_store"] = str(Path(values["photo_store"]).resolve())
+    values["preview"] = tuple(str(Path(photo).resolve()) for photo in values.get("preview", ()))
+    return TrainConfig(**values)
+
+
+def _save_options(run_folder: Path, config: TrainConfig) -> None:
+    from inference.atomic import write_atomically
+
+    try:
+        run_folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(run_folder / "options.json", config.to_json().encode() + b"\n")
+    except OSError as error:
+        raise TrainingError(f"{run_folder} cannot be written to: {error.strerror or error}") from error
+
+
+def add_sweep(commands: Commands) -> None:
+    text = (
+        "Trains a quick preview for every pair of style weight and style size, and lays them out on one contact\n"
+        "sheet. The same command goes on after an interruption. All other options are those of a quick training."
+    )
+    example = "allaprima sweep painting.jpg --photos ~/Pictures --style-weights 2,5,10 --style-sizes 256,384"
+    parser = add_command(commands, "sweep", sweep, "compare style weights and sizes", text, example)
+    parser.add_argument("painting", metavar="PAINTING", help="the style image")
+    parser.add_argument("--photos", required=True, metavar="FOLDER_OR_DATASET", help="as for train")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="(default: runs/PAINTING-sweep)")
+    weights = f"(default: {TrainConfig.style_weight:g})"
+    parser.add_argument(
+        "--style-weights", type=several_of(float), default=[TrainConfig.style_weight], metavar="X,X", help=weights
+    )
+    sizes = f"(default: {TrainConfig.style_size_px})"
+    parser.add_argument("--style-sizes", type=several_of(int), default=[TrainConfig.style_size_px], metavar="PX,PX", help=sizes)
+    names = ("tier", "device", "precision", "steps", "batch_size", "size_px", "seed", "init", "vgg19")
+    add_options(parser, TrainConfig, names)
+    parser.add_argument("--preview", nargs="+", metavar="PHOTO", default=[], help="photos for the preview sheet")
+
+
+def sweep(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from rich.console import Console
+
+    from training.quick import sweep as run_sweep
+
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise TrainingError("a sweep runs in one process; start it without torchrun")
+    config = _chosen_config(options, options.painting)
+    folder = Path(options.output or Path("runs", f"{Path(config.painting).stem}-sweep"))
+    try:
+        sheet = run_sweep(config, options.style_weights, options.style_sizes, folder, Console(highlight=False))
+    except Interrupted as error:
+        raise Interrupted("stopped; the same command goes on") from error
+    print(f"look at {sheet.resolve()}")
+    return 0
+
+
+def add_optimize(commands: Commands) -> None:
+    text = (
+        "The method that the networks are measured against (Gatys, Ecker, Bethge 2016): gradient descent on the picture's\n"
+        "own pixels, with the losses of training. Minutes a picture; says how many. Ctrl-C keeps the best picture so far.\n"
+        "Needs no training and no photos: any picture with any painting, or several."
+    )
+    example = "allaprima optimize photo.jpg painting.jpg --size 512 --snapshots 100,300,500"
+    parser = add_command(commands, "optimize", optimize, "paint one picture the classic, slow way", text, example)
+    parser.add_argument("content", metavar="CONTENT", help="the photo")
+    parser.add_argument("styles", nargs="+", metavar="STYLE", help="a painting; several are blended")
+    parser.add_argument("-o", "--output", metavar="FILE", help="(default: CONTENT_STYLE_optimized.png beside CONTENT)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    add_options(parser, OptimizeConfig)
+
+
+def optimize(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from rich.console import Console
+
+    from training.classic.optimize import optimize as run_optimization
+
+    config = OptimizeConfig(**chosen(OptimizeConfig, options))
+    content = Path(config.content)
+    names = "_".join(Path(style).stem for style in config.styles)
+    output = Path(options.output or content.parent / f"{content.stem}_{names}_optimized.png")
+    to_look_at = run_optimization(config, output, Console(highlight=False), options.overwrite)
+    print(f"look at {to_look_at.resolve()}")
+    return 0
+
+
+def add_reconstruct(commands: Commands) -> None:
+    text = (
+        "Makes pictures out of noise until VGG-19 sees in them what it sees in IMAGE (Gatys, Ecker, Bethge 2016, Fig. 1):\n"
+        "content from each layer's features, style from the Gram matrices of the layers up to each. One labelled sheet."
+    )
+    example = "allaprima reconstruct painting.jpg -o reconstructions.png"
+    parser = add_command(commands, "reconstruct", reconstruct, "show what each layer of VGG-19 knows", text, example)
+    parser.add_argument("image", metavar="IMAGE", help="a photo or a painting")
+    parser.add_argument("-o", "--output", required=True, metavar="SHEET.png")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    add_options(parser, ReconstructConfig)
+
+
+def reconstruct(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from rich.console import Console
+
+    from training.classic.reconstruct import reconstruct as run_reconstruction
+
+    config = ReconstructConfig(**chosen(ReconstructConfig, options))
+    output = Path(options.output)
+    run_reconstruction(config, output, Console(highlight=False), options.overwrite)
+    print(f"look at {output.resolve()}")
+    return 0
+
+
+def add_evaluate(commands: Commands) -> None:
+    text = (
+        "Content, style and total loss of one or more networks on photos they were not trained on, beside those of the\n"
+        "classic optimization after a number of iterations, with the same loss weights on the same photos: a table,\n"
+        "FILE.json, and FILE.png, the loss against iterations with the networks as horizontal lines (Johnson et al. 2016,\n"
+        "Fig. 5)."
+    )
+    example = "allaprima evaluate great_wave/realtime --style-image great_wave.jpg --photos heldout/"
+    parser = add_command(commands, "evaluate", evaluate, "measure networks against the classic way", text, example)
+    parser.add_argument("styles", nargs="+", metavar="STYLE_OR_ONNX", help="shipped styles or .onnx files, of one painting")
+    parser.add_argument("--style-image", required=True, metavar="PAINTING", help="what they were trained on")
+    parser.add_argument("--photos", required=True, metavar="FOLDER", help="photos they were not trained on")
+    parser.add_argument("-o", "--output", default="evaluation.json", metavar="FILE.json", help="(default: evaluation.json)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    add_options(parser, EvaluateConfig)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from rich.console import Console
+
+    from inference.style.styles import find_style
+    from training.studies.evaluate import evaluate as run_evaluation
+    from training.studies.evaluate import table
+
+    config = EvaluateConfig(**chosen(EvaluateConfig, options))
+    output = Path(options.output)
+    if output.suffix != ".json":
+        raise OptimizeError(f"-o is {output}; a name that ends in .json is wanted")
+    for path in (output, output.with_suffix(".png")):
+        if path.exists() and not options.overwrite:
+            raise OptimizeError(f"{path} exists; give --overwrite to replace it, or another -o")
+    networks = {}
+    for style in options.styles:
+        path = find_style(style)
+        name = f"{path.parent.name}/{path.stem}".removeprefix("/")
+        networks[str(path) if name in networks else name] = path
+    result = run_evaluation(config, networks, output, Console(highlight=False))
+    print(table(result))
+    print(f"look at {output.with_suffix('.png').resolve()}")
+    return 0
+
+
+def add_export(commands: Commands) -> None:
+    text = (
+        "Writes the file only if ONNX Runtime paints with it what torch paints, on photos and at odd sizes, and prints how\n"
+        "near it comes. image: float32 NCHW in [0, 1], sides multiples of 4, for every runtime; frame: uint8 NHWC of any\n"
+        "size, the easiest to call, with optional inputs strength and keep_color. fp32 is for all, fp16 for GPUs, int8 for\n"
+        "CPUs and phones."
+    )
+    example = "allaprima export runs/my_style --io frame --precision int8"
+    parser = add_command(commands, "export", export, "turn a training into an .onnx file", text, example)
+    parser.add_argument("run_or_checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run folder or a .safetensors file")
+    what = "(default: style.onnx in the run folder, style.frame.onnx, style.int8.onnx, ...)"
+    parser.add_argument("-o", "--output", metavar="FILE.onnx", help=what)
+    parser.add_argument("--io", choices=tuple(IO), default="image", help="(default: image)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(default: fp32)")
+    what = "1 keeps the content's colors (luminance-only); without a number 1 (default: 0). Fixed in an image file, in a frame"
+    what += " file what counts where the input is not fed; --strength alike"
+    kind = number(0.0, 1.0)
+    parser.add_argument("--keep-color", type=kind, nargs="?", const=1.0, default=0.0, metavar="0..1", help=what)
+    what = "0 is the content as it is, 1 the painting (default: 1)"
+    parser.add_argument("--strength", type=kind, default=1.0, metavar="0..1", help=what)
+    what = "to compare on, and for int8 to measure ranges on (default: those of the run, else three that come along)"
+    parser.add_argument("--photos", metavar="FOLDER", help=what)
+    what = "the painting, which int8 is compared with (default: the run's)"
+    parser.add_argument("--style-image", metavar="PAINTING", help=what)
+    add_options(parser, TrainConfig, ("vgg19",))
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+
+
+def export(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from inference.style.info import report_text
+    from training.export.export import Flavor, Yardstick
+    from training.export.export import export as export_onnx
+
+    source = Path(options.run_or_checkpoint)
+    flavor = Flavor(options.io, options.precision, options.strength, options.keep_color)
+    base = source / "style" if source.is_dir() else source.with_suffix("")
+    output = Path(options.output or f"{base}{flavor.suffix}.onnx")
+    if output.exists() and not options.overwrite:
+        raise StyleError(f"{output} exists; give --overwrite to replace it, or another -o")
+    style_image = Path(options.style_image) if options.style_image else None
+    yardstick = Yardstick(Path(options.photos) if options.photos else None, style_image, options.vgg19)
+    print(f"wrote {output}; {report_text(export_onnx(source, output, flavor, yardstick))}")
+    return 0
+
+
+def add_import(commands: Commands) -> None:
+    text = (
+        "Takes a style file of pytorch/examples' fast_neural_style (.pth, .model) once, as weights of ours. Only numbers\n"
+        "are read: nothing that the file's pickle asks to run is run."
+    )
+    example = "allaprima import candy.pth -o candy.safetensors"
+    parser = add_command(commands, "import", import_style, "take over an old style file", text, example)
+    parser.add_argument("old", metavar="OLD.pth", help="a state dict of pytorch/examples' TransformerNet")
+    parser.add_argument("-o", "--output", required=True, metavar="NEW.safetensors")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+
+
+def import_style(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    from training.export.import_torch import import_torch
+
+    output = Path(options.output)
+    for path in (output, output.with_suffix(".json")):
+        if path.exists() and not options.overwrite:
+            raise StyleError(f"{path} exists; give --overwrite to replace it, or another -o")
+    print(f"wrote {import_torch(Path(options.old), output)}; next: allaprima export {shlex.quote(str(output))}")
+    return 0
+
+
+def add_bench(commands: Commands) -> None:
+    text = (
+        "Without --training: seconds a picture of the classic optimization and of each network, Johnson's among them, in\n"
+        "torch and in ONNX Runtime, beside the paper's (Johnson et al. 2016, Table 1). Minutes; downloads nothing.\n"
+        "With --training: photos a second and peak memory of the training loop, beside the plain loop of peers."
+    )
+    example = "allaprima bench --sizes 256,640x480"
+    parser = add_command(commands, "bench", bench, "measure speed side by side", text, example)
+    sizes = [(256, 256), (512, 512), (1024, 1024)]
+    what = "side of a square, or WIDTHxHEIGHT (default: 256,512,1024)"
+    parser.add_argument("--sizes", type=_sizes, default=sizes, metavar="PX,PX", help=what)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("painting", nargs="?", metavar="PAINTING", help="with --training")
+    parser.add_argument("--photos", metavar="FOLDER", help="with --training")
+    parser.add_argument("--training", action="store_true", help="measure the training loop")
+    parser.add_argument("--ladder", action="store_true", help="with --training: idea by idea from the plain loop to ours")
+    what = "turns of each network, or of each loop, 2 s long (default: 5)"
+    parser.add_argument("--rounds", type=whole_number(1), default=5, metavar="N", help=what)
+    names = ("tier", "device", "precision", "compile", "workers", "batch_size", "size_px", "vgg19")
+    add_options(parser, TrainConfig, names)
+
+
+def bench(options: argparse.Namespace) -> int:
+    _need_training_packages()
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(TrainConfig)} | {"painting": None, "photos": None}
+    names = ("painting", "photos", "tier", "compile", "workers", "batch_size", "size_px", "vgg19")
+    useless = [name for name in names if getattr(options, name) != defaults[name]] if not options.training else []
+    if useless:
+        raise TrainingError(f"{', '.join(flag(name) for name in useless)}: only with --training; sizes are given with --sizes")
+    if options.training:
+        from training.studies.benchmark_loop import report
+
+        print(report(_chosen_config(options, options.painting), options.rounds, options.ladder))
+    else:
+        import json
+
+        from training.studies.benchmark import measure, table
+
+        result = measure(options.sizes, options.rounds, options.device, options.precision)
+        print(json.dumps(result, indent=1) if options.json else table(result))
+    return 0
+
+
+def _sizes(text: str) -> list[tuple[int, int]]:
+    """Height and width of each, multiples of the networks' stride."""
+    sizes = []
+    for part in text.split(","):
+        width, _, height = part.partition("x")
+        sizes.append((int(height or width), int(width)))
+        if any(side < 16 or side % 4 for side in sizes[-1]):
+            raise argparse.ArgumentTypeError(f"{part} has a side that is not a multiple of 4 and at least 16")
+    return sizes
+
+
+def _need_training_packages() -> None:
+    import importlib.util
+
+    missing = [
+        name for name in ("torch", "safetensors", "onnx", "onnxscript", "matplotlib") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise TrainingError(f"training needs {', '.join(missing)}: pip install -e '.[train]'")
