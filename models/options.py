@@ -75,20 +75,20 @@ def check(config: Any, error: type[AllaPrimaError]) -> None:
 
 def _fault(about: Option, kind: type, value: Any) -> str | None:
     parts = value if isinstance(value, tuple) else (value,)
+    shown = ",".join(map(str, parts))
     if about.choices and not set(parts) <= set(about.choices):
-        shown = ",".join(map(str, parts))
         return f'"{shown}"; one of {", ".join(map(str, about.choices))} is wanted'
     if kind is int and any(type(part) is not int for part in parts):
         return f"{value!r}; a whole number is wanted"
     least = about.least or 0
     if kind is int and any(part < least for part in parts):
-        return f"{value}; at least {least:g} is needed"
+        return f"{shown}; at least {least:g} is needed"
     if kind is float and not all(isinstance(part, int | float) and least <= part < math.inf for part in parts):
         wanted = "finite numbers of at least {} are" if isinstance(value, tuple) else "a finite number of at least {} is"
-        return f"{value}; {wanted.format(f'{least:g}')} needed"
+        return f"{shown}; {wanted.format(f'{least:g}')} needed"
     if about.multiple_of and any(part % about.multiple_of[0] for part in parts):
         step, why = about.multiple_of
-        return f"{value}; a multiple of {step} is needed{f' ({why})' if why else ''}"
+        return f"{shown}; a multiple of {step} is needed{f' ({why})' if why else ''}"
     return None
 
 

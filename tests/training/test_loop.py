@@ -17,10 +17,11 @@ from rich.console import Console
 
 from models.errors import Interrupted, StyleError, TrainingError
 from models.image_transform_net import TIERS
+from models.options import choices_of
 from models.vgg import load_vgg19
 from training import loop, losses, preview, update
 from training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
-from training.config import CHOICES, TrainConfig
+from training.config import TrainConfig
 from training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,12 +245,12 @@ def test_options_survive_their_file(config, tmp_path):
 
 
 def test_choices_of_the_command_line_are_those_of_the_code():
-    assert set(CHOICES["tier"]) == set(TIERS)
+    assert set(choices_of(TrainConfig, "tier")) == set(TIERS)
     image, features = torch.rand(1, 3, 8, 8), {"a": torch.rand(1, 2, 4, 4)}
     grams = {"a": losses.gram_matrix(torch.rand(1, 2, 4, 4))}
     values = [
         losses.perceptual_losses(image, features, {"a": torch.rand(1, 2, 4, 4)}, grams, 1, 1, 1, name)["total"].item()
-        for name in CHOICES["normalization"]
+        for name in choices_of(TrainConfig, "normalization")
     ]
     assert len(set(values)) == len(values)
 

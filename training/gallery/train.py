@@ -57,8 +57,8 @@ def config_of(name: str, entry: Mapping[str, Any], paintings: Path, **options: A
     found = sorted(paintings.glob(f"{name}.*"))
     if not found:
         raise TrainingError(f"{paintings} holds no painting {name}.jpg or the like")
-    every = {"checkpoint_every": CHECKPOINT_EVERY, "preview_every": CHECKPOINT_EVERY}
-    return TrainConfig(painting=str(found[0].resolve()), license="public domain", **every, **entry, **options)
+    options = {"checkpoint_every": CHECKPOINT_EVERY, "preview_every": CHECKPOINT_EVERY} | options
+    return TrainConfig(painting=str(found[0].resolve()), license="public domain", **entry, **options)
 
 
 def train_gallery(configs: Mapping[str, TrainConfig], runs: Path, heldout: Path, console: Console) -> None:

@@ -172,9 +172,9 @@ def test_evaluate_overwrites_nothing(run, evaluation, style_file, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--sizes", "40"], "multiples of 16"),
-        (["--inits", "photo"], "noise, content or both"),
-        (["--against", "-1"], "from 0 up"),
+        (["--sizes", "40"], "--sizes is 40; a multiple of 16 is needed"),
+        (["--inits", "photo"], '--inits is "photo"; one of noise, content is wanted'),
+        (["--against", "-1"], "--against is -1; at least 0 is needed"),
         (["--photos", "nowhere"], "nowhere is not a folder"),
         (["-o", "nowhere/e.json"], "there is no folder nowhere"),
         (["-o", "evaluation.txt"], "a name that ends in .json"),
