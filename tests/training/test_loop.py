@@ -19,7 +19,7 @@ from models.errors import Interrupted, StyleError, TrainingError
 from models.image_transform_net import TIERS
 from models.options import choices_of
 from models.vgg import load_vgg19
-from training import loop, losses, preview, update
+from training import loop, losses, preview, start, update
 from training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
 from training.config import TrainConfig
 from training.loop import train
@@ -53,7 +53,7 @@ def random_vgg():
 @pytest.fixture(autouse=True)
 def one_vgg_for_all(random_vgg, monkeypatch):
     """Twenty million random weights take a second to draw, and preview photos of 256 px longer than the steps here."""
-    monkeypatch.setattr(loop, "load_vgg19", lambda source: random_vgg)
+    monkeypatch.setattr(start, "load_vgg19", lambda source: random_vgg)
     monkeypatch.setattr(preview, "PREVIEW_PX", 48)
 
 
@@ -294,8 +294,8 @@ def test_bf16_trains_to_nearly_the_same_losses(config, tmp_path, console):
 
 def test_auto_precision_is_decided_once_and_kept(config, tmp_path, console, monkeypatch):
     picked = []
-    pick = loop.pick_precision
-    monkeypatch.setattr(loop, "pick_precision", lambda c, *rest: (picked.append(c), pick(c, *rest))[1])
+    pick = start.pick_precision
+    monkeypatch.setattr(start, "pick_precision", lambda c, *rest: (picked.append(c), pick(c, *rest))[1])
     auto = dataclasses.replace(config, precision="auto")
     train(auto, tmp_path, console)
     train(auto, tmp_path, console, resume=True)

@@ -14,9 +14,9 @@ from training import many_styles
 from training.checkpoint import save_weights
 from training.config import TrainConfig
 from training.gallery import base
-from training.loop import first_network
 from training.many_styles import ManyStyles, load_base, nearest, save_base, starts
 from training.painting import make_target
+from training.start import first_network
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_training_starts_from_the_network_that_is_nearest_to_its_painting(tmp_
 
     monkeypatch.setattr(many_styles, "FOLDER", tmp_path)
     said = []
-    monkeypatch.setattr("training.loop.starts", lambda tier: starts(tier, tmp_path))
+    monkeypatch.setattr("training.start.starts", lambda tier: starts(tier, tmp_path))
     chosen = first_network(config, target, [landscape], said.append)
     assert said == ["starting from mine/realtime, of 5 networks the nearest to a"]
     assert all(torch.equal(p, nets["mine/realtime"].state_dict()[name]) for name, p in chosen.state_dict().items())

@@ -199,10 +199,10 @@ def test_an_error_at_any_system_call_of_a_save_leaves_the_file_before_as_it_was(
 
 def say_to(config, run_folder, monkeypatch, **changes) -> str:
     """Run a training here and return what it said."""
-    from training import balance, loop, preview
+    from training import balance, loop, preview, start
 
     monkeypatch.setattr(balance, "FOLLOWED_FROM", 2)
-    monkeypatch.setattr(loop, "load_vgg19", lambda source: killed_run.VGG)
+    monkeypatch.setattr(start, "load_vgg19", lambda source: killed_run.VGG)
     monkeypatch.setattr(preview, "PREVIEW_PX", 32)
     said = io.StringIO()
     try:
@@ -226,9 +226,9 @@ def full_disk(monkeypatch, is_full) -> None:
 def test_a_disk_that_is_full_for_a_while_is_reported_at_once_and_the_result_is_the_same(
     config, undisturbed, tmp_path, monkeypatch
 ):
-    from training import loop
+    from training import loop, runs
 
-    monkeypatch.setattr(loop, "LOG_EVERY", 2)
+    monkeypatch.setattr(runs, "LOG_EVERY", 2)
     first = checkpoint_path(tmp_path, 3).with_suffix(".json")
     full_disk(monkeypatch, lambda: first.exists() and not (tmp_path / "now").exists())
     real = loop.to_image

@@ -16,7 +16,7 @@ from inference.landscape import paint_landscape
 from models.errors import TrainingError
 from models.image_transform_net import RealtimeNet
 from models.vgg import load_vgg19
-from training import loop, preview, update
+from training import preview, start, update
 from training.config import TrainConfig
 from training.loop import train, train_together
 from training.painting import make_target
@@ -31,7 +31,7 @@ def vgg():
 
 @pytest.fixture(autouse=True)
 def one_vgg_for_all(vgg, monkeypatch):
-    monkeypatch.setattr(loop, "load_vgg19", lambda source: vgg)
+    monkeypatch.setattr(start, "load_vgg19", lambda source: vgg)
     monkeypatch.setattr(preview, "PREVIEW_PX", 48)
 
 

@@ -24,13 +24,13 @@ from training.checkpoint import load_newest_state, save_checkpoint
 from training.config import TrainConfig
 from training.device import in_precision, pick_device, pick_precision, worker_count
 from training.images import to_image
-from training.loop import load_init, open_folder
 from training.many_styles import BASE, ManyStyles, load_base, save_base
 from training.painting import Target, read_painting, style_grams_of
 from training.photos.batch import prefetched
 from training.photos.folder import list_photos
 from training.ranks import Ranks
 from training.record import LOG_EVERY, MetricsLog
+from training.start import load_init, open_folder
 from training.update import Update, content_features_of, step_losses, without
 
 STEPS = 10**9  # of the schedule: the learning rate stays up, as a base can always go on learning

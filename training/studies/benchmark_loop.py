@@ -29,12 +29,12 @@ from training import losses
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.device import device_name, pick_device, pick_precision, worker_count
 from training.images import to_image
-from training.loop import open_folder, start_step
 from training.painting import make_target, read_painting
 from training.photos.batch import Batch, prefetched
 from training.photos.folder import PhotoFolder, list_photos
 from training.ranks import Ranks
 from training.record import LOG_EVERY
+from training.start import open_folder, start_step
 from training.update import DEFAULT_STYLE_WEIGHT, PARTS, Update, set_learning_rate_, without
 
 GPU_BYTES = 2 * 2**30  # for decoded photos, of each loop that keeps them on a GPU

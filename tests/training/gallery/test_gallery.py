@@ -12,7 +12,7 @@ from rich.console import Console
 from models.errors import TrainingError
 from models.image_transform_net import TIERS
 from models.vgg import load_vgg19
-from training import loop, many_styles, preview
+from training import many_styles, preview, start
 from training.gallery import ship
 from training.gallery import train as gallery
 from training.gallery.train import config_of, read_gallery, ship_base, train_for, train_gallery, write_table
@@ -38,7 +38,7 @@ def shipped(tmp_path, monkeypatch, random_vgg):
     monkeypatch.setattr(ship, "SIZES_PX", (32, 48))
     monkeypatch.setattr(ship, "FLAVORS", dict.fromkeys(TIERS, (ship.Flavor(),)))
     monkeypatch.setattr(preview, "PREVIEW_PX", 32)
-    for module in (loop, ship):
+    for module in (start, ship):
         monkeypatch.setattr(module, "load_vgg19", lambda source: random_vgg)
     return folder
 

@@ -1,0 +1,168 @@
+"""What a training begins with: checkpoints, photos, VGG-19, paintings, networks, and the step, compiled where that pays."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from models.errors import TrainingError
+from models.image_transform_net import TIERS, ImageTransformNet
+from models.vgg import load_vgg19
+from training.checkpoint import TrainingState, find_weights, load_net, load_newest_state
+from training.config import TrainConfig
+from training.device import in_precision, pick_precision
+from training.many_styles import nearest, starts
+from training.painting import Target, read_painting, style_grams_of
+from training.photos.folder import PhotoFolder
+from training.preview import load_preview_frames
+from training.ranks import Ranks
+from training.record import Run
+from training.update import Step, Update, pick_functions, trial_image
+
+
+def load_checkpoints(
+    run_folders: Sequence[Path], ranks: Ranks, say: Callable[[str], None], resuming: bool = True
+) -> list[tuple[TrainingState, dict[str, Any]]] | None:
+    """The newest checkpoint of each folder, all of the same step and the same in all processes; None if there is none.
+
+    Args:
+        resuming: else one without a checkpoint sends all back to where this process began.
+    Raises:
+        TrainingError: there are none of the same step. StyleError: none of a folder's can be read.
+    """
+    found = [load_newest_state(run_folder, say) for run_folder in run_folders]
+    while any(found) and len({state and state[0].step for state in found}) > 1:
+        steps = [state[0].step if state else None for state in found]
+        if None in steps and not resuming:
+            found = [None for _ in found]
+            break
+        if None in steps:
+            raise TrainingError(
+                f"{', '.join(map(str, run_folders))}: these trainings are not at the same step; go on with each alone"
+            )
+        oldest = min(step for step in steps if step is not None)
+        found = [load_newest_state(run_folder, say, oldest) for run_folder in run_folders]
+    steps = ranks.gather(found[0][0].step if found[0] else None)
+    if len(set(steps)) > 1:
+        raise TrainingError(
+            f"the processes found checkpoints of different steps in {run_folders[0]}: {steps}; they have to share it"
+        )
+    return [state for state in found if state] or None
+
+
+def start_runs(
+    configs: Sequence[TrainConfig],
+    run_folders: Sequence[Path],
+    found: Sequence[tuple[TrainingState, dict[str, Any]]] | None,
+    *,
+    photos: Sequence[Path],
+    resume: bool,
+    console: Console,
+    say: Callable[[str], None],
+    ranks: Ranks,
+    device: torch.device,
+) -> list[Run]:
+    """Each style with its network, average and optimizer, and one VGG-19 for all."""
+    style_frames = [read_painting(config.painting, config.style_size_px, config.max_pixels) for config in configs]
+    preview_frames = load_preview_frames(configs[0], photos)
+    vgg = load_vgg19(configs[0].vgg19).to(device).to(memory_format=torch.channels_last)
+    # What "auto" chose by a stopwatch; a resumed run must not choose otherwise.
+    precision = found[0][1]["options"]["precision"] if found else configs[0].precision
+    precision = ranks.gather(pick_precision(precision, vgg, device))[0]
+    target_vgg = in_precision(vgg, precision)
+    runs = []
+    for i, config in enumerate(configs):
+        torch.manual_seed(config.seed)
+        target = Target(target_vgg, style_grams_of(vgg, style_frames[i]))
+        net = TIERS[config.tier]() if found else first_network(config, target, preview_frames, say)
+        net = net.to(device).to(memory_format=torch.channels_last)
+        config = dataclasses.replace(config, precision=precision)
+        run = Run(
+            config,
+            run_folders[i],
+            update=Update(config, net, target, ranks),
+            style_frame=style_frames[i],
+            preview_frames=preview_frames,
+            found=found[i] if found else None,
+            resume=resume,
+            photos=len(photos) or math.inf,
+            names_photos=i == 0,
+            console=console,
+            ranks=ranks,
+        )
+        runs.append(run)
+    return runs
+
+
+def start_step(
+    config: TrainConfig, updates: Sequence[Update], say: Callable[[str], None], ranks: Ranks, device: torch.device
+) -> Step:
+    """The step of these styles, compiled and as a CUDA graph where that works and pays; says what it is."""
+    functions = pick_functions(config, updates[0], ranks)
+    launch = Step(updates, functions)
+    kind = [f"VGG-19 and network in {config.precision} on {device}"]
+    if functions.compiled == "on":
+        kind.append("compiled")
+    elif functions.why_not:
+        say(f"the step is not compiled: {functions.why_not}")
+    if device.type == "cuda" and ranks.world == 1 and config.compile != "off":
+        why_not = launch.capture_(trial_image(config, ranks, device))
+        if why_not:
+            say(f"the step is no CUDA graph: {why_not}")
+        else:
+            kind.append("one CUDA graph")
+    if ranks.world > 1:
+        kind.append(f"{ranks.world} processes")
+    say(", ".join(kind))
+    return launch
+
+
+def open_folder(
+    config: TrainConfig, photos: Sequence[Path], ranks: Ranks, device: torch.device, gpu_bytes: float | None = None
+) -> PhotoFolder:
+    """The photos of a folder, as the options ask for them."""
+    return PhotoFolder(
+        photos,
+        config.batch_size,
+        config.painted_px,
+        config.seed,
+        max_pixels=config.max_pixels,
+        share=ranks.share(config.batch_size),
+        device=device,
+        gpu_bytes=gpu_bytes,
+        store=Path(config.photo_store) if config.photo_store else None,
+    )
+
+
+def first_network(
+    config: TrainConfig, target: Target, preview_frames: Sequence[np.ndarray], say: Callable[[str], None]
+) -> ImageTransformNet:
+    """The network that a training begins with: the nearest of the base's, another style's, or noise."""
+    if config.init == "none":
+        return TIERS[config.tier]()
+    if config.init != "base":
+        return load_init(config)
+    nets = starts(config.tier)
+    if not nets:
+        say(f"there is no network of the {config.tier} tier to start from; it starts from noise")
+        return TIERS[config.tier]()
+    name = nearest(nets, target, preview_frames, config)
+    say(f"starting from {name}, of {len(nets)} networks the nearest to {config.style_title}")
+    return nets[name]
+
+
+def load_init(config: TrainConfig) -> ImageTransformNet:
+    """Another style's network to start from.
+
+    Raises:
+        StyleError: not ours. TrainingError: of the other tier.
+    """
+    net, card = load_net(find_weights(Path(config.init)))
+    if card["tier"] != config.tier:
+        raise TrainingError(f"--init {config.init} is of tier {card['tier']}; --tier is {config.tier}")
+    return net.train()
