@@ -27,9 +27,10 @@ class VGG19Features(nn.Module):
 
     Args:
         state_dict: weights under torchvision's `vgg19().features` keys, with or without the prefix `features.`, any
-            float dtype. None leaves the random initialisation, which tests use.
+            float dtype. None leaves the random initialization.
         pooling: "max", as VGG-19 was trained, or "avg", which Gatys et al. 2016 found to give slightly more appealing
             pictures (Sec. 2). Losses of the two are not comparable.
+        thinner: by how much all layers have fewer channels than VGG-19; for tests.
     Raises:
         ValueError: a key is missing or has the wrong shape, or no such pooling; the message names it.
     """
@@ -37,7 +38,7 @@ class VGG19Features(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, state_dict: Mapping[str, Tensor] | None = None, pooling: str = "max") -> None:
+    def __init__(self, state_dict: Mapping[str, Tensor] | None = None, pooling: str = "max", thinner: int = 1) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f'pooling is "{pooling}"; one of {", ".join(POOLINGS)} is wanted')
@@ -45,7 +46,7 @@ class VGG19Features(nn.Module):
         self.convs = nn.ModuleDict()
         c_in = 3
         for conv in CONVS:
-            c_out = WIDTHS[conv[0]][0]
+            c_out = WIDTHS[conv[0]][0] // thinner
             self.convs[conv] = nn.Conv2d(c_in, c_out, 3, padding=1)
             c_in = c_out
         if state_dict is None:
@@ -117,16 +118,17 @@ def load_vgg19(source: str | None = None, pooling: str = "max") -> VGG19Features
 
     Args:
         source: a safetensors or torch file with torchvision's `vgg19().features` (or whole `vgg19()`) keys;
-            "random" for tests; None takes $ALLAPRIMA_VGG19 and else downloads torchvision's ImageNet weights.
+            "random", or for tests "tiny", random and with an eighth of the channels; None takes $ALLAPRIMA_VGG19 and
+            else downloads torchvision's ImageNet weights.
         pooling: "max" or "avg", see `VGG19Features`.
     Raises:
         WeightsError: no file, an unusable one, or the download failed; the message says what to do.
     """
     source = source or os.environ.get("ALLAPRIMA_VGG19") or None
-    if source == "random":
+    if source in ("random", "tiny"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return VGG19Features(pooling=pooling)
+            return VGG19Features(pooling=pooling, thinner=8 if source == "tiny" else 1)
     if source is None:
         return VGG19Features(_download_vgg19(), pooling)
     path = Path(source)

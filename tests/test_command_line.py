@@ -263,7 +263,7 @@ def test_training_that_cannot_start_says_why(run, painting, photo_folder, tmp_pa
     names = {"PAINTING": painting, "PHOTOS": photo_folder, "EMPTY": tmp_path / "empty"}
     output = [] if "--resume" in arguments else ["-o", tmp_path / "run", "--steps", "1", "--device", "cpu"]
     if "--vgg19" not in arguments and "--resume" not in arguments:
-        output += ["--vgg19", "random"]
+        output += ["--vgg19", "tiny"]
     code, _, err = run("train", *(names.get(a, a) for a in arguments), *output)
     assert code == 1
     assert message in err

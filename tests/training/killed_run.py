@@ -16,7 +16,7 @@ from training import balance, loop, preview, start  # noqa: E402
 from training.checkpoint import latest_checkpoint, load_state  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
 
-VGG = load_vgg19("random")
+VGG = load_vgg19("tiny")
 
 
 def run(config: TrainConfig, run_folder: Path) -> None:

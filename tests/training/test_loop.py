@@ -39,7 +39,7 @@ def config(painting, photo_folder):
         device="cpu",
         precision="fp32",
         init="none",
-        vgg19="random",
+        vgg19="tiny",
         preview_every=4,
         checkpoint_every=2,
     )
@@ -47,7 +47,7 @@ def config(painting, photo_folder):
 
 @pytest.fixture(scope="module")
 def random_vgg():
-    return load_vgg19("random")
+    return load_vgg19("tiny")
 
 
 @pytest.fixture(autouse=True)
@@ -279,7 +279,8 @@ def test_the_learning_rate_rises_and_falls(config):
     assert rates[-1] == pytest.approx(0.01, abs=0.001)
 
 
-def test_bf16_trains_to_nearly_the_same_losses(config, tmp_path, console):
+def test_bf16_trains_to_nearly_the_same_losses(config, tmp_path, console, monkeypatch):
+    monkeypatch.setattr(start, "load_vgg19", lambda source: load_vgg19("random"))  # thin layers round more coarsely
     parts = []
     for precision in ("fp32", "bf16"):
         run_folder = tmp_path / precision
@@ -358,7 +359,7 @@ def command(*arguments: object, cwd: Path) -> subprocess.Popen:
 def test_train_interrupt_resume_export_and_stylize_by_command_line(painting, photo_folder, photo, tmp_path):
     """The whole story as a user lives it: Ctrl-C in the middle, --resume, then the .onnx paints a photo."""
     options = (
-        "--steps 40 --batch-size 1 --size 32 --init none --style-size 32 --vgg19 random --precision fp32 --checkpoint-every 5"
+        "--steps 150 --batch-size 1 --size 32 --init none --style-size 32 --vgg19 tiny --precision fp32 --checkpoint-every 5"
     )
     training = command("train", painting, "--photos", photo_folder, "-o", "run", *options.split(), cwd=tmp_path)
     deadline = time.monotonic() + 120

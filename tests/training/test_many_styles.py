@@ -21,7 +21,7 @@ from training.start import first_network
 
 @pytest.fixture(scope="module")
 def vgg():
-    return load_vgg19("random")
+    return load_vgg19("tiny")
 
 
 def different(tier, count):

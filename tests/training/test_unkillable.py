@@ -59,7 +59,7 @@ def config(tmp_path_factory) -> TrainConfig:
         device="cpu",
         precision="fp32",
         init="none",
-        vgg19="random",
+        vgg19="tiny",
         preview_every=100,
         checkpoint_every=3,
         workers=2,

@@ -26,7 +26,7 @@ from training.update import Functions, Step, Update, average_share, content_feat
 
 @pytest.fixture(scope="module")
 def vgg():
-    return load_vgg19("random")
+    return load_vgg19("tiny")
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def config(painting, photo_folder):
         device="cpu",
         precision="fp32",
         init="none",
-        vgg19="random",
+        vgg19="tiny",
         preview_every=4,
         checkpoint_every=2,
     )

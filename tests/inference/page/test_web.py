@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import functools
+import glob
 import http.server
 import io
 import os
@@ -115,12 +116,21 @@ class Browsers:
     def kill(self) -> None:
         """End Playwright's driver and its browser, and with them all that waits for their answer."""
         self.browser = None
-        found = subprocess.run(
-            ["pgrep", "-P", str(os.getpid()), "-f", "playwright"], capture_output=True, text=True, check=False
-        )
-        for driver in found.stdout.split():
-            subprocess.run(["pkill", "-KILL", "-P", driver], check=False)
-            os.kill(int(driver), signal.SIGKILL)
+        for process in descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def descendants(process: int) -> list[int]:
+    """The children of a process, and theirs; in Linux."""
+    parents = {}
+    for status in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError), open(status) as file:  # it may have ended
+            parents[int(status.split("/")[2])] = int(file.read().rpartition(")")[2].split()[1])
+    found = [process]
+    for ancestor in found:
+        found += [child for child, parent in parents.items() if parent == ancestor]
+    return found[1:]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ STYLE = ("relu1_1", "relu2_1")
 @pytest.fixture(scope="module")
 def objective() -> Objective:
     """Smooth content, blocky style, random VGG-19."""
-    vgg = load_vgg19("random")
+    vgg = load_vgg19("tiny")
     ramp = torch.linspace(0, 1, 48)
     content = torch.stack([ramp[:, None] * ramp, ramp.expand(48, 48), 1 - ramp.expand(48, 48)])[None]
     generator = torch.Generator().manual_seed(1)

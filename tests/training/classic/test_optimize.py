@@ -25,8 +25,8 @@ from training.classic.optimize import Scene, control_color, default_style_weight
 from training.config import COLOR_CONTROLS, STYLE_WEIGHT, OptimizeConfig
 
 CONSOLE = Console(quiet=True)
-FAST = ("--size", "48", "--vgg19", "random", "--device", "cpu", "--precision", "fp32")
-SMALL = {"iterations": 4, "size_px": 48, "vgg19": "random", "device": "cpu", "precision": "fp32"}
+FAST = ("--size", "48", "--vgg19", "tiny", "--device", "cpu", "--precision", "fp32")
+SMALL = {"iterations": 4, "size_px": 48, "vgg19": "tiny", "device": "cpu", "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_blend_of_one_and_nothing_is_the_one(paint, content, painting):
 
 def test_scales_go_from_coarse_to_fine_and_share_the_iterations(content, painting):
     config = OptimizeConfig(str(content), (str(painting),), **{**SMALL, "size_px": 96, "scales": 2, "iterations": 5})
-    steps = list(descend_through_scales(config, load_scene(config), load_vgg19("random"), "fp32"))
+    steps = list(descend_through_scales(config, load_scene(config), load_vgg19("tiny"), "fp32"))
     assert [step.iteration for step in steps] == [0, 1, 2, 3, 4, 5]
     assert [tuple(step.image.shape[2:]) for step in steps] == [(36, 48)] * 3 + [(72, 96)] * 3
 
@@ -142,7 +142,7 @@ def test_sixteen_bits_are_the_same_picture_but_finer(paint):
 
 
 def test_sixteen_bits_do_not_fit_into_a_jpeg(run, content, painting, tmp_path):
-    code, _, err = run("optimize", content, painting, "-o", tmp_path / "out.jpg", "--bits", "16", "--vgg19", "random")
+    code, _, err = run("optimize", content, painting, "-o", tmp_path / "out.jpg", "--bits", "16", "--vgg19", "tiny")
     assert code == 1
     assert "give a .png or .tif" in err
 
@@ -158,7 +158,7 @@ def test_snapshots_are_files_and_a_sheet(run, content, painting, tmp_path, monke
         "--size",
         "48",
         "--vgg19",
-        "random",
+        "tiny",
         "--device",
         "cpu",
         "--precision",
@@ -255,7 +255,7 @@ def test_the_expected_time_counts_smaller_scales_for_less():
 def test_nothing_is_overwritten_and_that_is_said_before_the_work(run, content, painting, tmp_path, monkeypatch):
     monkeypatch.setattr(optimize_module, "load_vgg19", lambda *_: pytest.fail("the work began"))
     (tmp_path / "out_000002.png").write_text("precious")
-    code, _, err = run("optimize", content, painting, "-o", tmp_path / "out.png", "--snapshots", "2", "--vgg19", "random")
+    code, _, err = run("optimize", content, painting, "-o", tmp_path / "out.png", "--snapshots", "2", "--vgg19", "tiny")
     assert code == 1
     assert "out_000002.png exists; give --overwrite" in err
 
@@ -303,7 +303,7 @@ def test_running_out_of_memory_says_what_would_fit(content, painting, tmp_path, 
 )
 def test_what_cannot_be_optimized_says_why(run, content, painting, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    fixed = ("--vgg19", "random", "--device", "cpu", "-o", "out.png")
+    fixed = ("--vgg19", "tiny", "--device", "cpu", "-o", "out.png")
     code, _, err = run("optimize", content, painting, *fixed, *options)
     assert code == 1
     assert message in err
@@ -313,7 +313,7 @@ def test_what_cannot_be_optimized_says_why(run, content, painting, tmp_path, mon
 
 def test_a_picture_too_thin_for_vgg19_is_named(run, painting, tmp_path):
     Image.new("RGB", (400, 20)).save(tmp_path / "thin.png")
-    code, _, err = run("optimize", tmp_path / "thin.png", painting, "--size", "100", "--vgg19", "random")
+    code, _, err = run("optimize", tmp_path / "thin.png", painting, "--size", "100", "--vgg19", "tiny")
     assert code == 1
     assert "thin.png gives 100x5 px; at least 16 px a side" in err
 

@@ -108,7 +108,7 @@ def flavored(tmp_path_factory, painting):
     monkeypatch.setattr(export_module, "to_onnx", lambda _net, half: cached(half))
     for i, flavor in enumerate(FLAVORS):
         path = folder / f"{i}.onnx"
-        made[flavor] = path, export(folder / "w.safetensors", path, flavor, Yardstick(style_image=painting, vgg19="random"))
+        made[flavor] = path, export(folder / "w.safetensors", path, flavor, Yardstick(style_image=painting, vgg19="tiny"))
     monkeypatch.undo()
     return net, made
 
@@ -202,7 +202,7 @@ def test_what_is_not_good_enough_is_named(bad, precision, message):
 def test_an_int8_file_that_is_not_good_enough_is_not_kept(weights, painting, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "MOST_STYLE_LOSS", 0.1)
     with pytest.raises(StyleError, match="the style loss of int8 is"):
-        export(weights, tmp_path / "x.onnx", Flavor("frame", "int8"), Yardstick(style_image=painting, vgg19="random"))
+        export(weights, tmp_path / "x.onnx", Flavor("frame", "int8"), Yardstick(style_image=painting, vgg19="tiny"))
     assert not (tmp_path / "x.onnx").exists()
 
 

@@ -21,7 +21,7 @@ from training.many_styles import ManyStyles, save_base
 
 @pytest.fixture(scope="module")
 def random_vgg():
-    return load_vgg19("random")
+    return load_vgg19("tiny")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def configs(tmp_path, painting, photo_folder):
     dots = np.random.default_rng(7).integers(0, 256, (48, 40, 3), dtype=np.uint8)
     Image.fromarray(dots).save(paintings / "dots.png")
     small = {"steps": 2, "batch_size": 2, "size_px": 32, "margin_px": 8, "style_size_px": 32, "device": "cpu"}
-    options = {"photos": str(photo_folder), "precision": "fp32", "vgg19": "random", **small}
+    options = {"photos": str(photo_folder), "precision": "fp32", "vgg19": "tiny", **small}
     return {name: config_of(name, {"title": name.title()}, paintings, **options) for name in ("strokes", "dots")}
 
 

@@ -18,7 +18,7 @@ BATCH = Batch(torch.zeros(1, 4, 4, 3, dtype=torch.uint8))
 @pytest.fixture
 def config(painting, photo_folder) -> TrainConfig:
     return TrainConfig(
-        str(painting), str(photo_folder), batch_size=2, size_px=32, style_size_px=32, precision="fp32", vgg19="random"
+        str(painting), str(photo_folder), batch_size=2, size_px=32, style_size_px=32, precision="fp32", vgg19="tiny"
     )
 
 

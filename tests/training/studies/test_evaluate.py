@@ -30,7 +30,7 @@ class Paint(torch.nn.Module):
 
 
 def test_a_copy_has_no_content_loss_and_black_a_large_one(photo_folder, landscape):
-    vgg = load_vgg19("random")
+    vgg = load_vgg19("tiny")
     copy = heldout_losses(Paint(1.0), vgg, landscape, list_photos(photo_folder), 64)
     black = heldout_losses(Paint(0.0), vgg, landscape, list_photos(photo_folder), 64)
     assert copy["content"] == 0
@@ -68,7 +68,7 @@ def test_shipping_writes_weights_card_and_onnx(run, painting, photo_folder, tmp_
         "--style-size",
         "32",
         "--vgg19",
-        "random",
+        "tiny",
         "--device",
         "cpu",
         "--precision",
@@ -114,7 +114,7 @@ def test_a_network_is_worth_as_many_iterations_as_reach_its_mean_total():
 @pytest.fixture
 def evaluation(painting, photo_folder, tmp_path) -> list[object]:
     """Options of a small evaluation."""
-    fast = ("--sizes", "32", "--vgg19", "random", "--device", "cpu", "--precision", "fp32")
+    fast = ("--sizes", "32", "--vgg19", "tiny", "--device", "cpu", "--precision", "fp32")
     options = ("--limit", "2", "--against", "1,3", *fast)
     return ["--style-image", painting, "--photos", photo_folder, "-o", tmp_path / "evaluation.json", *options]
 
@@ -134,7 +134,7 @@ def test_evaluate_writes_table_json_and_plot(run, evaluation, painting, photo_fo
     session = StyleSession(style_file)
     expected = heldout_losses(
         lambda image: torch.tensor(session.stylize_image(image.contiguous().numpy())),
-        load_vgg19("random"),
+        load_vgg19("tiny"),
         read_painting(str(painting), 320),
         list_photos(photo_folder)[:2],
         32,
