@@ -4,17 +4,17 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from inference import commands as painting
+from inference import commands as inference
 from models import __version__
 from models.errors import AllaPrimaError, Interrupted
 from training import commands as training
 
 # In the order of --help.
 COMMANDS = (
-    *(painting.add_demo, painting.add_stylize, painting.add_video, painting.add_webcam),
+    *(inference.add_demo, inference.add_stylize, inference.add_video, inference.add_webcam),
     *(training.add_train, training.add_sweep, training.add_optimize, training.add_reconstruct, training.add_evaluate),
-    *(training.add_export, painting.add_info, painting.add_web, training.add_import, training.add_bench),
-    *(painting.add_styles, painting.add_doctor),
+    *(training.add_export, inference.add_info, inference.add_web, training.add_import, training.add_bench),
+    *(inference.add_styles, inference.add_doctor),
 )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 class Scratch:
     """Arrays by name, for one thread; each is made anew only when another shape is asked for.
 
-    The colours of a 640x480 frame take 0.25 ms with them and 1.3 ms with new arrays, whose pages the system must clear.
+    The colors of a 640x480 frame take 0.25 ms with them and 1.3 ms with new arrays, whose pages the system must clear.
     """
 
     def __init__(self) -> None:

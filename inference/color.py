@@ -1,4 +1,4 @@
-"""Keep the content's colours (Gatys, Bethge, Hertzmann, Shechtman 2016, "Preserving Color in Neural Artistic Style
+"""Keep the content's colors (Gatys, Bethge, Hertzmann, Shechtman 2016, "Preserving Color in Neural Artistic Style
 Transfer"). A network's palette froze at training, so its output is mended per picture; the classic optimization
 (training/classic/optimize.py) applies the same maths to the style image, before the transfer, as the paper does."""
 
@@ -19,7 +19,7 @@ def keep_color(
     out: np.ndarray | None = None,
     scratch: Scratch | None = None,
 ) -> np.ndarray:
-    """Give a stylized frame the content's colours.
+    """Give a stylized frame the content's colors.
 
     Args:
         content_frame, stylized_frame: (H, W, 3) uint8 RGB of one size.
@@ -52,7 +52,7 @@ def _check(content_frame: np.ndarray, stylized_frame: np.ndarray, mode: str) -> 
 class SteadyColor:
     """`keep_color` for the frames of a film, one after the other.
 
-    "histogram" and "linear" work by statistics of the whole picture, which jump a little from frame to frame: the colours
+    "histogram" and "linear" work by statistics of the whole picture, which jump a little from frame to frame: the colors
     would flicker. Here both pictures' statistics are averaged over time (exponentially, `HOLD_S`). At a cut they start
     anew.
 
@@ -97,7 +97,7 @@ class SteadyColor:
         self._statistics = []
 
     def _is_cut(self, histogram: np.ndarray) -> bool:
-        """Whether most of the content's colours changed within one frame."""
+        """Whether most of the content's colors changed within one frame."""
         coarse, before = (each.reshape(3, 16, 16).sum(axis=2) for each in (histogram, self._histogram))
         return bool(0.5 * np.abs(coarse / coarse.sum() - before / before.sum()).sum() > CUT)
 
@@ -199,12 +199,12 @@ def histogram_table(histograms: np.ndarray, reference_histograms: np.ndarray) ->
 def linear_transform(
     mean_s: np.ndarray, cov_s: np.ndarray, mean_c: np.ndarray, cov_c: np.ndarray, method: str = "optimal-transport"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A and b of x' = A x + b that takes colours of mean and covariance S to those of C: A cov_s A^T = cov_c.
+    """A and b of x' = A x + b that takes colors of mean and covariance S to those of C: A cov_s A^T = cov_c.
 
     Args:
         mean_s, mean_c: (3,). cov_s, cov_c: (3, 3), positive definite.
         method: "cholesky", A = L_C L_S^-1, depends on the order of channels; "image-analogies", A = cov_c^1/2 cov_s^-1/2
-            (Hertzmann et al. 2001); "optimal-transport", the Monge-Kantorovich map, which moves colours least (Pitie &
+            (Hertzmann et al. 2001); "optimal-transport", the Monge-Kantorovich map, which moves colors least (Pitie &
             Kokaram 2007).
     Raises:
         ValueError: unknown method.
@@ -225,7 +225,7 @@ def linear_transform(
 def match_linear(
     frame: np.ndarray, reference_frame: np.ndarray, method: str = "optimal-transport", out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Map colours linearly so that their mean and covariance become the reference's (Gatys et al. 2016, Sec. 3).
+    """Map colors linearly so that their mean and covariance become the reference's (Gatys et al. 2016, Sec. 3).
 
     Args:
         frame: (H, W, 3) uint8. reference_frame: (H', W', 3) uint8.
@@ -242,7 +242,7 @@ def _apply(frame: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray | No
 
 
 def color_statistics(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (3,) and covariance (3, 3) of a frame's colours, values 0-255; regularised so that grey has an inverse."""
+    """Mean (3,) and covariance (3, 3) of a frame's colors, values 0-255; regularized so that gray has an inverse."""
     covariance, mean = cv2.calcCovarMatrix(
         frame.reshape(-1, 3), np.zeros((1, 3)), cv2.COVAR_NORMAL | cv2.COVAR_ROWS | cv2.COVAR_SCALE, ctype=cv2.CV_64F
     )

@@ -247,7 +247,7 @@ def webcam(options: argparse.Namespace) -> int:
     buffers, profile = Buffers(), Profile()
     size = (options.size[1], options.size[0]) if options.size else None
     feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
-    print(f"painting with {rack.first.path} on {rack.first.where}", file=sys.stderr)
+    print(f"painting with {rack.first.name} on {rack.first.where}", file=sys.stderr)
     controls = Controls(keep_color=options.keep_color, strength=options.strength)
 
     def open_virtual_camera(height: int, width: int) -> VirtualCamera:

@@ -14,7 +14,7 @@ from inference.style.styles import Style
 def demo_sheet(
     frames: Sequence[np.ndarray], styles: Sequence[Style], cell_px: int = 320
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Every style with its own colours and, below, with the content's.
+    """Every style with its own colors and, below, with the content's.
 
     Args:
         frames: (H, W, 3) uint8 RGB contents.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.film.sinks import ENCODERS, encoder_opens, quiet_stderr
+from inference.film.sinks import ENCODERS, encoder_opens, tamed_encoders
 from inference.live.displays import display_trouble
 from inference.page.web import check_runtime
 from inference.style.session import StyleSession, probe_cuda
@@ -87,7 +87,7 @@ def display() -> tuple[str, bool, str]:
 
 
 def encoders() -> tuple[str, bool, str]:
-    with quiet_stderr():
+    with tamed_encoders():
         opened = [name for names in ENCODERS.values() for name in names if encoder_opens(name)]
     return "encoders", any("264" in name for name in opened), f"PyAV {importlib.metadata.version('av')}: {', '.join(opened)}"
 

@@ -102,10 +102,10 @@ def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 
 
 def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bool) -> Picture:
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = _deep_grey(image)
-        return Picture(255 - grey if white_is_zero else grey)
+        gray = _deep_gray(image)
+        return Picture(255 - gray if white_is_zero else gray)
     if image.mode not in ("RGB", "RGBA", "P") or not _is_profile(icc_profile):
-        # A CMYK or grey profile says nothing about the RGB we return: go to sRGB by it, then drop it.
+        # A CMYK or gray profile says nothing about the RGB we return: go to sRGB by it, then drop it.
         if icc_profile and image.mode in ("L", "CMYK"):
             image = _to_srgb(image, icc_profile)
         icc_profile = None
@@ -118,8 +118,8 @@ def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bo
     return Picture(np.asarray(image.convert("RGB")), alpha, icc_profile)
 
 
-def _deep_grey(image: Image.Image) -> np.ndarray:
-    """16-bit, 32-bit and float grey as a frame: Pillow's own convert("RGB") clips at 255 instead of scaling."""
+def _deep_gray(image: Image.Image) -> np.ndarray:
+    """16-bit, 32-bit and float gray as a frame: Pillow's own convert("RGB") clips at 255 instead of scaling."""
     light = np.nan_to_num(np.asarray(image, np.float64))
     brightest = light.max(initial=0.0)
     white = 65535.0 if image.mode != "F" or brightest > 255.0 else 255.0 if brightest > 1.0 else 1.0
@@ -275,7 +275,7 @@ def resize_short_side(frame: np.ndarray, short_side_px: int) -> np.ndarray:
 
 
 def resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scale a uint8 frame, (H, W, 3) or grey (H, W), to a size."""
+    """Scale a uint8 frame, (H, W, 3) or gray (H, W), to a size."""
     if frame.shape[:2] == (height, width):
         return frame
     return np.asarray(Image.fromarray(frame).resize((width, height), Resampling.LANCZOS))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class InstanceNorm(nn.Module):
-    """Instance normalisation with scale and shift, statistics in float32 (Ulyanov et al. 2017).
+    """Instance normalization with scale and shift, statistics in float32 (Ulyanov et al. 2017).
 
     Differs from `nn.InstanceNorm2d`, which turns channels-last tensors into NCHW ones on every call. Exported, it is
     one InstanceNormalization node; the reductions below would run four to six times slower in ONNX Runtime. Scale and shift

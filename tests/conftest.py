@@ -39,7 +39,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def painting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A painting of coloured strokes."""
+    """A painting of colored strokes."""
     rng = np.random.default_rng(1)
     strokes = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
     path = tmp_path_factory.mktemp("painting") / "strokes.png"

@@ -182,7 +182,7 @@ def test_shipped_weights_still_give_the_shipped_files():
 
 
 def test_shipped_styles_paint_the_landscape_without_losing_it():
-    """A painting is neither the photo, nor grey, nor unrelated to the photo."""
+    """A painting is neither the photo, nor gray, nor unrelated to the photo."""
     import numpy as np
 
     from inference.style.session import StyleSession
@@ -195,7 +195,7 @@ def test_shipped_styles_paint_the_landscape_without_losing_it():
         assert np.corrcoef(painted.mean(axis=2).ravel(), frame.mean(axis=2).ravel())[0, 1] > 0.3
 
 
-def test_styles_lists_title_painter_year_licence_and_training(run):
+def test_styles_lists_title_painter_year_license_and_training(run):
     code, out, _ = run("styles")
     assert code == 0
     assert '"The Great Wave off Kanagawa", Katsushika Hokusai, 1831, public domain' in out

@@ -21,9 +21,9 @@ KEPT = 3  # newest checkpoints left in a run folder; a quality-tier one is 27 MB
 BEST = "best.safetensors"  # averaged weights of the checkpoint that painted the preview photos with the lowest loss
 
 # What a file may claim before anything is made of it.
-MOST_BYTES = 128 * 2**20
-MOST_HEADER_BYTES = 2**20
-MOST_TENSORS = 1000
+MAX_BYTES = 128 * 2**20
+MAX_HEADER_BYTES = 2**20
+MAX_TENSORS = 1000
 
 ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -81,8 +81,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise ValueError(f"it has {size / 2**20:.0f} MB, at most {MOST_BYTES / 2**20:.0f} are wanted")
+        if size > MAX_BYTES:
+            raise ValueError(f"it has {size / 2**20:.0f} MB, at most {MAX_BYTES / 2**20:.0f} are wanted")
         data = path.read_bytes()
         card = _read_card(data)
         return safetensors.torch.load(data), card
@@ -98,14 +98,14 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _read_card(data: bytes) -> dict[str, Any]:
     """The card in a safetensors header, after a look at everything that the header claims."""
     length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or not 2 <= length <= min(MOST_HEADER_BYTES, len(data) - 8):
+    if len(data) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise ValueError("its header is damaged")
     header = json.loads(data[8 : 8 + length])
     card = json.loads(header.pop("__metadata__", {})["card"])
     if not isinstance(card, dict):
         raise TypeError("its card is not an object")
-    if len(header) > MOST_TENSORS:
-        raise ValueError(f"it holds {len(header)} tensors, at most {MOST_TENSORS} are wanted")
+    if len(header) > MAX_TENSORS:
+        raise ValueError(f"it holds {len(header)} tensors, at most {MAX_TENSORS} are wanted")
     odd = [name for name, tensor in header.items() if tensor["dtype"] != "F32"]
     if odd:
         raise ValueError(f"{odd[0][:80]!r} is {header[odd[0]]['dtype']}, F32 is wanted")

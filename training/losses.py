@@ -1,6 +1,6 @@
 """Perceptual losses: content, style and total variation (Gatys et al. 2016, Johnson et al. 2016).
 
-Three normalisations of the same two sums:
+Three normalizations of the same two sums:
 
     unitless   each layer's content error over the mean square of the content's features, each layer's Gram error over
                the mean square of the style's Gram; means over layers. 1.0 is as bad as a black feature map, whatever

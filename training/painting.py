@@ -14,9 +14,9 @@ from training.config import STYLE_LAYERS
 from training.device import in_precision
 from training.images import to_image
 
-LEAST_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
-LEAST_SIDE_PX = 32
-MOST_ASPECT = 8
+MIN_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
+MIN_SIDE_PX = 32
+MAX_ASPECT = 8
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ def read_painting(painting: str, style_size_px: int, max_pixels: int = 0) -> np.
     """The style image, (H, W, 3) uint8, its short side `style_size_px`.
 
     Raises:
-        PictureError: unreadable. TrainingError: one flat colour, transparent all over, tiny, or hopelessly narrow.
+        PictureError: unreadable. TrainingError: one flat color, transparent all over, tiny, or hopelessly narrow.
     """
     picture = read_picture(painting, max_pixels)
     frame = picture.frame
     height, width = frame.shape[:2]
     if picture.alpha is not None and not picture.alpha.any():
         raise TrainingError(f"{painting} is transparent all over; a painting with something on it is wanted")
-    if frame.std(axis=(0, 1)).max() < LEAST_CONTRAST:
+    if frame.std(axis=(0, 1)).max() < MIN_CONTRAST:
         raise TrainingError(f"{painting} is one flat color; a painting with something on it is wanted")
-    if min(height, width) < LEAST_SIDE_PX:
-        raise TrainingError(f"{painting} is {width}x{height} px; at least {LEAST_SIDE_PX} px a side are needed")
-    if max(height, width) > MOST_ASPECT * min(height, width):
-        raise TrainingError(f"{painting} is {width}x{height} px; at most {MOST_ASPECT} times as long as wide is wanted")
+    if min(height, width) < MIN_SIDE_PX:
+        raise TrainingError(f"{painting} is {width}x{height} px; at least {MIN_SIDE_PX} px a side are needed")
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise TrainingError(f"{painting} is {width}x{height} px; at most {MAX_ASPECT} times as long as wide is wanted")
     return resize_short_side(frame, style_size_px)
 
 

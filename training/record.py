@@ -22,14 +22,14 @@ from training import balance
 from training.checkpoint import BEST, TrainingState, drop_states_after, save_checkpoint, save_weights
 from training.config import TrainConfig
 from training.device import device_name, pick_device
-from training.photos.folder import MOST_BAD
+from training.photos.folder import MAX_BAD
 from training.preview import look_at, write_sheet
 from training.ranks import Ranks
 from training.update import Update
 
 LOG_EVERY = 25  # steps between two lines of metrics.jsonl, and between two looks at the losses
-MOST_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that send a training back
-MOST_ROLLBACKS = 3
+MAX_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that send a training back
+MAX_ROLLBACKS = 3
 LAST_SAVES_S = (1, 5, 15, 30, 60)  # waits between the attempts to save the result; a disk may be given room meanwhile
 
 
@@ -149,20 +149,20 @@ class Run:
         """Take up an earlier state; where it was this style's picture that went bad, with half the learning rate.
 
         Raises:
-            TrainingError: it went bad more than `MOST_ROLLBACKS` times.
+            TrainingError: it went bad more than `MAX_ROLLBACKS` times.
         """
         if fault:
             self.rollbacks += 1
-            if self.rollbacks > MOST_ROLLBACKS:
+            if self.rollbacks > MAX_ROLLBACKS:
                 raise TrainingError(
-                    f"step {step}: {fault}; {MOST_ROLLBACKS} times the training went back and halved its learning rate. "
+                    f"step {step}: {fault}; {MAX_ROLLBACKS} times the training went back and halved its learning rate. "
                     f"Checkpoints are in {self.folder}; train again with a smaller --lr (was {self.config.lr}), "
                     "--precision fp32, or a smaller --style-weight"
                 )
             self.update.lr_scale *= 0.5
             self.say(
                 f"step {step}: {fault}; back to step {state.step} with half the learning rate "
-                f"(time {self.rollbacks} of at most {MOST_ROLLBACKS})"
+                f"(time {self.rollbacks} of at most {MAX_ROLLBACKS})"
             )
         self.update.unpack_(state)
         if self.log:
@@ -198,7 +198,7 @@ class Run:
 
 def not_finite(skipped_in_a_row: int) -> str | None:
     """What is wrong if so many steps had a loss or gradient that was not finite."""
-    if skipped_in_a_row >= MOST_NOT_FINITE:
+    if skipped_in_a_row >= MAX_NOT_FINITE:
         return f"loss or gradient was not finite in {skipped_in_a_row} steps in a row"
     return None
 
@@ -285,7 +285,7 @@ class BadPhotos:
         """Count and name each new one.
 
         Raises:
-            TrainingError: they are more than `MOST_BAD` of the folder.
+            TrainingError: they are more than `MAX_BAD` of the folder.
         """
         # Names on a disk need not be UTF-8.
         met = {photo.replace("\n", " ").encode("utf-8", "backslashreplace").decode() for photo in bad} - self._met
@@ -297,9 +297,9 @@ class BadPhotos:
         if new and self.path:
             with spared(self.console, str(self.path)):
                 write_atomically(self.path, "".join(photo + "\n" for photo in self.names).encode())
-        if met and len(self._met) > MOST_BAD * self.photos:
+        if met and len(self._met) > MAX_BAD * self.photos:
             raise TrainingError(
-                f"{len(self._met)} photos in {self.source} are damaged, more than {MOST_BAD:.0%} of them "
+                f"{len(self._met)} photos in {self.source} are damaged, more than {MAX_BAD:.0%} of them "
                 f"(skipped.txt in the run folder lists them); mend or remove them, or give another folder"
             )
 

@@ -8,7 +8,7 @@ import numpy as np
 # Calibrated on 98 sets, 1,790 pictures (2026-11-22): shipped networks, trainings from step 5 to 2,000 and untrained
 # networks of both tiers on up to 50 photos of COCO, the photos themselves, and, further from a photo than any network's
 # picture, six paintings and cutouts of them in place of the network's pictures.
-LEAST_STD = 0.01  # of luminance; the flattest networks, 32 untrained quality ones, have 0.044
+MIN_STD = 0.01  # of luminance; the flattest networks, 32 untrained quality ones, have 0.044
 FLATTER_THAN_PHOTO = 0.25  # times the photo's own: a photo that is nearly flat may stay so
 SATURATED = 1e-4  # from 0 or 1: a trained black and white woodcut comes near, a sigmoid that has died is there
 # The largest seen: 0.08, of a network 200 steps into a binary woodcut and of a photo. With the last layer 100 times too
@@ -41,7 +41,7 @@ def most(faults: Iterable[bool]) -> bool:
 
 def is_flat(content_frame: np.ndarray, image: np.ndarray) -> bool:
     content_std = luminance(content_frame.astype(np.float32) / 255.0).std()
-    return bool(luminance(image).std() < min(LEAST_STD, FLATTER_THAN_PHOTO * content_std))
+    return bool(luminance(image).std() < min(MIN_STD, FLATTER_THAN_PHOTO * content_std))
 
 
 def luminance(image: np.ndarray) -> np.ndarray:

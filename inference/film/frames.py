@@ -34,7 +34,7 @@ COLORSPACES = {
     9: Colorspace.BT2020,
     10: Colorspace.BT2020,
 }
-MOST_ERRORS_IN_A_ROW = 1000  # while nothing at all can be read; then the rest of the file is given up
+MAX_ERRORS_IN_A_ROW = 1000  # while nothing at all can be read; then the rest of the file is given up
 SOUND_BEHIND_S = 5.0  # how far behind its picture a file may store its sound
 GONE = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)  # the disk or share that a file was on
 
@@ -264,7 +264,7 @@ class VideoReader:
         """Everything in the file; damaged packets and frames are counted and left out."""
         failures = 0
         streams = [self._stream, *self.others]
-        while failures < MOST_ERRORS_IN_A_ROW:
+        while failures < MAX_ERRORS_IN_A_ROW:
             try:
                 for packet in self._container.demux(streams):
                     if packet.stream.index != self._stream.index:

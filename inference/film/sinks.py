@@ -115,7 +115,7 @@ class VideoWriter:
             if codec == "hevc" and container_format in ("mp4", "mov"):
                 context.codec_tag = "hvc1"  # QuickTime, Safari and iOS play no other
             self._add_others(others, container_format)
-            with quiet_stderr():
+            with tamed_encoders():
                 self._container.start_encoding()
         except (FFmpegError, OSError, ValueError) as error:
             self.abort()
@@ -185,7 +185,7 @@ class VideoWriter:
         try:
             if not self.frames:
                 raise VideoError(f"{self.path}: no frame was painted; nothing is written")
-            with quiet_stderr():
+            with tamed_encoders():
                 self._container.mux(self._stream.encode(None))
                 self._container.close()
             self.path = self._file.commit(self._overwrite)
@@ -202,7 +202,7 @@ class VideoWriter:
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        with contextlib.suppress(Exception), quiet_stderr():
+        with contextlib.suppress(Exception), tamed_encoders():
             self._container.close()
         self._file.discard()
 
@@ -242,7 +242,7 @@ def find_encoder(
     Raises:
         VideoError: none does.
     """
-    with quiet_stderr():
+    with tamed_encoders():
         for name in ENCODERS[codec]:
             if encoder_opens(
                 name,
@@ -341,7 +341,14 @@ class _Nowhere:
 
 
 @contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
+def tamed_encoders() -> Iterator[None]:
+    """To open and close encoders in: without their print, and without real-time priority."""
+    with _quiet_stderr(), _ordinary_priority():
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
     """x265 and SVT-AV1 print a page each when opened, past Python, onto the process's own stderr."""
     if sys.stderr is None:  # a program without a console
         yield
@@ -355,3 +362,19 @@ def quiet_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextlib.contextmanager
+def _ordinary_priority() -> Iterator[None]:
+    """Run by root, SVT-AV1 gives itself and whoever opens it, and so all that they start later, a real-time priority above
+    everything else on the machine (SCHED_FIFO, 99): what waits in a busy loop then waits for ever."""
+    if not sys.platform.startswith("linux") or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for thread in map(int, os.listdir("/proc/self/task")):
+            with contextlib.suppress(OSError):  # it may have ended
+                if os.sched_getscheduler(thread) == os.SCHED_FIFO:
+                    os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))

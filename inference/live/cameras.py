@@ -25,7 +25,7 @@ from models.errors import VideoError
 SILENT_S = 1.8  # without a new picture: the camera is blocked, or frozen; so within 2 s it is on the screen
 OPENING_S = 10.0  # may take longer than a picture
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between two attempts to open it again
-MOST_STUCK = 2  # threads that hang in a blocked camera before no more are started
+MAX_STUCK = 2  # threads that hang in a blocked camera before no more are started
 INDEXES = 5  # devices looked for where the system cannot list them
 
 T = TypeVar("T")
@@ -292,7 +292,7 @@ class CameraFeed:
             if now_s > self._limit_s and not self._closing.is_set():
                 self._trouble = "the camera gives no picture"
                 self._threads = [thread for thread in self._threads if thread.is_alive()]
-                if now_s > self._next_attempt_s and len(self._threads) <= MOST_STUCK:
+                if now_s > self._next_attempt_s and len(self._threads) <= MAX_STUCK:
                     self._next_attempt_s = now_s + self._pause_s()
                     self._attempts += 1
                     self._start(None)

@@ -75,7 +75,7 @@ class Sketch:
 
 
 @dataclass(frozen=True)
-class Painting:
+class Finished:
     """A sketch finished: `stylized_frame` has the content's size, and its colors where they are kept."""
 
     content_frame: np.ndarray
@@ -152,7 +152,7 @@ class Webcam:
         self._latencies_ms: deque[float] = deque(maxlen=30)
         self._recording_error: VideoError | None = None
         self._note, self._note_until_s = "", 0.0
-        self._last: Painting | None = None
+        self._last: Finished | None = None
         self._trouble, self._first_s, self._shown_s = "", 0.0, 0.0
         self.report = LiveReport()
         self.work_size = (0, 0)  # that the last frame was painted at
@@ -225,12 +225,12 @@ class Webcam:
         self._first_s = self._first_s or now_s
         self.report.frames += 1
         self.report.wall_s = now_s - self._first_s
-        painting = self._finish(sketch)
-        self._use(painting)
+        finished = self._finish(sketch)
+        self._use(finished)
         if self._last is not None:
             self._buffers.give(self._last.stylized_frame)
             self._buffers.give(self._last.content_frame)
-        self._last = painting
+        self._last = finished
 
     def _paint(self) -> None:
         """The network's thread: newest shot in, newest sketch out."""
@@ -268,7 +268,7 @@ class Webcam:
         except BaseException as error:
             self._error = error
 
-    def _finish(self, sketch: Sketch) -> Painting:
+    def _finish(self, sketch: Sketch) -> Finished:
         """Colors, strength, size: here, so that the network's thread can go on with the next frame."""
         painter, controls, last = self._painter, self.controls, self._last
         if last is not None:
@@ -280,16 +280,16 @@ class Webcam:
         self.work_size = sketch.stylized_image.shape[2], sketch.stylized_image.shape[3]
         out = self._buffers.take(sketch.content_frame.shape)
         frame = painter.finish(sketch.content_frame, sketch.stylized_image, sketch.shot_s, out)
-        return Painting(sketch.content_frame, frame, sketch)
+        return Finished(sketch.content_frame, frame, sketch)
 
-    def _use(self, painting: Painting) -> None:
+    def _use(self, finished: Finished) -> None:
         """Record it, send it on."""
-        frame = painting.stylized_frame
+        frame = finished.stylized_frame
         if self._record_path and self._recorder is None:
             path, self._record_path = self._record_path, None
             self._recorder = Recorder(path, frame.shape[0], frame.shape[1], self._overwrite)
         if self._recorder is not None:
-            self._recorder.add(frame, painting.sketch.shot_s)
+            self._recorder.add(frame, finished.sketch.shot_s)
             if self._recorder.error:
                 self._stop_recording()
         if self._open_virtual_camera is not None and self._virtual_camera is None:
@@ -368,26 +368,26 @@ class Webcam:
         keys = KEYS if self.controls.help else ()
         display.show(lay_out(frames, words, trouble=trouble, keys=keys, scratch=self._scratch))
 
-    def _words(self, painting: Painting) -> list[str]:
-        words = [self._status(painting)]
+    def _words(self, finished: Finished) -> list[str]:
+        words = [self._status(finished)]
         if self._recorder is not None:
             words.append(f"recording {self._recorder.path}")
         if time.perf_counter() < self._note_until_s:
             words.append(self._note)
         return words
 
-    def _status(self, painting: Painting) -> str:
+    def _status(self, finished: Finished) -> str:
         intervals_ms = list(self._intervals_ms)
         fps = 1000.0 / float(np.mean(intervals_ms)) if intervals_ms else 0.0
         latency_ms = float(np.median(self._latencies_ms)) if self._latencies_ms else 0.0
         wanted = self._rack.names[self.controls.style]
-        style = painting.sketch.style if wanted == painting.sketch.style else f"{painting.sketch.style}, opening {wanted}"
+        style = finished.sketch.style if wanted == finished.sketch.style else f"{finished.sketch.style}, opening {wanted}"
         parts = [f"{fps:.0f} fps", f"{latency_ms:.0f} ms", style]
         if self.controls.keep_color != "none":
             parts.append(self.controls.keep_color)
         if self.controls.strength < 1.0:
             parts.append(f"strength {self.controls.strength:.1f}")
-        height, width = painting.sketch.stylized_image.shape[2:]
-        if (height, width) != painting.stylized_frame.shape[:2]:
+        height, width = finished.sketch.stylized_image.shape[2:]
+        if (height, width) != finished.stylized_frame.shape[:2]:
             parts.append(f"painted at {width}x{height}")
         return "  |  ".join([*parts, "h: keys"])

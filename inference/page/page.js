@@ -5,7 +5,7 @@ const stage = $("stage"), contentCanvas = $("content"), paintingCanvas = $("pain
 const grab = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
 
 const AUTO_PX = { photo: 1024, webgpu: 640, wasm: 384 }; // longest side
-const MOST_PX = 4096;
+const MAX_PX = 4096;
 
 let assets; // the styles and ONNX Runtime: from the server, or from inside a single file
 let engine; // what the worker runs on
@@ -309,7 +309,7 @@ function takePicture() {
   const { element, kind } = source;
   const [width, height] = kind === "photo" ? [source.width, source.height] : [element.videoWidth, element.videoHeight];
   const auto = kind === "photo" ? AUTO_PX.photo : AUTO_PX[style.onGpu ? "webgpu" : "wasm"];
-  const most = $("size").value === "auto" ? auto : Math.min(Number($("size").value), MOST_PX);
+  const most = $("size").value === "auto" ? auto : Math.min(Number($("size").value), MAX_PX);
   const scale = Math.min(1, most / Math.max(width, height));
   const [w, h] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
   Object.assign(grab.canvas, { width: w, height: h });

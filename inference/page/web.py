@@ -1,6 +1,7 @@
 """The page that paints in the browser (inference/page): served on this machine, or written for any static host."""
 
 import base64
+import functools
 import gzip
 import http.server
 import json
@@ -26,17 +27,6 @@ WITH_WEBGPU = ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.was
 PRECISIONS = ("fp32", "fp16", "int8")
 SINGLE_FILE_PRECISION = "int8"  # the smallest, and the fastest in WebAssembly
 
-# Without the first two a browser gives no page memory that several threads share.
-HEADERS = {
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-    # The page's own policy once more: a worker, where the pictures are, takes it from the answer that it comes in.
-    "Content-Security-Policy": re.findall(r'Policy" content="([^"]+)"', (PAGE / "index.html").read_text())[0],
-}
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -47,6 +37,22 @@ TYPES = {
 }
 
 Content = Callable[[], bytes]
+
+
+@functools.cache
+def headers() -> dict[str, str]:
+    """What every answer says besides its content."""
+    return {
+        # Without the first two a browser gives no page memory that several threads share.
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Embedder-Policy": "require-corp",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+        # The page's own policy once more: a worker, where the pictures are, takes it from the answer that it comes in.
+        "Content-Security-Policy": re.findall(r'Policy" content="([^"]+)"', (PAGE / "index.html").read_text())[0],
+    }
 
 
 def styles_list(folder: Path = FOLDER) -> list[dict[str, Any]]:
@@ -124,7 +130,7 @@ def make_server(port: int, folder: Path = FOLDER) -> http.server.ThreadingHTTPSe
             kind = TYPES.get(Path(path).suffix, "application/octet-stream")
             self.send_header("Content-Type", kind if status == 200 else "text/plain")
             self.send_header("Content-Length", str(len(data)))
-            for name, value in HEADERS.items():
+            for name, value in headers().items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
@@ -158,8 +164,8 @@ def export_folder(target: Path, folder: Path = FOLDER) -> int:
     """
     files = site(folder)
     # What some hosts (Netlify, Cloudflare Pages) read; on others threads need the same headers set by hand.
-    headers = "".join(f"  {name}: {value}\n" for name, value in HEADERS.items() if name != "Cache-Control")
-    files["_headers"] = f"/*\n{headers}".encode
+    lines = "".join(f"  {name}: {value}\n" for name, value in headers().items() if name != "Cache-Control")
+    files["_headers"] = f"/*\n{lines}".encode
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         what = "holds files" if target.is_dir() else "is a file"
         raise WebError(f"{target} {what}; give a new or empty folder")

@@ -23,19 +23,19 @@ from models import frame_graph
 from models.contract import IMAGE, OPSET, OPTIONAL_INPUTS, Contract
 from models.errors import StyleError
 
-MOST_BYTES = 32 * 2**20  # of a file; ours are below 10 MB
-MOST_METADATA_BYTES = 2**20  # ours have 50 kB
-MOST_NUMBERS = 50_000  # that are read one by one, two for most fields; ours have 6000
-MOST_ITEMS = 2000  # of nodes, of initializers; ours have some hundred
-MOST_NAME_BYTES = 512
-MOST_REASON = 300  # letters of a message
-MOST_CHANNELS = 1024
-MOST_KERNEL_PX = 16  # of a convolution's kernel, stride, border
+MAX_BYTES = 32 * 2**20  # of a file; ours are below 10 MB
+MAX_METADATA_BYTES = 2**20  # ours have 50 kB
+MAX_NUMBERS = 50_000  # that are read one by one, two for most fields; ours have 6000
+MAX_ITEMS = 2000  # of nodes, of initializers; ours have some hundred
+MAX_NAME_BYTES = 512
+MAX_REASON = 300  # letters of a message
+MAX_CHANNELS = 1024
+MAX_KERNEL_PX = 16  # of a convolution's kernel, stride, border
 # Of a network on a picture of LARGE_PX; the quality tier has 1600, in int8, and 150 000.
 LARGE_PX = 1024
-MOST_BORDER_PX = 64  # how much larger than the picture anything inside may be
-MOST_FLOATS_A_PIXEL = 4096  # of all values together
-MOST_PRODUCTS_A_PIXEL = 4_000_000  # of all convolutions together
+MAX_BORDER_PX = 64  # how much larger than the picture anything inside may be
+MAX_FLOATS_A_PIXEL = 4096  # of all values together
+MAX_PRODUCTS_A_PIXEL = 4_000_000  # of all convolutions together
 
 # What a name may be made of: enough for ours, and nothing with which one value looks like two in `_Node.__str__`.
 NAME = re.compile(r"[\w./:+-]*", re.ASCII)
@@ -142,8 +142,8 @@ def read_style(path: Path) -> tuple[bytes, Contract]:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # of a pipe or device there is no end
             raise StyleError(f"{path} cannot be read: it is no file")
-        if status.st_size > MOST_BYTES:
-            raise StyleError(f"{path} is {status.st_size / 2**20:.0f} MB; a style has at most {MOST_BYTES / 2**20:.0f} MB")
+        if status.st_size > MAX_BYTES:
+            raise StyleError(f"{path} is {status.st_size / 2**20:.0f} MB; a style has at most {MAX_BYTES / 2**20:.0f} MB")
         data = path.read_bytes()
     except OSError as error:
         raise StyleError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -165,7 +165,7 @@ def check_style(data: bytes, name: str) -> Contract:
         metadata = _metadata(model["metadata_props"])
         graph = _graph(model)
     except _Refused as refused:
-        reason = str(refused)[:MOST_REASON]
+        reason = str(refused)[:MAX_REASON]
         raise StyleError(
             f"{name} is not an ONNX file that may be opened: it {reason}; make one with: allaprima export RUN"
         ) from None
@@ -178,14 +178,14 @@ def check_style(data: bytes, name: str) -> Contract:
             nodes, stride_px, least_px = graph.nodes, contract.stride_px, contract.least_px
         _check_network(graph, nodes, stride_px, least_px)
     except _Refused as refused:
-        reason = str(refused)[:MOST_REASON]
+        reason = str(refused)[:MAX_REASON]
         raise StyleError(f"{name} is not safe to open: it {reason}; export it again, or get it elsewhere") from None
     return contract
 
 
 def _metadata(entries: list[dict[str, Any]]) -> dict[str, str]:
-    if sum(len(entry["value"] or b"") for entry in entries) > MOST_METADATA_BYTES:
-        raise _Refused(f"has more than {MOST_METADATA_BYTES} bytes of metadata")
+    if sum(len(entry["value"] or b"") for entry in entries) > MAX_METADATA_BYTES:
+        raise _Refused(f"has more than {MAX_METADATA_BYTES} bytes of metadata")
     metadata: dict[str, str] = {}
     for entry in entries:
         key = _text(entry["key"])
@@ -274,7 +274,7 @@ def _array(tensor: dict[str, Any], name: str) -> _Array:
         raise _Refused(f'has an initializer "{name}" of an unknown type {tensor["data_type"]}')
     kind, dims = TYPES[tensor["data_type"]], tuple(tensor["dims"])
     data = tensor["raw_data"] or memoryview(b"")
-    if len(dims) > 4 or any(not 0 < dim <= MOST_BYTES for dim in dims):
+    if len(dims) > 4 or any(not 0 < dim <= MAX_BYTES for dim in dims):
         raise _Refused(f'has an initializer "{name}" of shape {list(dims)}')
     if math.prod(dims) * NUMPY[kind].itemsize != len(data):
         raise _Refused(f'has an initializer "{name}" of {len(data)} bytes, which does not fit its shape {list(dims)}')
@@ -403,9 +403,9 @@ def _check_network(graph: _Graph, nodes: list[_Node], stride_px: int, least_px: 
             weights[node.outputs[0]] = _check_8_bit_weights(arrays, weights, node)
             continue
         size = _size(arrays, weights, sizes, node)
-        if not 1 <= size.channels <= MOST_CHANNELS or size.least_px < 1:
+        if not 1 <= size.channels <= MAX_CHANNELS or size.least_px < 1:
             raise _Refused(f"has a {node.operator} that makes {size.channels} channels of {size.least_px} px")
-        if size.least_px > least + MOST_BORDER_PX or size.large_px > large + MOST_BORDER_PX:
+        if size.least_px > least + MAX_BORDER_PX or size.large_px > large + MAX_BORDER_PX:
             raise _Refused(f"has a {node.operator} that makes more than a picture of the same size")
         sizes[node.outputs[0]] = size
         pixels = (size.large_px / large) ** 2
@@ -414,7 +414,7 @@ def _check_network(graph: _Graph, nodes: list[_Node], stride_px: int, least_px: 
             products += math.prod(weights.pop(node.inputs[1])) * pixels
     if sizes.get(IMAGE.output) != sizes[IMAGE.input]:
         raise _Refused(f"makes no {IMAGE.output} as large as the picture")
-    if floats > MOST_FLOATS_A_PIXEL or products > MOST_PRODUCTS_A_PIXEL:
+    if floats > MAX_FLOATS_A_PIXEL or products > MAX_PRODUCTS_A_PIXEL:
         raise _Refused(f"needs {floats:.0f} floats and {products:.0f} products for each pixel")
 
 
@@ -456,7 +456,7 @@ def _size(arrays: dict[str, _Array], weights: dict[str, tuple[int, ...]], sizes:
     if operator == "Pad":
         pads = _values(arrays.get(constants[0]), "int64")
         border_px = int(max(pads, default=0))
-        if pads != [0, 0, border_px, border_px] * 2 or not 0 <= border_px <= min(MOST_KERNEL_PX, picture.least_px - 1):
+        if pads != [0, 0, border_px, border_px] * 2 or not 0 <= border_px <= min(MAX_KERNEL_PX, picture.least_px - 1):
             raise _Refused(f"has a Pad of {pads} around {picture.least_px} px")
         return picture.resized(picture.channels, lambda side: side + 2 * border_px)
     if operator == "Resize":
@@ -487,13 +487,13 @@ def _values(array: _Array | None, kind: str) -> list[float]:
 def _convolved(weights: dict[str, tuple[int, ...]], picture: _Size, node: _Node) -> _Size:
     """How large a convolution's result is; weights are taken once, as ONNX Runtime makes copies for each convolution."""
     dims = weights.get(node.inputs[1], ())
-    if len(dims) != 4 or dims[0] > MOST_CHANNELS or dims[1] != picture.channels or dims[2] != dims[3]:
+    if len(dims) != 4 or dims[0] > MAX_CHANNELS or dims[1] != picture.channels or dims[2] != dims[3]:
         raise _Refused(f"has a Conv of {picture.channels} channels with weights of shape {list(dims)}")
     kernel_px, stride_px, border_px = (
         _all_the_same(node, key, length, default)
         for key, length, default in (("kernel_shape", 2, dims[2]), ("strides", 2, 1), ("pads", 4, 0))
     )
-    if kernel_px != dims[2] or kernel_px > MOST_KERNEL_PX or stride_px < 1:
+    if kernel_px != dims[2] or kernel_px > MAX_KERNEL_PX or stride_px < 1:
         raise _Refused(f"has a Conv with {node.attributes} and weights of shape {list(dims)}")
     if len(node.inputs) == 3 and weights.get(node.inputs[2]) != dims[:1]:
         raise _Refused(f"has a Conv of {dims[0]} channels with another number of biases")
@@ -505,7 +505,7 @@ def _all_the_same(node: _Node, key: str, length: int, default: int) -> int:
     numbers = node.attributes.get(key, [default] * length)
     if not isinstance(numbers, list) or len(numbers) != length or len(set(numbers)) != 1:
         raise _Refused(f"has a {node.operator} with {key} = {numbers!r}")
-    if not 0 <= numbers[0] <= MOST_KERNEL_PX:
+    if not 0 <= numbers[0] <= MAX_KERNEL_PX:
         raise _Refused(f"has a {node.operator} with {key} = {numbers!r}")
     return int(numbers[0])
 
@@ -513,7 +513,7 @@ def _all_the_same(node: _Node, key: str, length: int, default: int) -> int:
 def _text(data: memoryview | None) -> str:
     """A name or a word."""
     data = data if data is not None else memoryview(b"")
-    if len(data) > MOST_NAME_BYTES:
+    if len(data) > MAX_NAME_BYTES:
         raise _Refused(f"has a name of {len(data)} bytes")
     text = str(data, "utf-8", "replace")
     if not NAME.fullmatch(text):
@@ -525,7 +525,7 @@ class _Reader:
     """Protobuf's wire format, as far as our files have it; one for each file, as it counts."""
 
     def __init__(self) -> None:
-        self._numbers_left = MOST_NUMBERS
+        self._numbers_left = MAX_NUMBERS
 
     def message(self, data: memoryview, schema: Schema, what: str) -> dict[str, Any]:
         """One message: its fields by name; those that are missing are None or an empty list."""
@@ -543,8 +543,8 @@ class _Reader:
                 raise _Refused(f"has a damaged {what}.{name}")
             if repeated:
                 message[name].append(value)
-                if len(message[name]) > MOST_ITEMS:
-                    raise _Refused(f"has more than {MOST_ITEMS} of {what}.{name}")
+                if len(message[name]) > MAX_ITEMS:
+                    raise _Refused(f"has more than {MAX_ITEMS} of {what}.{name}")
             elif message[name] is not None:  # protobuf would merge two graphs into one
                 raise _Refused(f"has {what}.{name} twice")
             else:
@@ -583,7 +583,7 @@ class _Reader:
         """A whole number, 64 bits with sign, and where the next field begins."""
         self._numbers_left -= 1
         if self._numbers_left < 0:
-            raise _Refused(f"has more than {MOST_NUMBERS} numbers and fields")
+            raise _Refused(f"has more than {MAX_NUMBERS} numbers and fields")
         value = 0
         for i in range(min(10, len(data) - at)):
             byte = data[at + i]

@@ -15,13 +15,13 @@ import numpy as np
 import onnxruntime
 
 from inference.buffers import Scratch
-from inference.style.onnx_file import read_style
+from inference.style.onnx_file import check_style, read_style
 from models.contract import Contract
 from models.errors import StyleError
 
 # In the network at the same time, where several threads paint; a larger picture is painted alone. A million pixels take
 # 0.85 GB in the quality tier, 0.13 GB in the realtime tier.
-MOST_PIXELS = 2 * 1920 * 1080
+MAX_PIXELS = 2 * 1920 * 1080
 
 CUDA_VERSION = 13000  # as the driver tells it: what onnxruntime-gpu is built for, and NVIDIA's drivers know from 580 on
 
@@ -32,7 +32,7 @@ class StyleSession:
     """One style, ready to paint; several threads may share it.
 
     Args:
-        path: an .onnx file of ours.
+        source: an .onnx file of ours, or its bytes.
         device: "auto" takes CUDA where it truly works and else the CPU; "cpu" or "cuda".
         shared: other threads or processes need the cores, too. One picture alone is then painted a little slower.
     Attributes:
@@ -44,9 +44,11 @@ class StyleSession:
         StyleError: no such file, not ONNX, or not ours; "cuda" does not work here, and why.
     """
 
-    def __init__(self, path: str | Path, device: str = "auto", shared: bool = False) -> None:
-        self.path = Path(path)
-        data, self.contract = read_style(self.path)
+    def __init__(self, source: str | Path | bytes, device: str = "auto", shared: bool = False) -> None:
+        self.name = "the style" if isinstance(source, bytes) else str(source)  # for messages
+        data, self.contract = (
+            (source, check_style(source, self.name)) if isinstance(source, bytes) else read_style(Path(source))
+        )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Denormals are slow on CPUs and too small to be seen.
@@ -70,7 +72,7 @@ class StyleSession:
                 self._session = _open(data, options, "CPUExecutionProvider")
             except Exception as error:  # ONNX Runtime raises a dozen classes, none of them public
                 raise StyleError(
-                    f"{self.path} is not an ONNX file that ONNX Runtime can open; make one with allaprima export"
+                    f"{self.name} is not an ONNX file that ONNX Runtime can open; make one with allaprima export"
                 ) from error
         self.run_options = onnxruntime.RunOptions()
         self._pixels = 0  # in the network now
@@ -127,14 +129,14 @@ class StyleSession:
                 ) from error
             raise StyleError(f"painting {size} failed, for want of memory as a rule; try --max-side 2000") from error
         if stylized.shape != content.shape:
-            raise StyleError(f"{self.path} made {stylized.shape} of {content.shape}; export it again")
+            raise StyleError(f"{self.name} made {stylized.shape} of {content.shape}; export it again")
         return np.asarray(stylized)
 
     @contextlib.contextmanager
     def _room(self, pixels: int) -> Iterator[None]:
         """Wait until this many more pixels may be in the network."""
         with self._pixels_change:
-            self._pixels_change.wait_for(lambda: self._pixels == 0 or self._pixels + pixels <= MOST_PIXELS)
+            self._pixels_change.wait_for(lambda: self._pixels == 0 or self._pixels + pixels <= MAX_PIXELS)
             self._pixels += pixels
         try:
             yield

@@ -21,7 +21,7 @@ LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, the Y of YIQ
 
 @pytest.fixture(scope="module")
 def content() -> np.ndarray:
-    """Colours in the middle of the range, so that nothing clips."""
+    """Colors in the middle of the range, so that nothing clips."""
     return (paint_landscape(90, 130, seed=1) // 3 + 80).astype(np.uint8)
 
 
@@ -96,12 +96,12 @@ def test_histogram_matching_equals_scikit_images(content, stylized):
 
 
 @pytest.mark.parametrize("mode", ["luminance", "histogram", "linear"])
-def test_every_mode_survives_one_pixel_and_grey(mode):
+def test_every_mode_survives_one_pixel_and_gray(mode):
     one = np.array([[[10, 200, 30]]], np.uint8)
     assert keep_color(one, one[:, :, ::-1].copy(), mode).shape == (1, 1, 3)
-    grey = np.full((4, 4, 3), 128, np.uint8)
-    out = keep_color(grey, cv2.GaussianBlur(paint_landscape(32, 32)[:4, :4], (3, 3), 0), mode)
-    assert np.ptp(out.astype(int), axis=2).max() <= 2  # grey stays grey
+    gray = np.full((4, 4, 3), 128, np.uint8)
+    out = keep_color(gray, cv2.GaussianBlur(paint_landscape(32, 32)[:4, :4], (3, 3), 0), mode)
+    assert np.ptp(out.astype(int), axis=2).max() <= 2  # gray stays gray
 
 
 def test_none_returns_the_stylized_frame(content, stylized):

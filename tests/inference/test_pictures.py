@@ -48,8 +48,8 @@ def test_every_mode_becomes_rgb(tmp_path, landscape, mode):
     assert picture.alpha is None  # all of it opaque
     difference = np.abs(picture.frame.astype(int) - image.convert(mode).convert("RGB")).mean()
     assert difference < 2
-    grey = mode in ("1", "L", "LA")
-    assert (np.ptp(picture.frame, axis=2).max() == 0) == grey
+    gray = mode in ("1", "L", "LA")
+    assert (np.ptp(picture.frame, axis=2).max() == 0) == gray
 
 
 def test_alpha_survives_png_webp_and_tiff(tmp_path, landscape):
@@ -176,9 +176,9 @@ def test_float_tiffs_are_scaled_by_their_range(tmp_path, white):
 
 def test_a_grey_profile_is_applied_and_not_written_into_an_rgb_file(tmp_path, landscape):
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    grey = Image.fromarray(landscape).convert("LA")
-    grey.putalpha(Image.fromarray(landscape[:, :, 0]))
-    grey.save(tmp_path / "x.png", icc_profile=lab)
+    gray = Image.fromarray(landscape).convert("LA")
+    gray.putalpha(Image.fromarray(landscape[:, :, 0]))
+    gray.save(tmp_path / "x.png", icc_profile=lab)
     picture = read_picture(tmp_path / "x.png")
     assert picture.icc_profile is None
     assert picture.alpha is not None

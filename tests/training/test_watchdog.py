@@ -57,8 +57,8 @@ def test_a_single_value_that_is_not_finite_is_found_in_a_single_picture(photos, 
 
 
 def test_flat_pictures_are_found_unless_the_photos_are_flat(photos):
-    grey = [np.full(photo.shape, 0.4, np.float32) for photo in photos]
-    assert picture_fault(photos, grey) == "the pictures are one flat color"
+    gray = [np.full(photo.shape, 0.4, np.float32) for photo in photos]
+    assert picture_fault(photos, gray) == "the pictures are one flat color"
     fog = [np.full(photo.shape, 100, np.uint8) for photo in photos]
     assert picture_fault(fog, as_images(fog)) is None
 

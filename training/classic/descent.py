@@ -14,12 +14,12 @@ from training import losses
 
 ADAM_LR = 0.03  # of pixels in [0, 1]
 LBFGS_HISTORY = 20  # pairs of a step and the change of gradient over it that are kept
-LEAST_CURVATURE = 1e-10  # product of such a pair; one below it is dropped, as torch.optim's L-BFGS does
+MIN_CURVATURE = 1e-10  # product of such a pair; one below it is dropped, as torch.optim's L-BFGS does
 # L-BFGS runs without a line search, as everywhere in style transfer, since its full step is nearly always good. But from
 # noise some pictures overshot to 25 times the loss and took ten iterations to recover, so a step that raises the total is
 # shortened, and the history forgotten after some shortenings in a row. Letting it rise by 0.5 % gained nothing, by 2 % made
 # the end of a long run wander.
-MOST_SHORTENINGS = 5
+MAX_SHORTENINGS = 5
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Objective:
     style_layer_weights: Mapping[str, float] | None = None
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        """The losses of an image, (1, 3, H, W) or, grey, (1, 1, H, W), in [0, 1]; see `losses.perceptual_losses`."""
+        """The losses of an image, (1, 3, H, W) or, gray, (1, 1, H, W), in [0, 1]; see `losses.perceptual_losses`."""
         image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         return losses.perceptual_losses(
             image,
@@ -81,7 +81,7 @@ def descend(
     those of a picture that can be saved.
 
     Args:
-        image: (1, 3, H, W), or (1, 1, H, W) for a grey picture, in [0, 1]; not changed.
+        image: (1, 3, H, W), or (1, 1, H, W) for a gray picture, in [0, 1]; not changed.
         objective: image -> losses with "total".
         iterations: each one forward and one backward pass. One that went wrong yields the picture before it again, so
             the total is always finite, and with L-BFGS never rises.
@@ -110,7 +110,7 @@ def descend(
         # Take a step back.
         if step is not None and not (math.isfinite(total) and (may_rise or total <= step.losses["total"])):
             shortenings += 1
-            if isinstance(update, LBFGS) and update.has_stepped and shortenings <= MOST_SHORTENINGS:
+            if isinstance(update, LBFGS) and update.has_stepped and shortenings <= MAX_SHORTENINGS:
                 update.shorten_(step.image, scale * (total - step.losses["total"]))
             else:
                 shortenings = 0
@@ -125,7 +125,7 @@ def descend(
         if iteration == iterations:
             return
 
-        # Take a step forward. The first gradient's mean size becomes 1: L-BFGS drops pairs below `LEAST_CURVATURE`, and
+        # Take a step forward. The first gradient's mean size becomes 1: L-BFGS drops pairs below `MIN_CURVATURE`, and
         # would creep. Otherwise neither optimizer minds the scale.
         parts["total"].backward()  # type: ignore[no-untyped-call]
         assert pixels.grad is not None
@@ -175,7 +175,7 @@ class LBFGS:
         if self.has_stepped:
             s, y = self._t * self._p, gradient - self._gradient
             sy = s @ y
-            if sy > LEAST_CURVATURE:  # waits for the device
+            if sy > MIN_CURVATURE:  # waits for the device
                 self._pairs.append((s, y, 1.0 / sy))
                 self._gamma = sy / (y @ y)  # Eq. 7.20
             self._t = 1.0

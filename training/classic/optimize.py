@@ -37,7 +37,7 @@ from training.device import device_name, guarded_memory, in_precision, pick_devi
 from training.images import to_image
 from training.painting import read_painting
 
-LEAST_PX = 16  # of a picture's sides: VGG-19 halves them four times
+MIN_PX = 16  # of a picture's sides: VGG-19 halves them four times
 NOISE = 0.15  # standard deviation of the initial noise
 AVERAGE_DECAY = 0.98  # of the moving average: about the last 50 pictures
 LOG_EVERY = 50  # iterations between two lines, where there is no progress bar
@@ -46,11 +46,11 @@ TIMED = 5  # iterations after which the time that all of them take is said
 
 @dataclass(frozen=True)
 class Scene:
-    """What to paint: pictures read, scaled, and their colours controlled.
+    """What to paint: pictures read, scaled, and their colors controlled.
 
     Attributes:
-        content: the content image at the result's size, in its own colours.
-        content_frame, style_frames: (H, W, 3) uint8, what the losses compare with; grey where only luminance is painted.
+        content: the content image at the result's size, in its own colors.
+        content_frame, style_frames: (H, W, 3) uint8, what the losses compare with; gray where only luminance is painted.
         init_frame: (H, W, 3) uint8, what the descent begins with; None: noise.
     """
 
@@ -86,7 +86,7 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
     # Load.
     scene = load_scene(config)
     device = pick_device(config.device)
-    vgg = load_vgg19(config.vgg19, config.pooling).to(device).to(memory_format=torch.channels_last)
+    vgg = load_vgg19(config.vgg19, config.pooling).to(device)
     precision = pick_precision(config.precision, vgg, device)
     height, width = scene.content_frame.shape[:2]
     console.print(f"{width}x{height} px, VGG-19 in {precision} on {device_name(device)}", soft_wrap=True)
@@ -151,13 +151,13 @@ def check_layers(layers: Sequence[str]) -> None:
 
 
 def load_scene(config: OptimizeConfig) -> Scene:
-    """Read content, styles and initial picture, scale them, control their colours (Gatys et al. 2016b).
+    """Read content, styles and initial picture, scale them, control their colors (Gatys et al. 2016b).
 
     A style image is scaled until its short side is the result's: the strokes keep their size in relation to the picture.
 
     Raises:
         PictureError: unreadable. OptimizeError: smaller than VGG-19 can look at. TrainingError: a style image of one flat
-            colour, or hopelessly narrow.
+            color, or hopelessly narrow.
     """
     content = read_picture(config.content, config.max_pixels)
     if config.bits == 16:  # written without a profile
@@ -165,13 +165,13 @@ def load_scene(config: OptimizeConfig) -> Scene:
     height, width = fitted_size(content.frame, config.size_px, config.content, config.scales)
     frame = resize(content.frame, height, width)
     alpha = None if content.alpha is None else resize(content.alpha, height, width)
-    content_frame = grey(luminance(frame)) if config.keep_color == "luminance" else frame
+    content_frame = gray(luminance(frame)) if config.keep_color == "luminance" else frame
     styles = [read_painting(path, min(height, width), config.max_pixels) for path in config.styles]
     style_frames = [control_color(config.keep_color, frame, style_frame) for style_frame in styles]
     init_frame = None if config.init == "noise" else content_frame
     if config.init not in ("content", "noise"):
         init_frame = resize(read_picture(config.init, config.max_pixels).frame, height, width)
-        init_frame = grey(luminance(init_frame)) if config.keep_color == "luminance" else init_frame
+        init_frame = gray(luminance(init_frame)) if config.keep_color == "luminance" else init_frame
     return Scene(Picture(frame, alpha, content.icc_profile), content_frame, style_frames, init_frame)
 
 
@@ -184,7 +184,7 @@ def fitted_size(frame: np.ndarray, size_px: int, name: str, scales: int = 1) -> 
     height, width = frame.shape[:2]
     scale = min(1.0, size_px / max(height, width))
     height, width = round(height * scale), round(width * scale)
-    least_px = LEAST_PX * 2 ** (scales - 1)
+    least_px = MIN_PX * 2 ** (scales - 1)
     if min(height, width) < least_px:
         scaled = f" for {scales} scales" if scales > 1 else ""
         raise OptimizeError(f"{name} gives {width}x{height} px; at least {least_px} px a side are needed{scaled}")
@@ -192,23 +192,23 @@ def fitted_size(frame: np.ndarray, size_px: int, name: str, scales: int = 1) -> 
 
 
 def control_color(mode: str, content_frame: np.ndarray, style_frame: np.ndarray) -> np.ndarray:
-    """The style image as it is shown to the losses: recoloured to the content, or its luminance matched to the content's.
+    """The style image as it is shown to the losses: recolored to the content, or its luminance matched to the content's.
 
     Args:
         mode: one of `COLOR_CONTROLS`.
         content_frame, style_frame: (H, W, 3) uint8 RGB, sizes may differ.
     Returns:
-        (H, W, 3) uint8 RGB; grey with "luminance".
+        (H, W, 3) uint8 RGB; gray with "luminance".
     """
     if mode == "luminance":
         matched = match_luminance(luminance(style_frame), luminance(content_frame))
-        return grey(np.rint(matched).clip(0, 255).astype(np.uint8))
+        return gray(np.rint(matched).clip(0, 255).astype(np.uint8))
     if mode == "histogram":
         return match_histogram(style_frame, content_frame)
     return match_linear(style_frame, content_frame, mode) if mode in LINEAR_METHODS else style_frame
 
 
-def grey(y: np.ndarray) -> np.ndarray:
+def gray(y: np.ndarray) -> np.ndarray:
     """(H, W) uint8 as a frame."""
     return np.repeat(y[:, :, None], 3, axis=2)
 
@@ -225,7 +225,7 @@ def descend_through_scales(config: OptimizeConfig, scene: Scene, vgg: VGG19Featu
     image = None
     for scale in range(config.scales):
         factor = 0.5 ** (config.scales - 1 - scale)
-        size = max(LEAST_PX, round(height * factor)), max(LEAST_PX, round(width * factor))  # rounding may give 15
+        size = max(MIN_PX, round(height * factor)), max(MIN_PX, round(width * factor))  # rounding may give 15
         content_frame = resize(scene.content_frame, *size)
         style_frames = [resize_short_side(frame, min(size)) for frame in scene.style_frames]
         objective = make_objective(config, vgg, looking_vgg, content_frame, style_frames)
@@ -301,7 +301,7 @@ def default_style_weight(
 
 
 def noise_image(height: int, width: int, seed: int, device: torch.device) -> Tensor:
-    """White noise around middle grey, (1, 3, H, W) in [0, 1]; the same for the same seed and size on any device."""
+    """White noise around middle gray, (1, 3, H, W) in [0, 1]; the same for the same seed and size on any device."""
     noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
     return (0.5 + NOISE * noise).clamp(0.0, 1.0).to(device)
 
@@ -316,7 +316,7 @@ def moving_average(average: Tensor, averaged: int, image: Tensor) -> Tensor:
 
 
 def to_picture(image: Tensor, scene: Scene, bits: int) -> Picture:
-    """A picture of the descent for a file: at the result's size, in 8 or 16 bits, a grey one with the content's chroma."""
+    """A picture of the descent for a file: at the result's size, in 8 or 16 bits, a gray one with the content's chroma."""
     height, width = scene.content.frame.shape[:2]
     if image.shape[2:] != (height, width):  # a coarse scale's
         image = torch.nn.functional.interpolate(image, (height, width), mode="bicubic").clamp(0.0, 1.0)

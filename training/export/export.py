@@ -4,7 +4,6 @@ import base64
 import contextlib
 import copy
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,16 +34,16 @@ REFERENCE_PHOTOS = Path(__file__).parents[1] / "reference_photos"
 PHOTOS = 16  # compared at most
 CALIBRATION_PHOTOS = 64  # whose ranges int8 takes
 PHOTO_PX = 256  # their short side
-MOST_ASPECT = 4
+MAX_ASPECT = 4
 THUMBNAIL_PX = 128
 SIZES = ((1, 1), (17, 33), (64, 64), (123, 250), (301, 199))  # height, width of made-up pictures, beside the photos
 
-MOST_DIFFERENCE = 0.9  # of any precision, so that nothing is black where it should be white, or not a number
+MAX_DIFFERENCE = 0.9  # of any precision, so that nothing is black where it should be white, or not a number
 TOLERANCE = 1e-3  # of fp32: largest difference on [0, 1], a quarter of an 8-bit level
 WITHIN_ONE_LEVEL = 0.999  # of fp32: share of values within 1/255 of torch's
-LEAST_DB = {"fp16": 45.0, "int8": 30.0}  # PSNR against torch in float32
-MOST_ACTIVATION = 65504 / 8  # of fp16: far from the largest number that float16 has
-MOST_STYLE_LOSS = 1.05  # of int8: times torch's
+MIN_DB = {"fp16": 45.0, "int8": 30.0}  # PSNR against torch in float32
+MAX_ACTIVATION = 65504 / 8  # of fp16: far from the largest number that float16 has
+MAX_STYLE_LOSS = 1.05  # of int8: times torch's
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def find_photos(run_or_checkpoint: Path, photos: Path | None) -> tuple[list[Path
 
 def read_photos(paths: Sequence[Path], most: int, stride_px: int) -> dict[Path, np.ndarray]:
     """Photos from all over a list, (H, W, 3) uint8, their short side `PHOTO_PX` and both sides cut to multiples of
-    `stride_px`. Those that cannot be read, or are more than `MOST_ASPECT` times as long as wide, are left out.
+    `stride_px`. Those that cannot be read, or are more than `MAX_ASPECT` times as long as wide, are left out.
 
     Raises:
         StyleError: none is left.
@@ -167,7 +166,7 @@ def read_photos(paths: Sequence[Path], most: int, stride_px: int) -> dict[Path, 
             frame = read_picture(path).frame
         except PictureError:
             continue
-        if max(frame.shape[:2]) > MOST_ASPECT * min(frame.shape[:2]):
+        if max(frame.shape[:2]) > MAX_ASPECT * min(frame.shape[:2]):
             continue
         frame = resize_short_side(frame, PHOTO_PX)
         height, width = (side // stride_px * stride_px for side in frame.shape[:2])
@@ -186,10 +185,7 @@ def serialized(model: onnx.ModelProto, contract: Contract) -> bytes:
 
 
 def _opened(model: onnx.ModelProto, contract: Contract) -> StyleSession:
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder, "trial.onnx")
-        trial.write_bytes(serialized(model, contract))
-        return StyleSession(trial, "cpu")
+    return StyleSession(serialized(model, contract), "cpu")
 
 
 def compare(net: ImageTransformNet, session: StyleSession, photos: Sequence[np.ndarray]) -> dict[str, float]:
@@ -292,23 +288,23 @@ def style_loss_ratio(
 def too_bad(report: Mapping[str, Any], flavor: Flavor) -> list[str]:
     """Why a file should not be kept; nothing if it should."""
     reasons = []
-    most_difference = TOLERANCE if flavor.precision == "fp32" else MOST_DIFFERENCE
+    most_difference = TOLERANCE if flavor.precision == "fp32" else MAX_DIFFERENCE
     if not report["largest_difference"] <= most_difference:
         wanted = f"at most {most_difference} is wanted"
         reasons.append(f"ONNX Runtime differs from torch by {report['largest_difference']:.2g} ({wanted})")
     if flavor.precision == "fp32" and not report["within_one_level"] >= WITHIN_ONE_LEVEL:
         wanted = f"at least {WITHIN_ONE_LEVEL:.1%} is wanted"
         reasons.append(f"only {report['within_one_level']:.2%} of values are within one level of torch's ({wanted})")
-    if flavor.precision != "fp32" and not report["psnr_db"] >= LEAST_DB[flavor.precision]:
-        wanted = f"at least {LEAST_DB[flavor.precision]:g} dB is wanted"
+    if flavor.precision != "fp32" and not report["psnr_db"] >= MIN_DB[flavor.precision]:
+        wanted = f"at least {MIN_DB[flavor.precision]:g} dB is wanted"
         reasons.append(f"{flavor.precision} is {report['psnr_db']:.1f} dB from torch ({wanted}); take another precision")
-    if not report.get("half_arithmetic_db", np.inf) >= LEAST_DB["fp16"]:
+    if not report.get("half_arithmetic_db", np.inf) >= MIN_DB["fp16"]:
         reasons.append(f"in float16 throughout it is {report['half_arithmetic_db']:.1f} dB from torch; take fp32")
-    if not report.get("largest_activation", 0.0) <= MOST_ACTIVATION:
-        wanted = f"at most {MOST_ACTIVATION:g} is wanted, float16 ends at 65504"
+    if not report.get("largest_activation", 0.0) <= MAX_ACTIVATION:
+        wanted = f"at most {MAX_ACTIVATION:g} is wanted, float16 ends at 65504"
         reasons.append(f"its largest activation is {report['largest_activation']:g} ({wanted}); take fp32")
-    if not report.get("style_loss_ratio", 0.0) <= MOST_STYLE_LOSS:
-        wanted = f"at most {MOST_STYLE_LOSS} is wanted"
+    if not report.get("style_loss_ratio", 0.0) <= MAX_STYLE_LOSS:
+        wanted = f"at most {MAX_STYLE_LOSS} is wanted"
         reasons.append(f"the style loss of int8 is {report['style_loss_ratio']:.3f} times torch's ({wanted}); take fp32")
     return reasons
 

@@ -23,10 +23,10 @@ from models.errors import StyleError
 from models.image_transform_net import JohnsonNet
 from training.checkpoint import save_weights
 
-MOST_BYTES = 64 * 2**20  # a TransformerNet has 6.7 MB in float32
-MOST_PICKLE_BYTES = 2**20
-MOST_TENSORS = 1000
-MOST_INSTRUCTIONS = 20_000  # of a pickle; a TransformerNet's has 2,800. For the reason see `_unpickle`
+MAX_BYTES = 64 * 2**20  # a TransformerNet has 6.7 MB in float32
+MAX_PICKLE_BYTES = 2**20
+MAX_TENSORS = 1000
+MAX_INSTRUCTIONS = 20_000  # of a pickle; a TransformerNet's has 2,800. For the reason see `_unpickle`
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a file of torch < 1.6 begins
 # Little-endian numpy types. LongStorage only counts batches beside old running statistics.
@@ -139,7 +139,7 @@ def import_torch(source: Path, output: Path) -> Path:
 
     Args:
         source: a state dict in either format of torch.save; wrapped in a dict, of a DataParallel or with old running
-            statistics, too. At most `MOST_BYTES`.
+            statistics, too. At most `MAX_BYTES`.
         output: the .safetensors file; its card is written beside it.
     Returns:
         output.
@@ -153,9 +153,9 @@ def import_torch(source: Path, output: Path) -> Path:
         raise StyleError(f"no file at {source}; {WANTED}")
     try:
         with source.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise StyleError(f"has more than {MOST_BYTES // 2**20} MB; {WANTED}")
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise StyleError(f"has more than {MAX_BYTES // 2**20} MB; {WANTED}")
         net = JohnsonNet().eval()
         net.load_state_dict(_weights(net, *_load(data)))
         _check_that_it_paints(net)
@@ -178,8 +178,8 @@ def _load(data: bytes) -> tuple[Any, Mapping[str, bytes | memoryview]]:
 def _load_zip(data: bytes) -> tuple[Any, Mapping[str, bytes]]:
     """The format of torch 1.6 and newer: a zip of NAME/data.pkl and NAME/data/KEY."""
     # Each starts an entry in the zip's directory; listing 1,300,000 in 61 MB took zipfile 15 s and 0.6 GB.
-    if data.count(b"PK\x01\x02") > 2 * MOST_TENSORS:
-        raise StyleError(f"has more than {2 * MOST_TENSORS} parts; {WANTED}")
+    if data.count(b"PK\x01\x02") > 2 * MAX_TENSORS:
+        raise StyleError(f"has more than {2 * MAX_TENSORS} parts; {WANTED}")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         # torch never compresses: what claims to unpack to more than the file is a bomb.
@@ -187,8 +187,8 @@ def _load_zip(data: bytes) -> tuple[Any, Mapping[str, bytes]]:
         if not stored or sum(entry.file_size for entry in entries.values()) > len(data):
             raise StyleError(f"is compressed, which torch.save never does; {WANTED}")
         (pickled,) = (name for name in entries if name.endswith("/data.pkl"))
-        if entries[pickled].file_size > MOST_PICKLE_BYTES:
-            raise StyleError(f"has a pickle of more than {MOST_PICKLE_BYTES // 2**20} MB; {WANTED}")
+        if entries[pickled].file_size > MAX_PICKLE_BYTES:
+            raise StyleError(f"has a pickle of more than {MAX_PICKLE_BYTES // 2**20} MB; {WANTED}")
         root = pickled.removesuffix("data.pkl")
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
             raise StyleError("is of a big-endian machine; save it again on a common one")
@@ -199,7 +199,7 @@ def _load_zip(data: bytes) -> tuple[Any, Mapping[str, bytes]]:
 
 def _load_legacy(data: bytes) -> tuple[Any, Mapping[str, memoryview]]:
     """The older format: five pickles, then for each key its count of numbers as int64 and the numbers."""
-    file = io.BytesIO(data[:MOST_PICKLE_BYTES])
+    file = io.BytesIO(data[:MAX_PICKLE_BYTES])
     storages: dict[str, _Storage] = {}
     magic, protocol, system, loaded, keys = (_unpickle(file, storages) for _ in range(5))
     if magic != MAGIC or protocol != PROTOCOL:
@@ -224,8 +224,8 @@ def _unpickle(file: io.BytesIO, storages: dict[str, _Storage]) -> Any:
     for i, (instruction, argument, _) in enumerate(pickletools.genops(file)):
         if instruction.name in NEVER_WRITTEN:
             raise StyleError(f"has the instruction {instruction.name}, which torch.save never writes; {WANTED}")
-        if i > MOST_INSTRUCTIONS or ("PUT" in instruction.name and (argument or 0) > MOST_INSTRUCTIONS):
-            raise StyleError(f"has a pickle of more than {MOST_INSTRUCTIONS} instructions; {WANTED}")
+        if i > MAX_INSTRUCTIONS or ("PUT" in instruction.name and (argument or 0) > MAX_INSTRUCTIONS):
+            raise StyleError(f"has a pickle of more than {MAX_INSTRUCTIONS} instructions; {WANTED}")
     return _Unpickler(io.BytesIO(file.getbuffer()[start : file.tell()]), storages).load()
 
 
@@ -234,7 +234,7 @@ def _described(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _
     numbers = (offset, *shape, *stride)
     if not (isinstance(storage, _Storage) and type(shape) is type(stride) is tuple and len(shape) == len(stride) <= 8):
         raise TypeError("not a tensor's description")
-    if not all(type(number) is int and 0 <= number <= MOST_BYTES for number in numbers):
+    if not all(type(number) is int and 0 <= number <= MAX_BYTES for number in numbers):
         raise ValueError("a tensor's description that no file has room for")
     return _Tensor(storage, offset, shape, stride)
 
@@ -246,7 +246,7 @@ def _weights(net: JohnsonNet, loaded: Any, numbers: Mapping[str, bytes | memoryv
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
         raise StyleError(f"holds no state dict; {WANTED}")
-    if len(loaded) > MOST_TENSORS:
+    if len(loaded) > MAX_TENSORS:
         raise StyleError(f"holds {len(loaded)} tensors; {WANTED}")
     theirs = {name.removeprefix("module."): tensor for name, tensor in loaded.items() if not name.endswith(UNUSED)}
     ours = {name: _their_name(name) for name in net.state_dict()}

@@ -17,10 +17,10 @@ from training.photos.batch import Batch, Share
 from training.photos.crops import LARGEST_SCALE, Box, crop, crop_batch, random_box
 from training.photos.store import PackedPhotos, PhotoFile, Place
 
-MOST_BAD = 0.2  # more damaged photos than this share of a folder stops a training: it is the wrong folder
+MAX_BAD = 0.2  # more damaged photos than this share of a folder stops a training: it is the wrong folder
 CACHE_SHARE = 0.25  # of the main memory that is free at the start, for decoded photos
 GPU_SHARE = 0.6  # of the GPU's: 40,000 photos of COCO take 24 GB for crops of 256 px
-MOST_ASPECT = 1.6  # of photos in the mean, by which buffers are made no larger than will be filled
+MAX_ASPECT = 1.6  # of photos in the mean, by which buffers are made no larger than will be filled
 
 
 class PhotoFolder:
@@ -69,7 +69,7 @@ class PhotoFolder:
             cache_bytes = 0 if mapped else CACHE_SHARE * free_bytes(cpu) / share.world
         if gpu_bytes is None:
             gpu_bytes = GPU_SHARE * free_bytes(self.device) if self.device.type == "cuda" else 0
-        most = 3 * MOST_ASPECT * self._most_px**2 * (len(paths) + 16)  # more is hardly filled
+        most = 3 * MAX_ASPECT * self._most_px**2 * (len(paths) + 16)  # more is hardly filled
         self._here = PackedPhotos(min(gpu_bytes, most), self.device)
         self._cache = PackedPhotos(min(cache_bytes, most), cpu)
         self._cutting = threading.Lock()

@@ -557,6 +557,19 @@ def test_av1_takes_a_film_that_claims_a_thousand_frames_a_second(tmp_path):
     assert read_film(tmp_path / "b.webm")[1] == pytest.approx([0, 30, 50, 110], abs=1)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there does SVT-AV1 do so, and only for root")
+def test_av1_leaves_no_thread_above_everything_else_on_the_machine(tmp_path):
+    def priorities() -> set[int]:
+        return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+
+    frames = list(drifting(3))
+    with VideoWriter(tmp_path / "a.webm", height=64, width=64, rate=Fraction(25), time_base=Fraction(1, 25)) as writer:
+        for i, frame in enumerate(frames):
+            writer.write(np.ascontiguousarray(frame[:64, :64]), i)
+            assert priorities() == {os.SCHED_OTHER}
+    assert priorities() == {os.SCHED_OTHER}
+
+
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
     source = write_film(tmp_path / "a.mp4", drifting(3))
 

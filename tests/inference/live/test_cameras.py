@@ -154,7 +154,7 @@ def test_a_camera_that_stays_blocked_starts_a_bounded_number_of_threads(hurried)
         while time.monotonic() < deadline:
             assert feed.trouble in ("", "the camera gives no picture")
             time.sleep(0.01)
-        assert 2 <= len(opened) <= cameras.MOST_STUCK + 1
+        assert 2 <= len(opened) <= cameras.MAX_STUCK + 1
         start = time.monotonic()
         feed.close(timeout_s=0.1)
         assert time.monotonic() - start < 1.0  # quitting does not wait for the camera

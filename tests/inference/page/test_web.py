@@ -1,15 +1,11 @@
 """The page in a real browser: headless Chromium with a fake camera, no network."""
 
 import base64
-import contextlib
 import functools
-import glob
 import http.server
 import io
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -48,25 +44,10 @@ PAINTED = """(before) => new Promise((done, fail) => {
   };
   look();
 })"""
-DEADLINE_S = 120  # of a test: a browser that hangs fails it, and holds up nothing else
 SET = """([id, value]) => {
   document.getElementById(id).value = value;
   document.getElementById(id).dispatchEvent(new Event('input'));
 }"""
-
-
-# Once a browser and its driver were seen at full load for ever, doing nothing: such a test is tried again, in a new browser.
-pytestmark = pytest.mark.flaky(reruns=1, only_rerun=["TimeoutError", "Connection closed", "has been closed"])
-
-
-@pytest.fixture(autouse=True)
-def deadline(browsers):
-    """Playwright's own timeouts do not help where its driver does not answer; nor does a signal where this process waits."""
-    timer = threading.Timer(DEADLINE_S, browsers.kill)
-    timer.daemon = True
-    timer.start()
-    yield
-    timer.cancel()
 
 
 @pytest.fixture(scope="module")
@@ -95,55 +76,13 @@ class serving:
         self.server.server_close()
 
 
-class Browsers:
-    """A browser for all tests, and another one after it was killed."""
-
-    def __init__(self) -> None:
-        self.stack, self.browser = contextlib.ExitStack(), None
-
-    def get(self):
-        if self.browser is None:
-            with contextlib.suppress(Exception):  # of one that was killed
-                self.stack.close()
-            if not CHROMIUM:
-                pytest.skip("needs Chromium: apt-get install chromium")
-            sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-            playwright = self.stack.enter_context(sync_api.sync_playwright())
-            self.browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            self.stack.callback(self.browser.close)
-        return self.browser
-
-    def kill(self) -> None:
-        """End Playwright's driver and its browser, and with them all that waits for their answer."""
-        self.browser = None
-        for process in descendants(os.getpid()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-
-
-def descendants(process: int) -> list[int]:
-    """The children of a process, and theirs; in Linux."""
-    parents = {}
-    for status in glob.glob("/proc/[0-9]*/stat"):
-        with contextlib.suppress(OSError), open(status) as file:  # it may have ended
-            parents[int(status.split("/")[2])] = int(file.read().rpartition(")")[2].split()[1])
-    found = [process]
-    for ancestor in found:
-        found += [child for child, parent in parents.items() if parent == ancestor]
-    return found[1:]
-
-
 @pytest.fixture(scope="module")
-def browsers():
-    browsers = Browsers()
-    yield browsers
-    with contextlib.suppress(Exception):  # of one that was killed
-        browsers.stack.close()
-
-
-@pytest.fixture
-def browser(browsers):
-    return browsers.get()
+def browser():
+    if not CHROMIUM:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    with sync_api.sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
+        yield browser
 
 
 FIRST = next(style for style in shipped_styles() if style.tier == "realtime")  # what the page begins with

@@ -91,7 +91,7 @@ def test_threads_sharing_a_session_paint_what_one_alone_paints(style_file):
 
 
 def test_pictures_of_threads_fit_into_the_limit_together_and_a_larger_one_is_alone(style_file, monkeypatch):
-    monkeypatch.setattr(session_module, "MOST_PIXELS", 3 * 16 * 16)
+    monkeypatch.setattr(session_module, "MAX_PIXELS", 3 * 16 * 16)
     together, seen, lock = [], [], threading.Lock()
 
     def run(_, inputs, __):

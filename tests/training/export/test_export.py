@@ -200,7 +200,7 @@ def test_what_is_not_good_enough_is_named(bad, precision, message):
 
 
 def test_an_int8_file_that_is_not_good_enough_is_not_kept(weights, painting, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_module, "MOST_STYLE_LOSS", 0.1)
+    monkeypatch.setattr(export_module, "MAX_STYLE_LOSS", 0.1)
     with pytest.raises(StyleError, match="the style loss of int8 is"):
         export(weights, tmp_path / "x.onnx", Flavor("frame", "int8"), Yardstick(style_image=painting, vgg19="tiny"))
     assert not (tmp_path / "x.onnx").exists()
