@@ -61,7 +61,6 @@ class VGG19Features(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.requires_grad_(False)
         self.eval()
-        self.to(memory_format=torch.channels_last)  # in which CPUs and GPUs are faster
 
     @property
     def dtype(self) -> torch.dtype:

@@ -60,7 +60,7 @@ def measure(sizes: list[tuple[int, int]], rounds: int, device_wanted: str, preci
         "onnx_fastest_ms".
     """
     device = pick_device(device_wanted)
-    vgg = load_vgg19("random").to(device)
+    vgg = load_vgg19("random").to(device).to(memory_format=torch.channels_last)
     precision = pick_precision(precision_wanted, vgg, device)
     result: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
