@@ -62,6 +62,13 @@ def add_stylize(commands: Commands) -> None:
     parser.add_argument(
         "--match-luminance", action="store_true", help="with --keep-color luminance: keep the photo's contrast, too"
     )
+    what = (
+        "how large strokes are; 1 as on a picture of 768 px, whatever the photo's size, 2 twice as large; fine paints in one "
+        "pass, strokes of a few pixels (default: 1)"
+    )
+    parser.add_argument("--strokes", type=_strokes, default=1.0, metavar="X|fine", help=what)
+    what = "how much of a large photo's own fine lines comes back (default: 1)"
+    parser.add_argument("--detail", type=number(0.0, 1.0), default=1.0, metavar="0..1", help=what)
     _add_max_side(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument(
@@ -78,21 +85,26 @@ def add_stylize(commands: Commands) -> None:
 def stylize(options: argparse.Namespace) -> int:
     from inference.interrupt import catch_interrupt
     from inference.style.session import StyleSession
-    from inference.style.styles import find_style, style_name
+    from inference.style.styles import faster_tier, find_style, style_name
     from inference.stylize import plan_jobs, run_jobs
 
     path = find_style(options.style)
     jobs = plan_jobs(options.photos, options.output, style_name(options.style))
-    how = StylizeOptions(options.keep_color, options.match_luminance, options.strength, options.max_side)
+    how = StylizeOptions(
+        options.keep_color, options.match_luminance, options.strength, options.max_side, options.strokes, options.detail
+    )
     at_once = min(len(jobs), options.jobs or os.cpu_count() or 1)
     session = StyleSession(path, options.device, shared=at_once > 1)
-    print(f"painting with {path} on {session.where}", file=sys.stderr)
+    fast = faster_tier(options.style) if options.strokes else None
+    fine_session = StyleSession(fast, options.device, shared=at_once > 1) if fast else None
+    print(f"painting with {path} on {session.where}" + (f", large photos' detail with {fast}" if fast else ""), file=sys.stderr)
     failed = 0
     with catch_interrupt() as received:
         results = run_jobs(
             jobs,
             session,
             how,
+            fine_session=fine_session,
             overwrite=options.overwrite,
             max_pixels=options.max_pixels,
             at_once=at_once,
@@ -414,6 +426,11 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
     text = "refuse larger pictures, which may be decompression bombs (default: 179 million)"
     parser.add_argument("--max-pixels", type=whole_number(1), default=0, metavar="N", help=text)
+
+
+def _strokes(text: str) -> float:
+    """0 for fine."""
+    return 0.0 if text == "fine" else number(0.1, 10.0)(text)
 
 
 def _seconds(text: str) -> float:

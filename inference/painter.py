@@ -9,18 +9,21 @@ import numpy as np
 from inference.buffers import Scratch
 from inference.color import SteadyColor, keep_color
 from inference.denoise import TemporalDenoiser
+from inference.levels import ENLARGE, paint_levels, scaled
 from inference.options import StylizeOptions
 from inference.pictures import fitted
 from inference.profile import Profile
 from inference.style.session import StyleSession, frame_to_image, image_to_frame
 
 
-def paint_photo(session: StyleSession, content_frame: np.ndarray, options: StylizeOptions) -> np.ndarray:
-    """Paint one photo, (H, W, 3) uint8 RGB; returns the same shape."""
+def paint_photo(
+    session: StyleSession, content_frame: np.ndarray, options: StylizeOptions, fine_session: StyleSession | None = None
+) -> np.ndarray:
+    """Paint one photo, (H, W, 3) uint8 RGB, coarse to fine; returns the same shape. For `fine_session` see `paint_levels`."""
     height, width = content_frame.shape[:2]
-    size = fitted(height, width, options.max_side_px)
-    stylized_frame = session.stylize(_scaled(content_frame, size))
-    stylized_frame = _scaled(stylized_frame, (height, width))
+    work = scaled(content_frame, fitted(height, width, options.max_side_px))
+    stylized_frame = paint_levels(session, work, options.strokes, options.detail, fine_session)
+    stylized_frame = scaled(stylized_frame, (height, width))
     stylized_frame = keep_color(content_frame, stylized_frame, options.keep_color, options.match_luminance)
     return _blended(content_frame, stylized_frame, options.strength)
 
@@ -67,7 +70,7 @@ class FilmPainter:
         """
         with self._profile.stage("convert"):
             size = self.work_size(*content_frame.shape[:2])
-            work = _scaled(content_frame, size, self._before)
+            work = scaled(content_frame, size, self._before)
             image = frame_to_image(self._denoiser.filter(work), self._before)
         with self._profile.stage("network"):
             return self.session.stylize_image(image)
@@ -107,17 +110,6 @@ def one_opencv_thread() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(before)
-
-
-ENLARGE, REDUCE = cv2.INTER_CUBIC, cv2.INTER_AREA
-
-
-def _scaled(frame: np.ndarray, size: tuple[int, int], scratch: Scratch | None = None) -> np.ndarray:
-    if frame.shape[:2] == size:
-        return frame
-    way = REDUCE if size[0] * size[1] < frame.shape[0] * frame.shape[1] else ENLARGE
-    out = (scratch or Scratch()).get("scaled", (*size, 3))
-    return np.asarray(cv2.resize(frame, size[::-1], out, interpolation=way))
 
 
 def _blended(

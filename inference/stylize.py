@@ -86,6 +86,7 @@ def run_jobs(
     session: StyleSession,
     options: StylizeOptions,
     *,
+    fine_session: StyleSession | None = None,
     overwrite: bool = False,
     max_pixels: int = 0,
     at_once: int = 1,
@@ -94,6 +95,7 @@ def run_jobs(
     """Paint the photos; yields each job, in order, with the error that stopped it, or None.
 
     Args:
+        fine_session: see `paint_levels`.
         at_once: photos in work at the same time, each in a thread; the files are the same for any number. Above 1 the
             session should be a shared one.
         stopped: whether to end early; asked ten times a second.
@@ -101,11 +103,13 @@ def run_jobs(
         Interrupted: it was stopped; the photos in work are given up and nothing is written of them, unless they are being
             written already.
     """
+    sessions = [each for each in (session, fine_session) if each]
     pool = ThreadPoolExecutor(at_once)
     ahead = deque[tuple[Job, Future[AllaPrimaError | None]]]()  # only the threads hold pictures
     try:
         for job in jobs:
-            ahead.append((job, pool.submit(_run_job, job, session, options, overwrite=overwrite, max_pixels=max_pixels)))
+            work = pool.submit(_run_job, job, session, options, fine_session, overwrite=overwrite, max_pixels=max_pixels)
+            ahead.append((job, work))
             if len(ahead) > 8 * at_once:  # while a large photo is painted, the small ones after it go on
                 job, future = ahead.popleft()
                 yield job, _result(future, stopped)
@@ -113,11 +117,13 @@ def run_jobs(
             job, future = ahead.popleft()
             yield job, _result(future, stopped)
     except BaseException:
-        session.run_options.terminate = True
+        for each in sessions:
+            each.run_options.terminate = True
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-        session.run_options.terminate = False
+        for each in sessions:
+            each.run_options.terminate = False
 
 
 def _result(future: Future[AllaPrimaError | None], stopped: Callable[[], object]) -> AllaPrimaError | None:
@@ -128,13 +134,19 @@ def _result(future: Future[AllaPrimaError | None], stopped: Callable[[], object]
 
 
 def _run_job(
-    job: Job, session: StyleSession, options: StylizeOptions, *, overwrite: bool, max_pixels: int
+    job: Job,
+    session: StyleSession,
+    options: StylizeOptions,
+    fine_session: StyleSession | None,
+    *,
+    overwrite: bool,
+    max_pixels: int,
 ) -> AllaPrimaError | None:
     try:
         if not overwrite and job.destination.exists():  # before the work, not after it
             raise PictureError(f"{job.destination} exists; give --overwrite to replace it, or another -o")
         picture = read_picture(job.source, max_pixels)
-        stylized_frame = paint_photo(session, picture.frame, options)
+        stylized_frame = paint_photo(session, picture.frame, options, fine_session)
         make_folder(job.destination.parent)
         write_picture(job.destination, Picture(stylized_frame, picture.alpha, picture.icc_profile), overwrite)
     except StyleError as error:

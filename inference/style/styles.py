@@ -82,6 +82,13 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] = PREFERRE
     raise StyleError(f'there is no style "{name}"{hint} There are {", ".join(names)}{more}, or give an .onnx file')
 
 
+def faster_tier(name: str, folder: Path = FOLDER) -> Path | None:
+    """The realtime tier of a style that a user names without a tier, where that means another one; else None."""
+    wanted = name.lower().replace("-", "_").replace(" ", "_")
+    paths = {style.tier: style.path for style in shipped_styles(folder) if style.name == wanted}
+    return paths.get("realtime") if len(paths) > 1 and next(iter(paths)) != "realtime" else None
+
+
 def style_name(style: str) -> str:
     """What a user called a style, as a part of a file's name."""
     return Path(style).stem if style.lower().endswith(".onnx") else style.replace("/", "_").replace(" ", "_")

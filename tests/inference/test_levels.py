@@ -1,0 +1,122 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from inference import levels
+from inference.landscape import paint_landscape
+from inference.levels import level_sizes, paint_levels, scaled
+from inference.options import StylizeOptions
+from inference.painter import paint_photo
+from inference.style.session import StyleSession
+
+
+class Fake:
+    """A network that does one thing to every pixel, and remembers what it saw."""
+
+    def __init__(self, change=lambda frame: frame):
+        self.change, self.sizes = change, []
+
+    def stylize(self, frame):
+        self.sizes.append(frame.shape[:2])
+        return np.ascontiguousarray(self.change(frame))
+
+
+@pytest.fixture
+def small_levels(monkeypatch):
+    monkeypatch.setattr(levels, "STROKES_PIXELS", 32 * 24)
+
+
+@pytest.mark.parametrize(
+    ("size", "strokes", "expected"),
+    [
+        ((576, 768), 1.0, [(576, 768)]),
+        ((640, 853), 1.0, [(640, 853)]),  # too little larger to be worth a second pass
+        ((768, 1024), 1.0, [(576, 768), (768, 1024)]),
+        ((3024, 4032), 1.0, [(576, 768), (1320, 1760), (3024, 4032)]),
+        ((3024, 4032), 0.5, [(1152, 1536), (3024, 4032)]),
+        ((3024, 4032), 0.0, [(3024, 4032)]),
+        ((576, 768), 2.0, [(288, 384), (576, 768)]),
+        ((200, 30000), 1.0, [(54, 8146), (104, 15633), (200, 30000)]),
+        ((1, 1), 10.0, [(1, 1)]),
+        ((1, 100_000), 10.0, None),
+    ],
+)
+def test_levels_grow_evenly_to_the_pictures_size(size, strokes, expected):
+    found = level_sizes(*size, strokes)
+    assert expected is None or found == expected
+    assert found[-1] == size
+    assert all(0 < before[0] <= after[0] and 0 < before[1] < after[1] for before, after in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 999), (203, 158), (97, 640), (480, 641)])
+def test_a_network_that_changes_nothing_gives_the_photo_back_to_the_bit(small_levels, size):
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(paint_levels(Fake(), frame, 1.0, 1.0), frame)
+
+
+def test_a_networks_palette_is_applied_once_however_many_levels(small_levels):
+    """One that makes all darker would make it black in the end."""
+    frame = paint_landscape(240, 320)
+    fake = Fake(lambda frame: frame // 2)
+    painted = paint_levels(fake, frame, 1.0, 1.0)
+    assert len(fake.sizes) == 4
+    np.testing.assert_allclose(painted.mean(axis=(0, 1)), (frame // 2).mean(axis=(0, 1)), atol=2.0)
+
+
+def test_detail_is_how_much_of_the_photos_lines_comes_back(small_levels):
+    frame = paint_landscape(96, 128)
+    frame[:, ::8] = 255
+    without, half, whole = (paint_levels(Fake(), frame, 1.0, detail).astype(int) for detail in (0.0, 0.5, 1.0))
+    errors = [np.abs(painted - frame).mean() for painted in (without, half, whole)]
+    assert errors[0] > 1.5 * errors[1] > 0
+    assert errors[2] == 0
+
+
+def test_strokes_have_a_size_of_their_own_whatever_the_photos(small_levels):
+    """A network that draws lines four pixels apart draws them coarser on a larger photo."""
+
+    def stripe(frame):
+        frame = frame.copy()
+        frame[:, ::4] = 0
+        return frame
+
+    def large_lines(frame):
+        """How strong lines 16 pixels apart are, in levels of 255."""
+        row = frame[:, :, 0].mean(axis=0)
+        return 2 * np.abs(np.fft.rfft(row)[len(row) // 16]) / len(row)
+
+    gray = np.full((96, 128, 3), 128, np.uint8)
+    assert large_lines(paint_levels(Fake(stripe), gray, 0.0, 1.0)) < 1
+    assert large_lines(paint_levels(Fake(stripe), gray, 1.0, 1.0)) > 10
+
+
+def test_the_better_tier_paints_small_levels_and_the_faster_one_the_rest(small_levels, monkeypatch):
+    monkeypatch.setattr(levels, "SLOW_PIXELS", 70 * 60)
+    best, fast = Fake(), Fake()
+    paint_levels(best, paint_landscape(240, 320), 1.0, 1.0, fast)
+    assert [size[0] * size[1] <= 70 * 60 for size in best.sizes] == [True] * 2
+    assert [size[0] * size[1] > 70 * 60 for size in fast.sizes] == [True] * 2
+
+
+def test_a_small_photo_is_painted_in_one_pass_by_the_better_tier(style_file):
+    frame, fast = paint_landscape(120, 160), Fake()
+    session = StyleSession(style_file)
+    np.testing.assert_array_equal(paint_photo(session, frame, StylizeOptions(), fast), session.stylize(frame))
+    assert not fast.sizes
+
+
+def test_a_real_network_paints_coarse_to_fine_and_fine_is_one_pass(small_levels, style_file):
+    frame, session = paint_landscape(150, 201), StyleSession(style_file)
+    painted = paint_photo(session, frame, StylizeOptions())
+    assert painted.shape == frame.shape
+    assert painted.dtype == np.uint8
+    one_pass = session.stylize(frame)
+    assert np.abs(painted.astype(int) - one_pass).mean() > 1
+    np.testing.assert_array_equal(paint_photo(session, frame, StylizeOptions(strokes=0.0)), one_pass)
+
+
+def test_scaled_keeps_signs():
+    frame = np.full((4, 4, 3), -7, np.int16)
+    assert (scaled(frame, (9, 7)) == -7).all()
+    assert scaled(frame, (9, 7)).dtype == np.int16
