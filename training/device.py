@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from models import memory
 from models.errors import OptimizeError, TrainingError
 from models.vgg import VGG19Features
 
@@ -105,14 +106,7 @@ def free_bytes(device: torch.device) -> float:
     """Memory that can be had on a device; infinite where nobody says."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = math.inf
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    with suppress(OSError, ValueError):  # a container may have less than its machine; "max" is not a number
-        allowed, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
-        free = min(free, max(0, allowed - used))
-    return free
+    return memory.free_bytes()
 
 
 @contextmanager

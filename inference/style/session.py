@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import math
 import re
 import sys
 import threading
@@ -18,10 +19,14 @@ from inference.buffers import Scratch
 from inference.style.onnx_file import check_style, read_style
 from models.contract import Contract
 from models.errors import StyleError
+from models.memory import free_bytes
 
 # In the network at the same time, where several threads paint; a larger picture is painted alone. A million pixels take
 # 0.85 GB in the quality tier, 0.13 GB in the realtime tier.
 MAX_PIXELS = 2 * 1920 * 1080
+# A pixel's bytes at the peak on a CPU: a process that paints 12 megapixels takes 1.7 GB in the realtime tier, 11.6 GB in the
+# quality tier.
+PIXEL_BYTES = {"realtime": 135, "quality": 950}
 
 CUDA_VERSION = 13000  # as the driver tells it: what onnxruntime-gpu is built for, and NVIDIA's drivers know from 580 on
 
@@ -76,6 +81,7 @@ class StyleSession:
                 ) from error
         self.run_options = onnxruntime.RunOptions()
         self._pixels = 0  # in the network now
+        self._largest = 0  # pixels painted at once so far; ONNX Runtime keeps their memory
         self._pixels_change = threading.Condition()
 
     @property
@@ -120,7 +126,10 @@ class StyleSession:
         sizes = dict(zip(tensors.dims, content.shape, strict=True))
         try:
             with self._room(content.size // 3):
+                self._check_memory(sizes["height"], sizes["width"], sizes.get("batch", 1))
                 stylized = self._session.run([tensors.output], {tensors.input: content}, self.run_options)[0]
+        except StyleError:
+            raise
         except Exception as error:
             size = f"{sizes['width']}x{sizes['height']} px"
             if self.device == "cuda":
@@ -131,6 +140,24 @@ class StyleSession:
         if stylized.shape != content.shape:
             raise StyleError(f"{self.name} made {stylized.shape} of {content.shape}; export it again")
         return np.asarray(stylized)
+
+    def _check_memory(self, height: int, width: int, count: int) -> None:
+        """Refuse what Linux would kill the process for, without a word.
+
+        Raises:
+            StyleError: with the size that would fit.
+        """
+        pixels, pixel_bytes = count * height * width, PIXEL_BYTES.get(str(self.contract.card.get("tier")), 0)
+        if self.device != "cpu" or pixels <= self._largest:
+            return
+        held, free = pixel_bytes * self._largest, free_bytes()
+        if pixel_bytes * pixels - held > free:
+            side = int(max(height, width) * math.sqrt((0.9 * free + held) / (pixel_bytes * pixels)))
+            raise StyleError(
+                f"painting {width}x{height} px needs about {pixel_bytes * pixels / 2**30:.1f} GB, {free / 2**30:.1f} GB are "
+                + (f"free; --max-side {side} would fit" if side >= 64 else "free, too little for any picture")
+            )
+        self._largest = max(self._largest, pixels)
 
     @contextlib.contextmanager
     def _room(self, pixels: int) -> Iterator[None]:

@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 
+from models import memory
 from training import device as device_module
 from training.device import pick_device, pick_precision, worker_count
 
@@ -37,8 +38,11 @@ def test_photos_are_prepared_by_all_cores_beside_a_gpu(monkeypatch):
 
 
 def test_a_container_with_less_memory_than_its_machine_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
-    real = device_module.Path
-    monkeypatch.setattr(device_module, "Path", lambda *parts: tmp_path / parts[1] if len(parts) > 1 else real(*parts))
     assert device_module.free_bytes(torch.device("cpu")) == 2_000_000
+    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 300000\nactive_file 50000\n")
+    assert device_module.free_bytes(torch.device("cpu")) == 2_350_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert device_module.free_bytes(torch.device("cpu")) > 3_000_000

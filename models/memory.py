@@ -1,0 +1,27 @@
+"""How much memory a process can still have. Standard library only."""
+
+import math
+from contextlib import suppress
+from pathlib import Path
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def free_bytes() -> float:
+    """Main memory that can be had; infinite where nobody says."""
+    free = math.inf
+    with suppress(OSError, StopIteration, ValueError):
+        line = next(line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable"))
+        free = 1024 * int(line.split()[1])
+    with suppress(OSError, ValueError):  # a container may have less than its machine; "max" is not a number
+        allowed, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, max(0, allowed - used + _cached()))
+    return free
+
+
+def _cached() -> int:
+    """What a container's files take, which gives way to anything else."""
+    with suppress(OSError, ValueError):
+        entries = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return int(entries.get("inactive_file", 0)) + int(entries.get("active_file", 0))
+    return 0
