@@ -66,9 +66,9 @@ def add_stylize(commands: Commands) -> None:
         "how large strokes are; 1 as on a picture of 768 px, whatever the photo's size, 2 twice as large; fine paints in one "
         "pass, strokes of a few pixels (default: 1)"
     )
-    parser.add_argument("--strokes", type=_strokes, default=1.0, metavar="X|fine", help=what)
+    parser.add_argument("--strokes", type=_strokes, default=StylizeOptions.strokes, metavar="X|fine", help=what)
     what = "how much of a large photo's own fine lines comes back (default: 1)"
-    parser.add_argument("--detail", type=number(0.0, 1.0), default=1.0, metavar="0..1", help=what)
+    parser.add_argument("--detail", type=number(0.0, 1.0), default=StylizeOptions.detail, metavar="0..1", help=what)
     _add_max_side(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument(

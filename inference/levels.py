@@ -5,6 +5,7 @@ A network's strokes have a size in pixels. Painted in one pass, those of a photo
 four thousand, and vanish on a screen. The idea is that of Gatys et al. 2017 ("Controlling Perceptual Factors in Neural
 Style Transfer", Sec. 6, coarse to fine), with a network in place of the optimization."""
 
+import itertools
 import math
 
 import cv2
@@ -58,14 +59,11 @@ def paint_levels(
     contents = [content_frame]
     for size in sizes[-2::-1]:
         contents.insert(0, scaled(contents[0], size))
-    painting: np.ndarray | None = None
-    for i, (height, width) in enumerate(sizes):
-        painter = fine_session if fine_session and i and height * width > SLOW_PIXELS else session
-        if painting is None:
-            painting = painter.stylize(contents[i])
-        else:
-            painting = _finer(painter, painting, contents[i - 1], contents[i], detail)
-    assert painting is not None
+    painting = session.stylize(contents[0])
+    for coarse_content, content in itertools.pairwise(contents):
+        height, width = content.shape[:2]
+        painter = fine_session if fine_session and height * width > SLOW_PIXELS else session
+        painting = _finer(painter, painting, coarse_content, content, detail)
     return painting
 
 
@@ -77,7 +75,9 @@ def _finer(
     # The coarse painting, enlarged, with the photo's detail: the photo less what the level before saw of it.
     seen = cv2.convertScaleAbs(coarse_content, alpha=detail)
     enlarged = scaled(cv2.subtract(coarse, seen, dtype=cv2.CV_16S), size)
-    finer = session.stylize(cv2.add(cv2.convertScaleAbs(content, alpha=detail), enlarged, dtype=cv2.CV_8U))
+    to_paint = cv2.add(cv2.convertScaleAbs(content, alpha=detail), enlarged, dtype=cv2.CV_8U)
+    del enlarged  # the network's memory comes on top
+    finer = session.stylize(to_paint)
     # Its palette is the coarse painting's, in mean and deviation; then most of its own light and color goes.
     small = scaled(finer, coarse.shape[:2])
     (mean, std), (wanted_mean, wanted_std) = cv2.meanStdDev(small), cv2.meanStdDev(coarse)

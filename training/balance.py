@@ -12,7 +12,7 @@ TARGET = 0.16
 SANE = (0.08, 0.3)
 # How much that ratio still fell from photo 200 to the end in the same trainings: not at all where they had started from
 # another style's network, up to 11 times where they had started from noise.
-MIN_FALL, LARGEST_FALL = 0.9, 11.0
+MIN_FALL, MAX_FALL = 0.9, 11.0
 
 MEASURED_AT = 200  # photos
 FOLLOWED_FROM = 1000  # photos: before, style falls by itself
@@ -36,7 +36,7 @@ def verdict(content: float, style: float, content_weight: float, style_weight: f
         f"(content {weighted_content:.2f}, style {weighted_style:.2f}, weighted)"
     )
     ratio = style / content
-    lowest, highest = ratio / LARGEST_FALL, ratio / MIN_FALL  # where the training will end, by experience
+    lowest, highest = ratio / MAX_FALL, ratio / MIN_FALL  # where the training will end, by experience
     if highest < SANE[0]:
         return f"{measured}; the photo gets lost, try --style-weight {_round(style_weight * highest / TARGET)}"
     if lowest > SANE[1]:

@@ -21,9 +21,7 @@ from models.contract import Contract
 from models.errors import StyleError
 from models.memory import free_bytes
 
-# In the network at the same time, where several threads paint; a larger picture is painted alone. A million pixels take
-# 0.85 GB in the quality tier, 0.13 GB in the realtime tier.
-MAX_PIXELS = 2 * 1920 * 1080
+MAX_PIXELS = 2 * 1920 * 1080  # in the network at once, where several threads paint; a larger picture is painted alone
 # A pixel's bytes at the peak on a CPU: a process that paints 12 megapixels takes 1.7 GB in the realtime tier, 11.6 GB in the
 # quality tier.
 PIXEL_BYTES = {"realtime": 135, "quality": 950}
@@ -124,19 +122,17 @@ class StyleSession:
         """What the file makes of a tensor that its contract allows."""
         tensors = self.contract.tensors
         sizes = dict(zip(tensors.dims, content.shape, strict=True))
-        try:
-            with self._room(content.size // 3):
-                self._check_memory(sizes["height"], sizes["width"], sizes.get("batch", 1))
+        with self._room(content.size // 3):
+            self._check_memory(sizes["height"], sizes["width"], sizes.get("batch", 1))
+            try:
                 stylized = self._session.run([tensors.output], {tensors.input: content}, self.run_options)[0]
-        except StyleError:
-            raise
-        except Exception as error:
-            size = f"{sizes['width']}x{sizes['height']} px"
-            if self.device == "cuda":
-                raise StyleError(
-                    f"painting {size} on CUDA failed: {_reason(error)}; try --max-side 2000 or --device cpu"
-                ) from error
-            raise StyleError(f"painting {size} failed, for want of memory as a rule; try --max-side 2000") from error
+            except Exception as error:
+                size = f"{sizes['width']}x{sizes['height']} px"
+                if self.device == "cuda":
+                    raise StyleError(
+                        f"painting {size} on CUDA failed: {_reason(error)}; try --max-side 2000 or --device cpu"
+                    ) from error
+                raise StyleError(f"painting {size} failed, for want of memory as a rule; try --max-side 2000") from error
         if stylized.shape != content.shape:
             raise StyleError(f"{self.name} made {stylized.shape} of {content.shape}; export it again")
         return np.asarray(stylized)

@@ -67,7 +67,7 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] = PREFERRE
     if path.is_file():
         raise StyleError(f"{name} is not an .onnx file; give a style's name or an .onnx file")
     styles = shipped_styles(folder, tiers)
-    wanted = name.lower().replace("-", "_").replace(" ", "_")
+    wanted = _spelled_as_shipped(name)
     for style in styles:
         if wanted in (style.name, style.full_name):
             return style.path
@@ -84,9 +84,13 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] = PREFERRE
 
 def faster_tier(name: str, folder: Path = FOLDER) -> Path | None:
     """The realtime tier of a style that a user names without a tier, where that means another one; else None."""
-    wanted = name.lower().replace("-", "_").replace(" ", "_")
+    wanted = _spelled_as_shipped(name)
     paths = {style.tier: style.path for style in shipped_styles(folder) if style.name == wanted}
-    return paths.get("realtime") if len(paths) > 1 and next(iter(paths)) != "realtime" else None
+    return paths.get("realtime") if next(iter(paths), "realtime") != "realtime" else None
+
+
+def _spelled_as_shipped(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_")
 
 
 def style_name(style: str) -> str:
