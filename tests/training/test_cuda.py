@@ -28,7 +28,11 @@ from training.photos.folder import PhotoFolder, list_photos
 from training.ranks import Ranks
 from training.update import Functions, Step, Update, content_features_of, pick_functions, step_losses, without
 
-pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),  # torch's own, in 2.11
+]
 CUDA = torch.device("cuda", 0)
 PLAIN = Functions(content_features_of, step_losses)
 
