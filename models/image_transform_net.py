@@ -1,7 +1,7 @@
 """The image transformation network f_W (Johnson, Alahi, Fei-Fei 2016), in two tiers, and as others train it.
 
-quality    Johnson's own layer list with what the field has learned since: instance norm (Ulyanov 2017), nearest
-           resize + convolution instead of transposed convolution, a bounded output.
+quality    Johnson's own layer list with what the field has learned since: instance norm (Ulyanov 2017), resize +
+           convolution instead of transposed convolution, a bounded output.
 realtime   the same story with nothing heavy at full resolution, about 100 k parameters.
 johnson    pytorch/examples' network: what `training.export.import_torch` imports and the benchmark measures against.
 """
@@ -94,9 +94,17 @@ class ResidualBlock(nn.Module):
         return x + self.norm2(self.conv2(y))
 
 
-def upsample(x: Tensor) -> Tensor:
-    """Nearest x2: repeating pixels before a convolution cannot leave a checkerboard (Odena et al. 2016)."""
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+class ResizeConv(nn.Module):
+    """A 3x3 convolution on features resized x2, which cannot leave a checkerboard (Odena et al. 2016)."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 3)
+
+    def forward(self, x: Tensor, smooth: bool) -> Tensor:
+        assert self.conv.bias is not None
+        kernel, bias = F.pad(self.conv.weight, (1, 1, 1, 1)), self.conv.bias.repeat_interleave(4)
+        return F.pixel_shuffle(resize_conv(x, kernel, smooth, bias), 2)
 
 
 class QualityNet(nn.Module):
@@ -106,7 +114,12 @@ class QualityNet(nn.Module):
         content_image: (N, 3, H, W) float RGB in [0, 1]; H and W multiples of `stride_px` and at least `least_px`.
     Returns:
         (N, 3, H, W) stylized image in (0, 1).
+    Attributes:
+        upsampling: of features in eval mode, "bilinear" or "nearest". In training it is always nearest: the style loss
+            likes the edges of repeated features so much that it weaves them over skies and walls. See `smoothed`.
     """
+
+    upsampling = "nearest"
 
     stride_px = 4
     least_px = 16
@@ -117,33 +130,35 @@ class QualityNet(nn.Module):
         self.conv2, self.norm2 = nn.Conv2d(32, 64, 3, stride=2, padding=1), InstanceNorm(64)
         self.conv3, self.norm3 = nn.Conv2d(64, 128, 3, stride=2, padding=1), InstanceNorm(128)
         self.blocks = nn.Sequential(*(ResidualBlock(128) for _ in range(5)))
-        self.conv4, self.norm4 = ReflectConv(128, 64, 3), InstanceNorm(64)
-        self.conv5, self.norm5 = ReflectConv(64, 32, 3), InstanceNorm(32)
+        self.conv4, self.norm4 = ResizeConv(128, 64), InstanceNorm(64)
+        self.conv5, self.norm5 = ResizeConv(64, 32), InstanceNorm(32)
         self.conv6 = ReflectConv(32, 3, 9)
 
     def forward(self, content_image: Tensor) -> Tensor:
+        smooth = self.upsampling == "bilinear" and not self.training
         x = F.relu(self.norm1(self.conv1(content_image)))  # (N, 32, H, W)
         x = F.relu(self.norm2(self.conv2(x)))  # (N, 64, H/2, W/2)
         x = F.relu(self.norm3(self.conv3(x)))  # (N, 128, H/4, W/4)
         x = self.blocks(x)  # (N, 128, H/4, W/4)
-        x = F.relu(self.norm4(self.conv4(upsample(x))))  # (N, 64, H/2, W/2)
-        x = F.relu(self.norm5(self.conv5(upsample(x))))  # (N, 32, H, W)
+        x = F.relu(self.norm4(self.conv4(x, smooth)))  # (N, 64, H/2, W/2)
+        x = F.relu(self.norm5(self.conv5(x, smooth)))  # (N, 32, H, W)
         # Differs from the paper: a sigmoid instead of a scaled tanh on [0, 255]; it bounds the output just as well.
         return torch.sigmoid(self.conv6(x))  # (N, 3, H, W)
 
 
 class RealtimeNet(nn.Module):
-    """All the thinking at 1/4 resolution, the drawing at 1/2; arguments and result as `QualityNet`.
+    """All the thinking at 1/4 resolution, the drawing at 1/2; arguments, result, attribute as `QualityNet`.
 
     The stem is a pixel-unshuffle by 4 and a 3x3 convolution, written as the one 12x12 convolution that they are.
     `skip` hands the photo's own pixels to the head, so that fine lines survive the 1/4 resolution.
 
-    Head and skip are 5x5 convolutions at full resolution, the head's on the nearest-resized features. They are computed
+    Head and skip are 5x5 convolutions at full resolution, the head's on the resized features. They are computed
     at 1/2 resolution, each of the four pixels (phases) of a 2x2 cell as channels of its own, then shuffled into place:
     the same sums at a quarter of the cost. Free phase weights, a plain pixel-shuffle head, were tried: after 750 steps
     scan lines ran through flat areas. Tied like this, a flat area cannot get a grid.
     """
 
+    upsampling = "nearest"
     stride_px = 4
     least_px = 16
 
@@ -151,7 +166,7 @@ class RealtimeNet(nn.Module):
         super().__init__()
         self.stem, self.norm1 = ReflectConv(3, width, 12, stride=4, pad=4), InstanceNorm(width)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(4)))
-        self.conv2, self.norm2 = ReflectConv(width, 16, 3), InstanceNorm(16)
+        self.conv2, self.norm2 = ResizeConv(width, 16), InstanceNorm(16)
         self.head = nn.Parameter(torch.empty(3, 16, 5, 5))
         self.skip = nn.Parameter(torch.zeros(3, 3, 5, 5))
         self.bias = nn.Parameter(torch.zeros(3))
@@ -160,10 +175,11 @@ class RealtimeNet(nn.Module):
             self.skip[:, :, 2, 2] = 4.0 * torch.eye(3)
 
     def forward(self, content_image: Tensor) -> Tensor:
+        smooth = self.upsampling == "bilinear" and not self.training
         y = F.relu(self.norm1(self.stem(content_image)))  # (N, 32, H/4, W/4)
         y = self.blocks(y)  # (N, 32, H/4, W/4)
-        y = F.relu(self.norm2(self.conv2(upsample(y))))  # (N, 16, H/2, W/2)
-        y = F.conv2d(reflect_pad(y, 1), resized_phases(self.head))
+        y = F.relu(self.norm2(self.conv2(y, smooth)))  # (N, 16, H/2, W/2)
+        y = resize_conv(y, self.head, smooth)
         # In this order: OpenCV 4 opens a file of free sizes with sizes of 0. It then finds 0 on the left and 2 on the right
         # of this sum, which it takes; the other way round it refuses the file.
         y = self.pixels(content_image) + y  # (N, 12, H/2, W/2)
@@ -175,6 +191,11 @@ class RealtimeNet(nn.Module):
         if self.skip.ndim == 5:  # one for each image of a batch, see `training.gallery.base`
             return torch.cat([photo_part(x[i : i + 1], self.skip[i], self.bias[i]) for i in range(len(x))])
         return photo_part(x, self.skip, self.bias)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Nearest x2: repeating pixels before a convolution cannot leave a checkerboard (Odena et al. 2016)."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class JohnsonNet(nn.Module):
@@ -235,6 +256,50 @@ def resized_phases(kernel: Tensor) -> Tensor:
     """
     return F.avg_pool2d(phases(kernel), 2) * 4.0
 
+
+def resize_conv(x: Tensor, kernel: Tensor, smooth: bool, bias: Tensor | None = None) -> Tensor:
+    """A convolution on features resized x2, at the cost of one on the features, and without an operator that resizes.
+
+    Args:
+        x: (N, C_in, H, W).
+        kernel: (C_out, C_in, 5, 5), of the features resized nearest.
+        smooth: with `smoothed` instead.
+        bias: (4 C_out,).
+    Returns:
+        (N, 4 C_out, H, W): to be shuffled by 2.
+    """
+    return F.conv2d(reflect_pad(x, 1), resized_phases(smoothed(kernel) if smooth else kernel), bias)
+
+
+def smoothed(kernel: Tensor) -> Tensor:
+    """The nearest kernel (least squares, of equal sum) that does on repeated features what a 3x3 does on bilinear ones.
+
+    So a network trained on repeated features paints as if they were resized bilinearly: without the weave, and every flat
+    area in its color.
+
+    Args:
+        kernel: (C_out, C_in, 5, 5).
+    Returns:
+        the same shape.
+    """
+    return (kernel.flatten(2) @ SMOOTHING.to(kernel)).view_as(kernel)
+
+
+def _smoothing() -> Tensor:
+    """(25, 25), the projection onto the 5x5 kernels of 3x3 ones blurred by (1, 2, 1) / 4 along each axis, sums kept.
+
+    Bilinear x2 is nearest x2 blurred so, the mean of neighbors taken twice.
+    """
+    blurred = F.pad(torch.eye(9).view(9, 1, 3, 3), (2, 2, 2, 2))
+    for _ in range(2):
+        blurred = F.avg_pool2d(blurred, 2, stride=1)
+    kernels = blurred.view(9, 25)
+    projection: Tensor = torch.linalg.pinv(kernels) @ kernels
+    flat = projection.sum(0)
+    return projection + torch.outer(1.0 - flat, flat / flat.sum())
+
+
+SMOOTHING = _smoothing()
 
 ImageTransformNet = QualityNet | RealtimeNet | JohnsonNet
 TIERS: dict[str, type[ImageTransformNet]] = {"quality": QualityNet, "realtime": RealtimeNet}  # what one can train

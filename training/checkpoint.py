@@ -14,7 +14,7 @@ from torch import Tensor
 
 from inference.atomic import write_atomically
 from models.errors import StyleError, TrainingError
-from models.image_transform_net import NETS, ImageTransformNet
+from models.image_transform_net import NETS, ImageTransformNet, JohnsonNet
 from training.config import PRECISIONS
 
 KEPT = 3  # newest checkpoints left in a run folder; a quality-tier one is 27 MB
@@ -62,10 +62,16 @@ def save_checkpoint(run_folder: Path, state: TrainingState, card: Mapping[str, A
     return path
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
-    """Write tensors, with their card in the header and, readable, in a .json beside them."""
+def save_weights(
+    path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
+    """Write tensors, with their card in the header and, readable, in a .json beside them.
+
+    Args:
+        dtype: float32, or float16 for half the size.
+    """
     text = json.dumps(card, indent=2)
-    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    cpu = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in tensors.items()}
     try:
         write_atomically(path, safetensors.torch.save(cpu, metadata={"card": text}))
         write_atomically(path.with_suffix(".json"), text.encode() + b"\n")
@@ -74,7 +80,7 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, A
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and card of a file that `save_weights` wrote; nothing larger or stranger than ours is read.
+    """Tensors, in float32, and card of a file that `save_weights` wrote; nothing larger or stranger than ours is read.
 
     Raises:
         StyleError: no such file, or not one of ours. TrainingError: one that cannot be read now.
@@ -85,7 +91,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ValueError(f"it has {size / 2**20:.0f} MB, at most {MAX_BYTES / 2**20:.0f} are wanted")
         data = path.read_bytes()
         card = _read_card(data)
-        return safetensors.torch.load(data), card
+        return {name: tensor.float() for name, tensor in safetensors.torch.load(data).items()}, card
     except (FileNotFoundError, IsADirectoryError) as error:
         raise StyleError(f"no weights at {path}; a run folder or a .safetensors file of ours is wanted") from error
     except OSError as error:
@@ -106,9 +112,9 @@ def _read_card(data: bytes) -> dict[str, Any]:
         raise TypeError("its card is not an object")
     if len(header) > MAX_TENSORS:
         raise ValueError(f"it holds {len(header)} tensors, at most {MAX_TENSORS} are wanted")
-    odd = [name for name, tensor in header.items() if tensor["dtype"] != "F32"]
+    odd = [name for name, tensor in header.items() if tensor["dtype"] not in ("F32", "F16")]
     if odd:
-        raise ValueError(f"{odd[0][:80]!r} is {header[odd[0]]['dtype']}, F32 is wanted")
+        raise ValueError(f"{odd[0][:80]!r} is {header[odd[0]]['dtype']}, F32 or F16 is wanted")
     return card
 
 
@@ -204,6 +210,9 @@ def load_net(path: Path) -> tuple[ImageTransformNet, dict[str, Any]]:
     if odd:
         raise StyleError(f"{path} does not fit the {card['tier']} network: {odd}")
     net.load_state_dict(tensors)
+    options = card.get("options")
+    if not isinstance(net, JohnsonNet) and isinstance(options, dict) and options.get("upsampling") == "bilinear":
+        net.upsampling = "bilinear"
     return net.eval(), card
 
 

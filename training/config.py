@@ -75,6 +75,9 @@ class TrainConfig:
         5.0, "more gives the painting; 3 to 10 look right; auto holds a balance", "X|auto", words=("auto",)
     )
     tv_weight: float = option(0.5, "total variation: more is smoother", "X")
+    upsampling: str = option(
+        "bilinear", "of features, once trained; nearest is sharper and may weave", choices=("bilinear", "nearest")
+    )
     lr: float = option(2e-3, "Adam's peak learning rate, one-cycle over all steps", "X")
     seed: int = option(0, "of weights, order and crops", "N", least=0)
     device: str = _device()
@@ -129,6 +132,7 @@ class TrainConfig:
             options["init"] = options.get("init") or "none"  # 0.1.0 began so, and painted no margins
             options.setdefault("margin_px", 0)
             options.setdefault("border_weight", 0.0)
+            options.setdefault("upsampling", "nearest")
             return cls(**options)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(f"{path} is not an options file of this version: {error}") from error

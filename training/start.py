@@ -80,6 +80,7 @@ def start_runs(
         torch.manual_seed(config.seed)
         target = Target(target_vgg, style_grams_of(vgg, style_frames[i]))
         net = TIERS[config.tier]() if found else first_network(config, target, preview_frames, say)
+        net.upsampling = config.upsampling
         net = net.to(device).to(memory_format=torch.channels_last)
         config = dataclasses.replace(config, precision=precision)
         run = Run(

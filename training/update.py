@@ -174,7 +174,7 @@ class Update:
         self.config, self.net, self.target, self.ranks = config, net, target, ranks
         device = next(net.parameters()).device
         on_gpu = device.type == "cuda"
-        self.averaged_net = copy.deepcopy(net).requires_grad_(False)
+        self.averaged_net = copy.deepcopy(net).requires_grad_(False).eval()
         lr = torch.tensor(config.lr, device=device) if on_gpu else config.lr
         self.optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=True, capturable=on_gpu)
         weight = DEFAULT_STYLE_WEIGHT if config.style_weight == "auto" else float(config.style_weight)

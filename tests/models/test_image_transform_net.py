@@ -10,6 +10,7 @@ from models.image_transform_net import (
     _ReflectPad,
     phases,
     resized_phases,
+    smoothed,
     upsample,
 )
 
@@ -51,6 +52,27 @@ def test_resized_phases_equal_the_convolution_of_the_resized_features():
     fast = F.pixel_shuffle(F.conv2d(features, resized_phases(kernel)), 2)
     slow = F.conv2d(upsample(features), kernel)[:, :, :, :]
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+
+
+def test_a_smoothed_kernel_is_a_3x3_on_bilinearly_resized_features_and_stays_one():
+    kernel = torch.randn(3, 4, 5, 5)
+    smooth = smoothed(kernel)
+    torch.testing.assert_close(smooth.sum((2, 3)), kernel.sum((2, 3)), rtol=1e-4, atol=1e-4)  # flat areas keep their color
+    torch.testing.assert_close(smoothed(smooth), smooth, rtol=1e-4, atol=1e-5)
+    # A ramp resized bilinearly is a ramp again, repeated it is a staircase; no 3x3 convolution makes stairs of a ramp.
+    ramp = torch.arange(16.0).repeat(1, 4, 16, 1)
+    stairs = F.conv2d(upsample(ramp), smooth)[0, :, 8, 4:-4]
+    assert stairs.diff(n=2).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_bilinear_upsampling_counts_in_eval_mode_only(tier):
+    torch.manual_seed(0)
+    net, image = TIERS[tier](), torch.rand(1, 3, 32, 32)
+    nearest = net(image)
+    net.upsampling = "bilinear"
+    assert torch.equal(net(image), nearest)
+    assert (net.eval()(image) - nearest).abs().max() > 1e-3
 
 
 def test_realtime_head_cannot_draw_a_grid_on_a_flat_area():

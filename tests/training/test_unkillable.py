@@ -327,7 +327,10 @@ def header_of(tensors: dict, metadata: dict | None) -> bytes:
         (header_of({}, {"card": "[]"}), "its card is not an object"),
         (header_of({}, {"card": "[" * 100_000}), ""),
         (header_of({f"t{i}": {} for i in range(1001)}, {"card": "{}"}), "1001 tensors, at most 1000"),
-        (header_of({"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}, {"card": "{}"}) + b"\0" * 8, "F32 is wanted"),
+        (
+            header_of({"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}, {"card": "{}"}) + b"\0" * 8,
+            "F32 or F16 is wanted",
+        ),
         (header_of({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}, {"card": "{}"}) + b"\0" * 4, ""),
         (
             header_of({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, {"card": '{"tier": ["quality"]}'})

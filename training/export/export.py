@@ -235,9 +235,10 @@ def largest_activation(net: ImageTransformNet, photos: Mapping[Path, np.ndarray]
     """The largest absolute value that any layer takes or gives on photos, in float32."""
     largest = 0.0
 
-    def look(_module: torch.nn.Module, values: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
+    def look(_module: torch.nn.Module, values: tuple[torch.Tensor | bool, ...], result: torch.Tensor) -> None:
         nonlocal largest
-        largest = float(np.max([largest, *(float(value.abs().max()) for value in (*values, result))]))  # nan stays nan
+        tensors = [value for value in (*values, result) if isinstance(value, torch.Tensor)]
+        largest = float(np.max([largest, *(float(tensor.abs().max()) for tensor in tensors)]))  # nan stays nan
 
     hooks = [module.register_forward_hook(look) for module in net.modules()]
     for frame in photos.values():

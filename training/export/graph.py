@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 import torch
 from onnx import GraphProto, ModelProto, numpy_helper, parser
+from onnxscript import optimizer
 from torch import Tensor, nn
 
 from models import frame_graph
 from models.contract import FRAME, IMAGE, OPSET, OPTIONAL_INPUTS, Tensors
 
 LUMA = (0.299, 0.587, 0.114)  # Y of YIQ and of inference.color: ITU-R BT.601
+FOLDED = 2**26  # elements
 IR_VERSION = 10  # what ONNX Runtime 1.18 reads, of May 2024
 
 
@@ -53,6 +55,8 @@ def to_onnx(net: nn.Module, half: bool = False) -> ModelProto:
             verbose=False,
         )
     assert program is not None
+    # What is computed from weights alone becomes weights: by default only what is small does.
+    optimizer.optimize(program.model, input_size_limit=FOLDED, output_size_limit=FOLDED)
     model = program.model_proto
     model.ir_version = IR_VERSION
     return tidied(model, IMAGE)
@@ -174,6 +178,7 @@ def quantize(model: ModelProto, content_images: Sequence[np.ndarray]) -> ModelPr
             return None if image is None else {IMAGE.input: image}
 
     normed = {node.input[0] for node in model.graph.node if node.op_type == "InstanceNormalization"}
+    normed |= {node.input[0] for node in model.graph.node if node.op_type == "DepthToSpace" and node.output[0] in normed}
     channels = {tensor.name: tensor.dims[1] for tensor in model.graph.initializer if len(tensor.dims) == 4}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")

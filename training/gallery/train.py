@@ -113,7 +113,9 @@ def ship_base(configs: Mapping[str, TrainConfig], heldout: Path) -> None:
         photos = base.card["photos_seen"] // len(base.names)
         card = make_card(config, photos // config.batch_size, base.card["losses"], base.card["seconds"], 0)
         card |= {"started_from": "base", "photos_seen": photos, "paintings_together": len(base.names)}
-        ship_net(base.network(name).eval(), card, config, heldout, name, only_if_better=True)
+        net = base.network(name).eval()
+        net.upsampling = config.upsampling
+        ship_net(net, card, config, heldout, name, only_if_better=True)
 
 
 def write_table(readme: Path = README) -> None:
