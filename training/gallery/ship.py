@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 
 from inference.atomic import write_atomically
 from inference.style.info import report_text
@@ -22,7 +23,7 @@ from inference.style.onnx_file import read_style
 from inference.style.styles import FOLDER
 from models.image_transform_net import ImageTransformNet
 from models.vgg import load_vgg19
-from training.checkpoint import find_weights, load_net, save_weights
+from training.checkpoint import find_weights, load_net, load_weights, save_weights
 from training.config import TrainConfig
 from training.export.export import Flavor, Yardstick, export, serialized
 from training.painting import read_painting
@@ -30,18 +31,24 @@ from training.photos.folder import list_photos
 from training.studies.evaluate import border_band, heldout_losses
 
 SIZES_PX = (256, 512)
-# The small tier comes in every flavor that somebody may want; the large one would take a quarter of the 50 MB for each.
+# By what stands between tier and ".onnx" in a file's name. The small tier comes in every flavor that somebody may want. All
+# styles together may take 50 MB: the large tier has one flavor, in half precision (on a CPU as fast as fp32, and 97 dB from
+# it), and weights only of the style that its trainings start from.
 FLAVORS = {
-    "realtime": (Flavor(), Flavor(io="frame"), Flavor(precision="int8"), Flavor(precision="fp16")),
-    "quality": (Flavor(),),
+    "realtime": {
+        flavor.suffix: flavor for flavor in (Flavor(), Flavor(io="frame"), Flavor(precision="int8"), Flavor(precision="fp16"))
+    },
+    "quality": {"": Flavor(precision="fp16")},
 }
+WEIGHTS = {"realtime": torch.float32, "quality": torch.float16}
+QUALITY_START = "great_wave"
 
 
 def ship(run_folder: Path, photos: Path, name: str, folder: Path = FOLDER) -> Path:
     """`ship_net` of a finished run's network.
 
     Returns:
-        the .onnx file with images in fp32.
+        the .onnx file, of the first flavor.
     """
     net, card = load_net(find_weights(run_folder))
     output = ship_net(net, card, TrainConfig.read(run_folder / "options.json"), photos, name, folder=folder)
@@ -59,13 +66,13 @@ def ship_net(
     folder: Path = FOLDER,
     only_if_better: bool = False,
 ) -> Path | None:
-    """Evaluate a network on held-out photos and write <name>/<tier>.safetensors, .json and all flavors of .onnx.
+    """Evaluate a network on held-out photos and write <name>/<tier>.safetensors, .json and `FLAVORS` of .onnx.
 
     Args:
         config: that it was trained by.
         only_if_better: than what is shipped, content + 10 x style at the first of `SIZES_PX`; else nothing is written.
     Returns:
-        the .onnx file with images in fp32, None if nothing was written.
+        the .onnx file, of the first flavor; None if nothing was written.
     """
     vgg = load_vgg19(config.vgg19)
     style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
@@ -104,19 +111,22 @@ def add_evaluation(result: Mapping[str, Any], folder: Path = FOLDER) -> list[Pat
         the .onnx files.
     """
     cards: dict[Path, dict[str, Any]] = {}
-    nets = {}
     for size, found in result["sizes"].items():
         for name, row in found["networks"].items():
             output = folder / f"{name}.onnx"
             if output not in cards:
-                nets[output], cards[output] = load_net(output.with_suffix(".safetensors"))
+                cards[output] = dict(read_style(output)[1].card)
             most = max(result["against"])
             equals = {start: f"more than {most}" if n is None else n for start, n in row["equals"].items()}
             figures = {"photos": result["photos"], "optimizer": result["optimizer"], "total": row["total"], **equals}
             cards[output].setdefault("classic", {}).setdefault(size, {}).update(figures)
     for output, card in cards.items():
         with tempfile.TemporaryDirectory() as trial:
-            save_weights(Path(trial, f"{output.stem}.safetensors"), nets[output].state_dict(), card)
+            weights = output.with_suffix(".safetensors")
+            if weights.is_file():
+                save_weights(Path(trial, weights.name), load_weights(weights)[0], card, WEIGHTS[output.stem])
+            else:
+                Path(trial, f"{output.stem}.json").write_text(json.dumps(card, indent=2) + "\n")
             for path in sorted(output.parent.glob(f"{output.stem}*.onnx")):
                 contract = dataclasses.replace(read_style(path)[1], card=card)
                 Path(trial, path.name).write_bytes(serialized(onnx.load(path), contract))
@@ -130,9 +140,12 @@ def write_style(net: ImageTransformNet, card: Mapping[str, Any], output: Path, y
     with tempfile.TemporaryDirectory() as trial:
         weights = Path(trial, f"{output.stem}.safetensors")
         save_weights(weights, net.state_dict(), card)
-        for flavor in FLAVORS[output.stem]:
-            path = weights.with_name(f"{output.stem}{flavor.suffix}.onnx")
+        for suffix, flavor in FLAVORS[output.stem].items():
+            path = weights.with_name(f"{output.stem}{suffix}.onnx")
             print(f"{path.name}: {report_text(export(weights, path, flavor, yardstick))}", flush=True)
+        save_weights(weights, net.state_dict(), card, WEIGHTS[output.stem])
+        if output.stem == "quality" and output.parent.name != QUALITY_START:
+            weights.unlink()
         _move(Path(trial), output.parent)
 
 

@@ -36,7 +36,7 @@ def shipped(tmp_path, monkeypatch, random_vgg):
     monkeypatch.setattr(many_styles.starts, "__defaults__", (folder,))
     monkeypatch.setattr(many_styles.load_base, "__defaults__", (folder / "base",))
     monkeypatch.setattr(ship, "SIZES_PX", (32, 48))
-    monkeypatch.setattr(ship, "FLAVORS", dict.fromkeys(TIERS, (ship.Flavor(),)))
+    monkeypatch.setattr(ship, "FLAVORS", {tier: {"": ship.Flavor()} for tier in TIERS})
     monkeypatch.setattr(preview, "PREVIEW_PX", 32)
     for module in (start, ship):
         monkeypatch.setattr(module, "load_vgg19", lambda source: random_vgg)
