@@ -131,7 +131,7 @@ def add_video(commands: Commands) -> None:
         "Sound and subtitles are passed on as they are, where OUT's format holds them (.webm: Opus and Vorbis only). Size,\n"
         "timestamps, color range and aspect stay the film's, which is painted upright. The result appears under its name\n"
         "when it is whole; after Ctrl-C it holds what is done, and replaces nothing. Damaged parts are skipped and counted.\n"
-        "A bare STYLE means the best tier shipped; STYLE/realtime may be many times faster."
+        "A bare STYLE means the realtime tier; STYLE/quality, where there is one, takes many times longer."
     )
     example = "allaprima video clip.mp4 --style great_wave/realtime --keep-color luminance"
     parser = add_command(commands, "video", video, "paint a film", text, example)
@@ -162,9 +162,9 @@ def video(options: argparse.Namespace) -> int:
     from inference.interrupt import catch_interrupt
     from inference.profile import Profile, bare_session_ms
     from inference.style.session import StyleSession
-    from inference.style.styles import find_style, style_name
+    from inference.style.styles import PREFERRED_LIVE, find_style, style_name
 
-    path, source = find_style(options.style), Path(options.film)
+    path, source = find_style(options.style, tiers=PREFERRED_LIVE), Path(options.film)
     if "://" in options.film:
         raise VideoError(f"{options.film} is an address; video paints files, webcam --camera takes addresses")
     output = Path(options.output) if options.output else default_output(source, style_name(options.style))

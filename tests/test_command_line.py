@@ -166,15 +166,21 @@ def test_shipped_weights_still_give_the_shipped_files():
     from inference.style.session import StyleSession
     from training.checkpoint import load_net
     from training.export.export import REFERENCE_PHOTOS, Flavor, compare, too_bad
+    from training.gallery.ship import FLAVORS, QUALITY_START
 
     photos = [read_picture(path).frame[:128, :128] for path in REFERENCE_PHOTOS.glob("*.jpg")]
     for style in styles_module.shipped_styles():
-        net, card = load_net(style.path.with_suffix(".safetensors"))
+        weights = style.path.with_suffix(".safetensors")
+        if not weights.is_file():
+            assert style.tier == "quality"
+            assert style.name != QUALITY_START
+            continue
+        net, card = load_net(weights)
         for path in [style.path, *(style.path.with_name(f"{style.tier}.{flavor}.onnx") for flavor in style.flavors)]:
             session = StyleSession(path)
             contract = session.contract
             assert contract.card == card
-            assert path.stem == style.tier + Flavor(contract.io, contract.precision).suffix
+            assert FLAVORS[style.tier][path.stem.removeprefix(style.tier)] == Flavor(contract.io, contract.precision)
             assert contract.thumbnail
             assert contract.report["photos"] >= 16
             found = compare(net, session, photos)
