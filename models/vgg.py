@@ -113,8 +113,8 @@ class VGG19Features(nn.Module):
         return features
 
 
-def load_vgg19(source: str | None = None, pooling: str = "max") -> VGG19Features:
-    """VGG-19 with trained weights.
+def load_vgg19(source: str | None = None, pooling: str = "max", device: torch.device | str = "cpu") -> VGG19Features:
+    """VGG-19 with trained weights, on a device and channels-last, as it is fastest.
 
     Args:
         source: a safetensors or torch file with torchvision's `vgg19().features` (or whole `vgg19()`) keys;
@@ -128,10 +128,15 @@ def load_vgg19(source: str | None = None, pooling: str = "max") -> VGG19Features
     if source in ("random", "tiny"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return VGG19Features(pooling=pooling, thinner=8 if source == "tiny" else 1)
-    if source is None:
-        return VGG19Features(_download_vgg19(), pooling)
-    path = Path(source)
+            vgg = VGG19Features(pooling=pooling, thinner=8 if source == "tiny" else 1)
+    elif source is None:
+        vgg = VGG19Features(_download_vgg19(), pooling)
+    else:
+        vgg = _read_vgg19(Path(source), pooling)
+    return vgg.to(device).to(memory_format=torch.channels_last)
+
+
+def _read_vgg19(path: Path, pooling: str) -> VGG19Features:
     if not path.is_file():
         raise WeightsError(f"no VGG-19 weights at {path}; give --vgg19 FILE or set ALLAPRIMA_VGG19")
     try:

@@ -70,7 +70,7 @@ def start_runs(
     """Each style with its network, average and optimizer, and one VGG-19 for all."""
     style_frames = [read_painting(config.painting, config.style_size_px, config.max_pixels) for config in configs]
     preview_frames = load_preview_frames(configs[0], photos)
-    vgg = load_vgg19(configs[0].vgg19).to(device).to(memory_format=torch.channels_last)
+    vgg = load_vgg19(configs[0].vgg19, device=device)
     # What "auto" chose by a stopwatch; a resumed run must not choose otherwise.
     precision = found[0][1]["options"]["precision"] if found else configs[0].precision
     precision = ranks.gather(pick_precision(precision, vgg, device))[0]

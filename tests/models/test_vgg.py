@@ -79,7 +79,8 @@ def test_weights_load_from_any_file_and_float_type(tmp_path, dtype, suffix):
     for i, (name, conv) in enumerate(source.convs.items()):
         block_changes = i > 0 and name[0] != previous[0]  # noqa: F821
         index += 1 if block_changes else 0
-        keys[f"features.{index}.weight"], keys[f"features.{index}.bias"] = conv.weight.to(dtype), conv.bias.to(dtype)
+        weight = conv.weight.to(dtype).contiguous()
+        keys[f"features.{index}.weight"], keys[f"features.{index}.bias"] = weight, conv.bias.to(dtype)
         index += 2
         previous = name  # noqa: F841
     path = tmp_path / f"vgg{suffix}"

@@ -86,7 +86,7 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
     # Load.
     scene = load_scene(config)
     device = pick_device(config.device)
-    vgg = load_vgg19(config.vgg19, config.pooling).to(device).to(memory_format=torch.channels_last)
+    vgg = load_vgg19(config.vgg19, config.pooling, device)
     precision = pick_precision(config.precision, vgg, device)
     height, width = scene.content_frame.shape[:2]
     console.print(f"{width}x{height} px, VGG-19 in {precision} on {device_name(device)}", soft_wrap=True)

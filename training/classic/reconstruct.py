@@ -37,7 +37,7 @@ def reconstruct(config: ReconstructConfig, output: Path, console: Console, overw
     height, width = fitted_size(frame, config.size_px, config.image)
     frame = resize(frame, height, width)
     device = pick_device(config.device)
-    vgg = load_vgg19(config.vgg19, config.pooling).to(device).to(memory_format=torch.channels_last)
+    vgg = load_vgg19(config.vgg19, config.pooling, device)
     precision = pick_precision(config.precision, vgg, device)
     looking_vgg = in_precision(vgg, precision)
     console.print(f"{width}x{height} px, VGG-19 in {precision} on {device_name(device)}", soft_wrap=True)

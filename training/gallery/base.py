@@ -57,7 +57,7 @@ def train_base(
     output.parent.mkdir(parents=True, exist_ok=True)
     found = load_newest_state(run_folder, console.print)
     device = pick_device(config.device)
-    vgg = load_vgg19(config.vgg19).to(device).to(memory_format=torch.channels_last)
+    vgg = load_vgg19(config.vgg19, device=device)
     config = dataclasses.replace(config, steps=STEPS, precision=pick_precision(config.precision, vgg, device))
     grams = [style_grams_of(vgg, read_painting(str(path), config.style_size_px, config.max_pixels)) for path in paintings]
     all_grams = {layer: torch.cat([each[layer] for each in grams]) for layer in grams[0]}

@@ -60,7 +60,7 @@ def measure(sizes: list[tuple[int, int]], rounds: int, device_wanted: str, preci
         "onnx_fastest_ms".
     """
     device = pick_device(device_wanted)
-    vgg = load_vgg19("random").to(device).to(memory_format=torch.channels_last)
+    vgg = load_vgg19("random", device=device)
     precision = pick_precision(precision_wanted, vgg, device)
     result: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
@@ -201,7 +201,7 @@ def training_speed(folder: Path, device: str, precision: str) -> float:
     config = TrainConfig(str(folder / "0.jpg"), str(folder), device=device, precision=precision, vgg19="random")
     style_frame = read_painting(config.painting, config.style_size_px)
     gate = Gate()
-    loop = our_loop(config, load_vgg19("random").to(pick_device(device)), style_frame, pick_device(device), gate)
+    loop = our_loop(config, load_vgg19("random", device=pick_device(device)), style_frame, pick_device(device), gate)
     take_turn(loop, gate, [], pick_device(device))  # makes caches, picks kernels
     steps, seconds = take_turn(loop, gate, [], pick_device(device))
     gate.open()  # or the loading threads would wait there for ever

@@ -184,7 +184,6 @@ def plain_loop(
 
 def our_loop(config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device, gate: Gate) -> Loop:
     """The product's own loop, of `training.loop`'s parts, without checkpoints and previews."""
-    vgg = vgg.to(memory_format=torch.channels_last)
     config = dataclasses.replace(config, precision=pick_precision(config.precision, vgg, device))
     torch.manual_seed(config.seed)
     net = TIERS[config.tier]().to(device).to(memory_format=torch.channels_last)
@@ -200,7 +199,7 @@ def our_loop(config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, d
 def loops_of(config: TrainConfig, ladder: bool) -> dict[str, Callable[[Gate], Loop]]:
     """The loops to compare by name, each ready to be started."""
     device = pick_device(config.device)
-    vgg = load_vgg19(config.vgg19).to(device)
+    vgg = load_vgg19(config.vgg19, device=device)
     style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
     rungs = LADDER if ladder else {"plain": Ideas()}
     loops: dict[str, Callable[[Gate], Loop]] = {

@@ -145,7 +145,7 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
     weights, style_size_px = trainings[first].weights, trainings[first].style_size_px
     style_frame = read_painting(config.style_image, style_size_px, config.max_pixels)
     paths = list_photos(Path(config.photos))[: config.limit or None]
-    vgg = load_vgg19(config.vgg19).to(device).to(memory_format=torch.channels_last)
+    vgg = load_vgg19(config.vgg19, device=device)
     precision = pick_precision(config.precision, vgg, device)
     target = make_target(vgg, style_frame, precision)
     result: dict[str, Any] = {
