@@ -5,8 +5,8 @@ A network's strokes have a size in pixels. Painted in one pass, those of a photo
 four thousand, and vanish on a screen. The idea is that of Gatys et al. 2017 ("Controlling Perceptual Factors in Neural
 Style Transfer", Sec. 6, coarse to fine), with a network in place of the optimization."""
 
-import itertools
 import math
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ MIN_FINER = 1.2  # a picture whose sides are larger than that by less is painted
 # 0.25 2.78, 2.37, 2.81; with 0.5 2.92, 2.86, 4.05; with 1 3.12, 4.69, 7.60.
 OWN = 0.25
 MAX_GAIN = 2.0  # of contrast, when a finer painting's palette is held to the coarser one's
+BAND_ROWS = 256
 SLOW_PIXELS = 1_000_000  # levels of at most so many are painted by the better of two tiers
 
 ENLARGE, REDUCE = cv2.INTER_CUBIC, cv2.INTER_AREA
@@ -60,32 +61,49 @@ def paint_levels(
     for size in sizes[-2::-1]:
         contents.insert(0, scaled(contents[0], size))
     painting = session.stylize(contents[0])
-    for coarse_content, content in itertools.pairwise(contents):
-        height, width = content.shape[:2]
+    while len(contents) > 1:
+        height, width = contents[1].shape[:2]
         painter = fine_session if fine_session and height * width > SLOW_PIXELS else session
-        painting = _finer(painter, painting, coarse_content, content, detail)
+        painting = _held(painter.stylize(_with_detail(painting, contents.pop(0), contents[0], detail)), painting)
     return painting
 
 
-def _finer(
-    session: StyleSession, coarse: np.ndarray, coarse_content: np.ndarray, content: np.ndarray, detail: float
-) -> np.ndarray:
-    """A level's painting, from the painting and the photo of the level before and its own photo."""
-    size = content.shape[:2]
-    # The coarse painting, enlarged, with the photo's detail: the photo less what the level before saw of it.
-    seen = cv2.convertScaleAbs(coarse_content, alpha=detail)
-    enlarged = scaled(cv2.subtract(coarse, seen, dtype=cv2.CV_16S), size)
-    to_paint = cv2.add(cv2.convertScaleAbs(content, alpha=detail), enlarged, dtype=cv2.CV_8U)
-    del enlarged  # the network's memory comes on top
-    finer = session.stylize(to_paint)
+# Both work channel by channel and in bands of rows: of a picture of 100 megapixels, 300 MB, what they need beside it would
+# be three times as much.
+
+
+def _with_detail(coarse: np.ndarray, coarse_content: np.ndarray, content: np.ndarray, detail: float) -> np.ndarray:
+    """What a level's network is to paint: the painting of the level before, enlarged, with the photo's detail, which is the
+    photo less what the level before saw of it."""
+    to_paint = np.empty_like(content)
+    for i in range(3):
+        seen = cv2.convertScaleAbs(coarse_content[:, :, i], alpha=detail)
+        unseen = scaled(cv2.subtract(coarse[:, :, i], seen, dtype=cv2.CV_16S), content.shape[:2])
+        for rows in _bands(content):
+            lines = cv2.convertScaleAbs(content[rows, :, i], alpha=detail)
+            to_paint[rows, :, i] = cv2.add(lines, unseen[rows], dtype=cv2.CV_8U)
+    return to_paint
+
+
+def _held(finer: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """A level's painting, `finer` itself, held to the one of the level before."""
     # Its palette is the coarse painting's, in mean and deviation; then most of its own light and color goes.
     small = scaled(finer, coarse.shape[:2])
     (mean, std), (wanted_mean, wanted_std) = cv2.meanStdDev(small), cv2.meanStdDev(coarse)
     gain = np.clip((wanted_std + 1.0) / (std + 1.0), 1.0 / MAX_GAIN, MAX_GAIN)
-    matrix = np.hstack([np.diag(gain.ravel()), wanted_mean - gain * mean])
-    finer, small = cv2.transform(finer, matrix), cv2.transform(small, matrix)
-    drift = cv2.addWeighted(coarse, 1.0 - OWN, small, OWN - 1.0, 0.0, dtype=cv2.CV_16S)
-    return np.asarray(cv2.add(finer, scaled(drift, size), dtype=cv2.CV_8U))
+    shift = wanted_mean - gain * mean
+    for i in range(3):
+        to_coarse = np.array([[gain[i, 0], shift[i, 0]]])
+        own = cv2.transform(small[:, :, i], to_coarse)
+        drift = scaled(cv2.addWeighted(coarse[:, :, i], 1.0 - OWN, own, OWN - 1.0, 0.0, dtype=cv2.CV_16S), finer.shape[:2])
+        for rows in _bands(finer):
+            finer[rows, :, i] = cv2.add(cv2.transform(finer[rows, :, i], to_coarse), drift[rows], dtype=cv2.CV_8U)
+    return finer
+
+
+def _bands(frame: np.ndarray) -> Iterator[slice]:
+    for start in range(0, frame.shape[0], BAND_ROWS):
+        yield slice(start, start + BAND_ROWS)
 
 
 def scaled(frame: np.ndarray, size: tuple[int, int], scratch: Scratch | None = None) -> np.ndarray:

@@ -87,7 +87,8 @@ def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 
                 image.draft(None, (draft_px, draft_px))
             icc_profile = image.info.get("icc_profile")
             white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of a TIFF
-            return _to_picture(ImageOps.exif_transpose(image), icc_profile, white_is_zero)
+            ImageOps.exif_transpose(image, in_place=True)  # a copy of 100 megapixels has 400 MB
+            return _to_picture(image, icc_profile, white_is_zero)
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's limit is passed before ours
@@ -115,7 +116,7 @@ def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bo
         alpha = np.asarray(image.getchannel("A"))
         if alpha.min() == 255:
             alpha = None
-    return Picture(np.asarray(image.convert("RGB")), alpha, icc_profile)
+    return Picture(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), alpha, icc_profile)
 
 
 def _deep_gray(image: Image.Image) -> np.ndarray:

@@ -46,7 +46,7 @@ def test_info_says_how_to_call_each_flavor(run):
         for part in (
             "Katsushika Hokusai, 1831",
             "public domain",
-            "style_weight=5.0",
+            "style_weight=7.0",
             "losses",
             "from torch on 16 photos",
             "made by   allaprima 0",
@@ -104,9 +104,13 @@ def files_of(package: str) -> list[str]:
     return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
 
 
+def test_a_session_opens_without_onnx_which_only_large_pictures_need():
+    assert "onnx" not in modules_after("import inference.stylize, inference.film.video, inference.live.webcam")
+
+
 def test_inference_imports_neither_torch_nor_training():
     modules = modules_after("import " + ", ".join(files_of("inference")))
-    assert not {"torch", "training", "onnx", "safetensors", "datasets"} & modules
+    assert not {"torch", "training", "safetensors", "datasets"} & modules
     assert {m for m in modules if m.startswith("models.")} == {
         f"models.{name}" for name in ("contract", "errors", "frame_graph", "memory", "options")
     }

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,10 +22,14 @@ from models.contract import Contract
 from models.errors import StyleError
 from models.memory import free_bytes
 
+if TYPE_CHECKING:
+    from inference.style.tiles import Tiler
+
 MAX_PIXELS = 2 * 1920 * 1080  # in the network at once, where several threads paint; a larger picture is painted alone
-# A pixel's bytes at the peak on a CPU: a process that paints 12 megapixels takes 1.7 GB in the realtime tier, 11.6 GB in the
-# quality tier.
-PIXEL_BYTES = {"realtime": 135, "quality": 950}
+# A pixel's bytes at the peak on a CPU, by tier.
+PIXEL_BYTES = {"realtime": 135, "quality": 950, "johnson": 950}
+WHOLE_BYTES = 2**29  # what takes more is painted tile by tile, after a look at samples that takes `MEASURED_BYTES` at most
+MEASURED_BYTES = 3 * 2**29
 
 CUDA_VERSION = 13000  # as the driver tells it: what onnxruntime-gpu is built for, and NVIDIA's drivers know from 580 on
 
@@ -49,22 +54,15 @@ class StyleSession:
 
     def __init__(self, source: str | Path | bytes, device: str = "auto", shared: bool = False) -> None:
         self.name = "the style" if isinstance(source, bytes) else str(source)  # for messages
-        data, self.contract = (
+        self._data, self.contract = (
             (source, check_style(source, self.name)) if isinstance(source, bytes) else read_style(Path(source))
         )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # Denormals are slow on CPUs and too small to be seen.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        # Plans one block of memory for each size it has seen: 4.3 instead of 2.6 GB for the second picture of 3 million
-        # pixels in the quality tier, and no faster.
-        options.enable_mem_pattern = False
-        if shared:  # else its threads wait for work in a busy loop, on cores that another picture could use
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._shared = shared
+        options = self._options()
         self.device, self.cuda_trouble = "cpu", ""
         if device == "cuda" or (device == "auto" and probe_cuda()[0]):
             try:
-                self._session = _open_on_cuda(data, options, self.contract)
+                self._session = _open_on_cuda(self._data, options, self.contract)
                 self.device = "cuda"
             except StyleError as error:
                 if device == "cuda":
@@ -72,7 +70,7 @@ class StyleSession:
                 self.cuda_trouble = str(error)
         if self.device == "cpu":
             try:
-                self._session = _open(data, options, "CPUExecutionProvider")
+                self._session = _open(self._data, options, "CPUExecutionProvider")
             except Exception as error:  # ONNX Runtime raises a dozen classes, none of them public
                 raise StyleError(
                     f"{self.name} is not an ONNX file that ONNX Runtime can open; make one with allaprima export"
@@ -81,6 +79,20 @@ class StyleSession:
         self._pixels = 0  # in the network now
         self._largest = 0  # pixels painted at once so far; ONNX Runtime keeps their memory
         self._pixels_change = threading.Condition()
+        self._tiling = threading.Lock()
+        self._tiler: Tiler | None = None
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # Denormals are slow on CPUs and too small to be seen.
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        # Plans one block of memory for each size it has seen: 4.3 instead of 2.6 GB for the second picture of 3 million
+        # pixels in the quality tier, and no faster.
+        options.enable_mem_pattern = False
+        if self._shared:  # else its threads wait for work in a busy loop, on cores that another picture could use
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
 
     @property
     def where(self) -> str:
@@ -98,12 +110,53 @@ class StyleSession:
             (H, W, 3) uint8 RGB.
         Raises:
             ValueError: not such an array. StyleError: ONNX Runtime failed, for want of memory as a rule.
+
+        What would take more memory than `WHOLE_BYTES`, or than there is, is painted tile by tile: see `tiles`.
         """
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.size == 0:
             raise ValueError(f"frame is {frame.shape} {frame.dtype}; (H, W, 3) uint8 is wanted")
         if self.contract.io == "frame":
             return np.asarray(self._run(frame[None])[0])
+        pixels = frame.shape[0] * frame.shape[1]
+        if self._pixel_bytes * pixels > (room := self._room_bytes(pixels)):
+            return self._stylize_tiles(frame, room)
         return image_to_frame(self.stylize_image(frame_to_image(frame)))
+
+    @property
+    def _pixel_bytes(self) -> int:
+        """0 where that is not known."""
+        return PIXEL_BYTES.get(str(self.contract.card.get("tier")), 0)
+
+    def _room_bytes(self, pixels: int) -> float:
+        """What so many pixels may take at once in the network."""
+        if self.device != "cpu" or pixels <= self._largest:
+            return WHOLE_BYTES
+        return min(WHOLE_BYTES, self._pixel_bytes * self._largest + 0.8 * free_bytes())
+
+    def _stylize_tiles(self, frame: np.ndarray, room_bytes: float) -> np.ndarray:
+        """`stylize`, with so much memory for the network."""
+        from inference.style.tiles import MAX_TILE_PX, MIN_TILE_PX, Tiler  # onnx, which takes its time
+
+        pixels = int(room_bytes / self._pixel_bytes)
+        if pixels < MIN_TILE_PX**2:
+            raise StyleError(
+                f"painting {frame.shape[1]}x{frame.shape[0]} px, in parts of {MIN_TILE_PX}x{MIN_TILE_PX}, needs about "
+                f"{self._pixel_bytes * MIN_TILE_PX**2 / 2**20:.0f} MB, {free_bytes() / 2**20:.0f} MB are free"
+            )
+
+        def opened(data: bytes) -> onnxruntime.InferenceSession:
+            options = self._options()
+            options.enable_cpu_mem_arena = False  # it would keep the memory
+            return _open(data, options, *self._session.get_providers())
+
+        def run(session: onnxruntime.InferenceSession, given: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
+            with self._room(given[self.contract.tensors.input].size // 3):
+                return self._call(session, given, wanted, frame.shape)
+
+        with self._tiling:
+            self._tiler = self._tiler or Tiler(self._data, self.contract, opened)
+        measured = int(min(MEASURED_BYTES, max(room_bytes, 0.8 * free_bytes())) / self._pixel_bytes)
+        return self._tiler.paint(frame, min(pixels, MAX_TILE_PX**2), measured, run)
 
     def stylize_image(self, image: np.ndarray) -> np.ndarray:
         """Paint an image, (N, 3, H, W) float32 RGB in [0, 1] of any size; returns the same shape.
@@ -124,18 +177,25 @@ class StyleSession:
         sizes = dict(zip(tensors.dims, content.shape, strict=True))
         with self._room(content.size // 3):
             self._check_memory(sizes["height"], sizes["width"], sizes.get("batch", 1))
-            try:
-                stylized = self._session.run([tensors.output], {tensors.input: content}, self.run_options)[0]
-            except Exception as error:
-                size = f"{sizes['width']}x{sizes['height']} px"
-                if self.device == "cuda":
-                    raise StyleError(
-                        f"painting {size} on CUDA failed: {_reason(error)}; try --max-side 2000 or --device cpu"
-                    ) from error
-                raise StyleError(f"painting {size} failed, for want of memory as a rule; try --max-side 2000") from error
+            size = (sizes["height"], sizes["width"])
+            stylized = self._call(self._session, {tensors.input: content}, [tensors.output], size)[0]
         if stylized.shape != content.shape:
             raise StyleError(f"{self.name} made {stylized.shape} of {content.shape}; export it again")
         return np.asarray(stylized)
+
+    def _call(
+        self, session: onnxruntime.InferenceSession, given: dict[str, np.ndarray], wanted: list[str], size: tuple[int, ...]
+    ) -> list[np.ndarray]:
+        """A session's outputs; `size` is the picture's height and width, for the message."""
+        try:
+            return list(session.run(wanted, given, self.run_options))
+        except Exception as error:
+            text = f"{size[1]}x{size[0]} px"
+            if self.device == "cuda":
+                raise StyleError(
+                    f"painting {text} on CUDA failed: {_reason(error)}; try --max-side 2000 or --device cpu"
+                ) from error
+            raise StyleError(f"painting {text} failed, for want of memory as a rule; try --max-side 2000") from error
 
     def _check_memory(self, height: int, width: int, count: int) -> None:
         """Refuse what Linux would kill the process for, without a word.
@@ -143,7 +203,7 @@ class StyleSession:
         Raises:
             StyleError: with the size that would fit.
         """
-        pixels, pixel_bytes = count * height * width, PIXEL_BYTES.get(str(self.contract.card.get("tier")), 0)
+        pixels, pixel_bytes = count * height * width, self._pixel_bytes
         if self.device != "cpu" or pixels <= self._largest:
             return
         held, free = pixel_bytes * self._largest, free_bytes()

@@ -579,7 +579,7 @@ def test_a_convolution_with_wild_numbers_is_refused(image, refuse, key, value):
         ("dilations", [0, 0], "a Conv with dilations"),
         ("dilations", [16, 16], "a Conv with dilations"),
         ("strides", [0, 0], "a Conv with {.*'strides': .0, 0.*} and weights"),
-        ("strides", [16, 16], "of pictures of different sizes"),
+        ("strides", [16, 16], "a Pad of .* around 1 px"),
         ("kernel_shape", [0, 0], "a Conv with {.*} and weights of shape"),
         ("kernel_shape", [16, 16], "a Conv with {.*} and weights of shape"),
         ("pads", [16, 16, 16, 16], "has a"),

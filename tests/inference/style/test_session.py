@@ -303,12 +303,15 @@ def test_stylize_prints_only_results_to_standard_output_where_cuda_fails(run, st
     assert "on the CPU, as CUDA does not work: CUDNN failure 1001" in err
 
 
-def test_a_picture_that_needs_more_memory_than_there_is_is_refused_with_the_size_that_fits(style_file, monkeypatch):
+def test_an_image_that_needs_more_memory_than_there_is_is_refused_with_the_size_that_fits(style_file, monkeypatch):
+    def black(height, width):
+        return np.zeros((1, 3, height, width), np.float32)
+
     session = StyleSession(style_file)
-    session.stylize(np.zeros((40, 40, 3), np.uint8))
+    session.stylize_image(black(40, 40))
     monkeypatch.setattr(session_module, "free_bytes", lambda: 135 * 100 * 100)
-    session.stylize(np.zeros((100, 100, 3), np.uint8))  # with what the one before held
+    session.stylize_image(black(100, 100))  # with what the one before held
     session = StyleSession(style_file)
     with pytest.raises(StyleError, match=r"painting 400x100 px needs about .* GB are free; --max-side 189 would fit"):
-        session.stylize(np.zeros((100, 400, 3), np.uint8))
-    session.stylize(np.zeros((47, 189, 3), np.uint8))
+        session.stylize_image(black(100, 400))
+    session.stylize_image(black(47, 189))
