@@ -4,12 +4,13 @@ Everything heavier than the standard library is imported inside a command, so th
 """
 
 import argparse
+import itertools
 import os
 import sys
 from pathlib import Path
 
 from inference.options import CODECS, COLOR_MODES, QUALITY, StylizeOptions, VideoOptions
-from models.errors import Interrupted, StyleError, VideoError, WebError
+from models.errors import Interrupted, PictureError, StyleError, VideoError, WebError
 from models.options import Commands, add_command, number, whole_number
 
 
@@ -56,8 +57,11 @@ def add_stylize(commands: Commands) -> None:
     example = "allaprima stylize photo.jpg --style great_wave --keep-color luminance"
     parser = add_command(commands, "stylize", stylize, "paint photos in a style", text, example)
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="a file, a folder or a glob")
-    parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help="a shipped style, or an .onnx file")
+    what = "a shipped style, or an .onnx file; with --mask a second one for the black part"
+    parser.add_argument("-s", "--style", required=True, action="append", metavar="NAME_OR_FILE", help=what)
     parser.add_argument("-o", "--output", metavar="FILE_OR_FOLDER", help="where to write")
+    what = "a picture that says where to paint: what is white; gray in part; it is scaled to the photo"
+    parser.add_argument("--mask", metavar="FILE", help=what)
     _add_keep_color(parser, "photo")
     parser.add_argument(
         "--match-luminance", action="store_true", help="with --keep-color luminance: keep the photo's contrast, too"
@@ -86,18 +90,30 @@ def stylize(options: argparse.Namespace) -> int:
     from inference.interrupt import catch_interrupt
     from inference.style.session import StyleSession
     from inference.style.styles import faster_tier, find_style, style_name
-    from inference.stylize import plan_jobs, run_jobs
+    from inference.stylize import Mask, plan_jobs, read_mask, run_jobs
 
-    path = find_style(options.style)
-    jobs = plan_jobs(options.photos, options.output, style_name(options.style))
+    if len(options.style) > (2 if options.mask else 1):
+        wanted = (
+            "two at most, for its white and its black part" if options.mask else "one; --mask says where a second one paints"
+        )
+        raise StyleError(f"{len(options.style)} styles are given, {wanted}")
+    paths = [find_style(name) for name in options.style]
+    jobs = plan_jobs(options.photos, options.output, "_and_".join(map(style_name, options.style)))
+    if options.mask and Path(options.mask).resolve() in (job.destination.resolve() for job in jobs):
+        raise PictureError(f"the mask {options.mask} would be replaced; give another -o")
     how = StylizeOptions(
         options.keep_color, options.match_luminance, options.strength, options.max_side, options.strokes, options.detail
     )
     at_once = min(len(jobs), options.jobs or os.cpu_count() or 1)
-    session = StyleSession(path, options.device, shared=at_once > 1)
-    fast = faster_tier(options.style) if options.strokes else None
-    fine_session = StyleSession(fast, options.device, shared=at_once > 1) if fast else None
-    print(f"painting with {path} on {session.where}" + (f", large photos' detail with {fast}" if fast else ""), file=sys.stderr)
+    opened = []
+    for name, path in zip(options.style, paths, strict=True):
+        session = StyleSession(path, options.device, shared=at_once > 1)
+        fast = faster_tier(name) if options.strokes else None
+        opened.append((session, StyleSession(fast, options.device, shared=at_once > 1) if fast else None))
+        detail = f", large photos' detail with {fast}" if fast else ""
+        print(f"painting with {path} on {session.where}{detail}", file=sys.stderr)
+    session, fine_session = opened[0]
+    mask = Mask(read_mask(options.mask, options.max_pixels), *itertools.chain(*opened[1:])) if options.mask else None
     failed = 0
     with catch_interrupt() as received:
         results = run_jobs(
@@ -105,6 +121,7 @@ def stylize(options: argparse.Namespace) -> int:
             session,
             how,
             fine_session=fine_session,
+            mask=mask,
             overwrite=options.overwrite,
             max_pixels=options.max_pixels,
             at_once=at_once,

@@ -107,7 +107,7 @@ def _bands(frame: np.ndarray) -> Iterator[slice]:
 
 
 def scaled(frame: np.ndarray, size: tuple[int, int], scratch: Scratch | None = None) -> np.ndarray:
-    """A frame, (H, W, 3) uint8 or int16, at a size; in `scratch`, where that is given."""
+    """A frame, (H, W, 3) or (H, W), uint8 or int16, at a size; in `scratch`, where that is given, (H, W, 3) uint8."""
     if frame.shape[:2] == size:
         return frame
     way = REDUCE if size[0] * size[1] < frame.shape[0] * frame.shape[1] else ENLARGE

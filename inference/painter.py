@@ -28,6 +28,26 @@ def paint_photo(
     return _blended(content_frame, stylized_frame, options.strength)
 
 
+def paint_where(mask: np.ndarray, white_frame: np.ndarray, black_frame: np.ndarray) -> np.ndarray:
+    """Two frames in one, by a mask.
+
+    Args:
+        mask: (h, w) uint8, scaled to the frames' size: 255 for `white_frame`, 0 for `black_frame`, both in between.
+        white_frame, black_frame: (H, W, 3) uint8 RGB.
+    Returns:
+        the same shape.
+    """
+    share = scaled(mask, white_frame.shape[:2])
+    out = np.empty_like(white_frame)
+    for i in range(3):
+        white, black = (
+            cv2.multiply(frame[:, :, i], part, dtype=cv2.CV_16U)
+            for frame, part in ((white_frame, share), (black_frame, cv2.bitwise_not(share)))
+        )
+        out[:, :, i] = cv2.convertScaleAbs(cv2.add(white, black), alpha=1 / 255)
+    return out
+
+
 class FilmPainter:
     """Paints the frames of a film or a camera one after the other, in buffers that are used again: what stands still, and
     the colors' statistics, are kept steady.

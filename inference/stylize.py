@@ -8,8 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from inference.options import StylizeOptions
-from inference.painter import paint_photo
+from inference.painter import paint_photo, paint_where
 from inference.pictures import FORMATS, Picture, list_pictures, read_picture, write_picture
 from inference.style.session import StyleSession
 from models.errors import AllaPrimaError, Interrupted, PictureError, StyleError
@@ -21,6 +24,31 @@ class Job:
 
     source: Path
     destination: Path
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Where to paint.
+
+    Attributes:
+        white: (h, w) uint8, whatever the photos' size: 255 is painted, 0 is not, in between both are mixed.
+        session, fine_session: paint what is black; None leaves it to the photo.
+    """
+
+    white: np.ndarray
+    session: StyleSession | None = None
+    fine_session: StyleSession | None = None
+
+
+def read_mask(path: str, max_pixels: int = 0) -> np.ndarray:
+    """A mask's light, (h, w) uint8; what is transparent is black.
+
+    Raises:
+        PictureError: as `read_picture`.
+    """
+    picture = read_picture(path, max_pixels)
+    light = np.asarray(cv2.cvtColor(picture.frame, cv2.COLOR_RGB2GRAY))
+    return light if picture.alpha is None else np.asarray(cv2.multiply(light, picture.alpha, scale=1 / 255))
 
 
 def plan_jobs(inputs: Sequence[str], output: str | None, style_name: str) -> list[Job]:
@@ -87,6 +115,7 @@ def run_jobs(
     options: StylizeOptions,
     *,
     fine_session: StyleSession | None = None,
+    mask: Mask | None = None,
     overwrite: bool = False,
     max_pixels: int = 0,
     at_once: int = 1,
@@ -96,6 +125,7 @@ def run_jobs(
 
     Args:
         fine_session: see `paint_levels`.
+        mask: where to paint; None for everywhere.
         at_once: photos in work at the same time, each in a thread; the files are the same for any number. Above 1 the
             session should be a shared one.
         stopped: whether to end early; asked ten times a second.
@@ -103,12 +133,13 @@ def run_jobs(
         Interrupted: it was stopped; the photos in work are given up and nothing is written of them, unless they are being
             written already.
     """
-    sessions = [each for each in (session, fine_session) if each]
+    used = (session, fine_session, *((mask.session, mask.fine_session) if mask else ()))
+    sessions = [each for each in used if each]
     pool = ThreadPoolExecutor(at_once)
     ahead = deque[tuple[Job, Future[AllaPrimaError | None]]]()  # only the threads hold pictures
     try:
         for job in jobs:
-            work = pool.submit(_run_job, job, session, options, fine_session, overwrite=overwrite, max_pixels=max_pixels)
+            work = pool.submit(_run_job, job, session, options, fine_session, mask, overwrite=overwrite, max_pixels=max_pixels)
             ahead.append((job, work))
             if len(ahead) > 8 * at_once:  # while a large photo is painted, the small ones after it go on
                 job, future = ahead.popleft()
@@ -138,6 +169,7 @@ def _run_job(
     session: StyleSession,
     options: StylizeOptions,
     fine_session: StyleSession | None,
+    mask: Mask | None,
     *,
     overwrite: bool,
     max_pixels: int,
@@ -147,6 +179,11 @@ def _run_job(
             raise PictureError(f"{job.destination} exists; give --overwrite to replace it, or another -o")
         picture = read_picture(job.source, max_pixels)
         stylized_frame = paint_photo(session, picture.frame, options, fine_session)
+        if mask:
+            black_frame = picture.frame
+            if mask.session:
+                black_frame = paint_photo(mask.session, picture.frame, options, mask.fine_session)
+            stylized_frame = paint_where(mask.white, stylized_frame, black_frame)
         make_folder(job.destination.parent)
         write_picture(job.destination, Picture(stylized_frame, picture.alpha, picture.icc_profile), overwrite)
     except StyleError as error:

@@ -15,10 +15,10 @@ from PIL import Image, ImageCms
 
 from inference import pictures
 from inference.options import StylizeOptions
-from inference.painter import paint_photo
+from inference.painter import paint_photo, paint_where
 from inference.pictures import FORMATS, read_picture
 from inference.style.session import StyleSession
-from inference.stylize import Job, plan_jobs, run_jobs
+from inference.stylize import Job, plan_jobs, read_mask, run_jobs
 from models.errors import PictureError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -295,3 +295,59 @@ def test_pillows_own_limit_is_raised_with_ours(photo, monkeypatch):
             read_picture(photo)
         assert pillows == Image.MAX_IMAGE_PIXELS
         assert read_picture(photo, max_pixels=120 * 160).frame.shape == (120, 160, 3)
+
+
+@pytest.fixture
+def half_mask(tmp_path):
+    """White on the left, black on the right; an eighth of the photo's size."""
+    light = np.zeros((15, 20), np.uint8)
+    light[:, :10] = 255
+    Image.fromarray(light).save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+def test_a_mask_says_where_to_paint(run, style_file, half_mask, tmp_path, landscape):
+    Image.fromarray(landscape).save(tmp_path / "a.png")
+    code, *_ = run("stylize", tmp_path / "a.png", "-s", style_file, "--mask", half_mask, "-o", tmp_path / "b.png")
+    assert code == 0
+    found, painted = read_picture(tmp_path / "b.png").frame, StyleSession(style_file).stylize(landscape)
+    np.testing.assert_array_equal(found[:, :60], painted[:, :60])
+    np.testing.assert_array_equal(found[:, -60:], landscape[:, -60:])
+
+
+def test_a_second_style_paints_the_black_part(run, style_file, half_mask, tmp_path, landscape):
+    Image.fromarray(landscape).save(tmp_path / "a.png")
+    styles = ("-s", style_file, "-s", "the_scream")
+    code, out, _ = run("stylize", tmp_path / "a.png", *styles, "--mask", half_mask)
+    assert (code, out) == (0, f"{tmp_path / 'a_strokes_and_the_scream.png'}\n")
+    found = read_picture(out.strip()).frame
+    np.testing.assert_array_equal(found[:, :60], StyleSession(style_file).stylize(landscape)[:, :60])
+    scream = StyleSession(ROOT / "checkpoints/the_scream/realtime.onnx").stylize(landscape)
+    np.testing.assert_array_equal(found[:, -60:], scream[:, -60:])
+
+
+def test_gray_and_half_transparent_parts_of_a_mask_are_mixed(tmp_path):
+    white, black = np.full((1, 4, 3), 201, np.uint8), np.full((1, 4, 3), 100, np.uint8)
+    Image.fromarray(np.array([[[0, 255], [128, 255], [255, 255], [255, 128]]], np.uint8), "LA").save(tmp_path / "mask.png")
+    mask = read_mask(str(tmp_path / "mask.png"))
+    assert mask.tolist() == [[0, 128, 255, 128]]
+    assert paint_where(mask, white, black)[0, :, 0].tolist() == [100, 151, 201, 151]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-s", "the_scream"], "2 styles are given, one; --mask says where a second one paints"),
+        (["-s", "the_scream", "-s", "sunflowers", "--mask", "mask.png"], "3 styles are given, two at most"),
+        (["--mask", "nothing.png"], "nothing.png cannot be read"),
+        (["--mask", "mask.png", "-o", "mask.png", "--overwrite"], "the mask mask.png would be replaced"),
+    ],
+)
+def test_masks_that_do_not_work_are_refused(run, style_file, half_mask, landscape, monkeypatch, options, message):
+    monkeypatch.chdir(half_mask.parent)
+    Image.fromarray(landscape).save("a.png")
+    before = half_mask.read_bytes()
+    code, _, err = run("stylize", "a.png", "-s", style_file, *options)
+    assert code == 1
+    assert message in err
+    assert half_mask.read_bytes() == before
