@@ -66,13 +66,7 @@ def add_stylize(commands: Commands) -> None:
     parser.add_argument(
         "--match-luminance", action="store_true", help="with --keep-color luminance: keep the photo's contrast, too"
     )
-    what = (
-        "how large strokes are; 1 as on a picture of 768 px, whatever the photo's size, 2 twice as large; fine paints in one "
-        "pass, strokes of a few pixels (default: 1)"
-    )
-    parser.add_argument("--strokes", type=_strokes, default=StylizeOptions.strokes, metavar="X|fine", help=what)
-    what = "how much of a large photo's own fine lines comes back (default: 1)"
-    parser.add_argument("--detail", type=number(0.0, 1.0), default=StylizeOptions.detail, metavar="0..1", help=what)
+    _add_strokes(parser)
     _add_max_side(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument(
@@ -158,6 +152,7 @@ def add_video(commands: Commands) -> None:
         "-o", "--output", metavar="OUT", help=".mp4, .m4v, .mov, .mkv or .webm (default: IN_STYLE.mp4 beside IN)"
     )
     _add_keep_color(parser, "film")
+    _add_strokes(parser)
     _add_max_side(parser)
     what = "auto is H.264, AV1 in .webm; .mov holds no AV1; in hardware where that works (default: auto)"
     parser.add_argument("--codec", choices=CODECS, default="auto", help=what)
@@ -188,7 +183,13 @@ def video(options: argparse.Namespace) -> int:
     check_film_writable(output, options.overwrite, options.codec)  # before the style is opened
     session = StyleSession(path, options.device, shared=True)
     print(f"painting with {path} on {session.where}", file=sys.stderr)
-    how = StylizeOptions(options.keep_color, strength=options.strength, max_side_px=options.max_side)
+    how = StylizeOptions(
+        options.keep_color,
+        strength=options.strength,
+        max_side_px=options.max_side,
+        strokes=options.strokes,
+        detail=options.detail,
+    )
     what = VideoOptions(options.codec, options.quality, options.start, options.duration)
     profile = Profile()
 
@@ -238,6 +239,7 @@ def add_webcam(commands: Commands) -> None:
     what = "what to ask a camera for (default: 640x480); a film or stream is made to fit in, whole (default: its own size)"
     parser.add_argument("--size", type=_size, metavar="WxH", help=what)
     _add_keep_color(parser, "picture")
+    _add_strokes(parser, default=0.0)
     what = "paint smaller while a frame takes too long, and larger again; the picture keeps its size"
     parser.add_argument("--target-fps", type=number(0.0, 1000.0), default=0.0, metavar="N", help=what)
     parser.add_argument("--record", metavar="OUT.mp4", help="record from the beginning")
@@ -277,7 +279,9 @@ def webcam(options: argparse.Namespace) -> int:
     size = (options.size[1], options.size[0]) if options.size else None
     feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
     print(f"painting with {rack.first.name} on {rack.first.where}", file=sys.stderr)
-    controls = Controls(keep_color=options.keep_color, strength=options.strength)
+    controls = Controls(
+        keep_color=options.keep_color, strength=options.strength, strokes=options.strokes, detail=options.detail
+    )
 
     def open_virtual_camera(height: int, width: int) -> VirtualCamera:
         return VirtualCamera(height, width, options.target_fps or 30.0)
@@ -443,6 +447,16 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
     text = "refuse larger pictures, which may be decompression bombs (default: 179 million)"
     parser.add_argument("--max-pixels", type=whole_number(1), default=0, metavar="N", help=text)
+
+
+def _add_strokes(parser: argparse.ArgumentParser, default: float = StylizeOptions.strokes) -> None:
+    what = (
+        "how large strokes are; 1 as on a picture of 768 px, whatever the size, 2 twice as large; fine paints in one pass, "
+        f"strokes of a few pixels (default: {f'{default:g}' if default else 'fine'})"
+    )
+    parser.add_argument("--strokes", type=_strokes, default=default, metavar="X|fine", help=what)
+    what = "how much of a large picture's own fine lines comes back (default: 1)"
+    parser.add_argument("--detail", type=number(0.0, 1.0), default=StylizeOptions.detail, metavar="0..1", help=what)
 
 
 def _strokes(text: str) -> float:

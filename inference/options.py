@@ -18,7 +18,7 @@ class StylizeOptions:
         strength: 0 is the photo, 1 the painting.
         max_side_px: paint at this size at most, 0 for the photo's own; the result is scaled back. Smaller means
             larger strokes, and less time and memory.
-        strokes: of a photo, how large they are: 1 as on a picture of 768 px, 2 twice as large; 0 paints in one pass at the
+        strokes: how large they are: 1 as on a picture of 768 px, 2 twice as large; 0 paints in one pass at the
             picture's own size.
         detail: how much of the photo's own fine lines comes back where it is painted coarse to fine, 0 to 1.
     """

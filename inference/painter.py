@@ -9,7 +9,7 @@ import numpy as np
 from inference.buffers import Scratch
 from inference.color import SteadyColor, keep_color
 from inference.denoise import TemporalDenoiser
-from inference.levels import ENLARGE, paint_levels, scaled
+from inference.levels import ENLARGE, level_sizes, paint_levels, scaled
 from inference.options import StylizeOptions
 from inference.pictures import fitted
 from inference.profile import Profile
@@ -65,6 +65,7 @@ class FilmPainter:
         self.session, self.strength, self.max_side_px = session, options.strength, options.max_side_px
         self.color = SteadyColor(options.keep_color)
         self.scale = 1.0
+        self._strokes, self._detail = options.strokes, options.detail
         self._profile = profile or Profile()
         self._denoiser = TemporalDenoiser()
         self._before, self._after = Scratch(), Scratch()  # for `stylize` and `finish`, which run in two threads
@@ -90,10 +91,15 @@ class FilmPainter:
         """
         with self._profile.stage("convert"):
             size = self.work_size(*content_frame.shape[:2])
-            work = scaled(content_frame, size, self._before)
-            image = frame_to_image(self._denoiser.filter(work), self._before)
+            work = self._denoiser.filter(scaled(content_frame, size, self._before))
+            fine = len(level_sizes(*size, self._strokes)) == 1
+            image = frame_to_image(work, self._before) if fine else None
         with self._profile.stage("network"):
-            return self.session.stylize_image(image)
+            if image is not None:
+                return self.session.stylize_image(image)
+            painted = paint_levels(self.session, work, self._strokes, self._detail)
+        with self._profile.stage("convert"):
+            return frame_to_image(painted)
 
     def finish(
         self, content_frame: np.ndarray, stylized_image: np.ndarray, time_s: float, out: np.ndarray | None = None

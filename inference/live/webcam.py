@@ -45,12 +45,14 @@ class Controls:
     """What the keys change; the network's thread looks at it before each frame.
 
     Attributes:
-        style: which of the styles. keep_color, strength: as in `StylizeOptions`.
+        style: which of the styles. keep_color, strength, strokes, detail: as in `StylizeOptions`; the last two stay.
     """
 
     style: int = 0
     keep_color: str = "none"
     strength: float = 1.0
+    strokes: float = 0.0
+    detail: float = StylizeOptions.detail
     mirror: bool = False
     side_by_side: bool = False
     help: bool = False
@@ -141,7 +143,8 @@ class Webcam:
         self._record_path, self._wanted, self._say = record, record, say
         self._profile = profile or Profile()
         self._pace = Pace(target_fps)
-        self._painter = FilmPainter(rack.first, StylizeOptions(controls.keep_color, strength=controls.strength), self._profile)
+        how = StylizeOptions(controls.keep_color, strength=controls.strength, strokes=controls.strokes, detail=controls.detail)
+        self._painter = FilmPainter(rack.first, how, self._profile)
         self._sketches: Newest[Sketch] = Newest()
         self._stopping = threading.Event()
         self._error: BaseException | None = None

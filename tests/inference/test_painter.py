@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fakes import SlowSession
 
+from inference import levels
 from inference.landscape import paint_landscape
 from inference.options import StylizeOptions
 from inference.painter import FilmPainter, paint_photo
@@ -26,6 +27,17 @@ def test_the_painter_of_films_paints_as_the_painter_of_photos(style_file, option
     again = paint(painter, frame, 0.2)
     assert np.abs(again.astype(int) - first).mean() < 0.5  # nothing of the frame between is left but what hardly differed
     np.testing.assert_array_equal(first, paint_photo(session, frame, options))
+
+
+def test_large_frames_of_films_are_painted_coarse_to_fine_as_photos_are(style_file, monkeypatch):
+    monkeypatch.setattr(levels, "STROKES_PIXELS", 48 * 64)
+    session, frame = StyleSession(style_file), paint_landscape(120, 160)
+    options = StylizeOptions(strokes=1.0, detail=0.5)
+    first = paint(FilmPainter(session, options), frame, 0.0)
+    np.testing.assert_array_equal(first, paint_photo(session, frame, options))
+    fine = paint(FilmPainter(session, StylizeOptions(strokes=0.0)), frame, 0.0)
+    np.testing.assert_array_equal(fine, session.stylize(frame))
+    assert np.abs(fine.astype(int) - first).mean() > 1
 
 
 def test_a_frame_painted_small_keeps_the_contents_chroma_at_full_resolution():
