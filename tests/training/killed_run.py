@@ -21,7 +21,7 @@ VGG = load_vgg19("tiny")
 
 def run(config: TrainConfig, run_folder: Path) -> None:
     """Go on with a training, or begin it; what it says goes to said.txt."""
-    start.load_vgg19 = lambda source: VGG
+    start.load_vgg19 = lambda source, device="cpu": VGG
     preview.PREVIEW_PX = 32
     balance.FOLLOWED_FROM = 2
     with open(run_folder / "said.txt", "a", buffering=1) as file:

@@ -60,7 +60,7 @@ def config(painting, photo_folder):
 def update(config):
     loop.pick_device("cuda")
     torch.manual_seed(0)
-    vgg = load_vgg19("random").to(CUDA).to(memory_format=torch.channels_last)
+    vgg = load_vgg19("random", device=CUDA)
     target = make_target(vgg, read_painting(config.painting, config.style_size_px, config.max_pixels), "bf16")
     net = TIERS[config.tier]().to(CUDA).to(memory_format=torch.channels_last)
     return Update(config, net, target, Ranks())
@@ -222,7 +222,7 @@ def test_a_compiled_step_gives_the_same_losses(update, config):
 
 
 def test_classic_optimization_runs_and_its_loss_falls(update):
-    vgg = load_vgg19("random").to(CUDA)
+    vgg = load_vgg19("random", device=CUDA)
     image = torch.rand(1, 3, 64, 64, device=CUDA)
     with torch.no_grad():
         content_features = vgg(image, ("relu4_2",))

@@ -53,7 +53,7 @@ def random_vgg():
 @pytest.fixture(autouse=True)
 def one_vgg_for_all(random_vgg, monkeypatch):
     """Twenty million random weights take a second to draw, and preview photos of 256 px longer than the steps here."""
-    monkeypatch.setattr(start, "load_vgg19", lambda source: random_vgg)
+    monkeypatch.setattr(start, "load_vgg19", lambda source, device="cpu": random_vgg)
     monkeypatch.setattr(preview, "PREVIEW_PX", 48)
 
 
@@ -280,7 +280,8 @@ def test_the_learning_rate_rises_and_falls(config):
 
 
 def test_bf16_trains_to_nearly_the_same_losses(config, tmp_path, console, monkeypatch):
-    monkeypatch.setattr(start, "load_vgg19", lambda source: load_vgg19("random"))  # thin layers round more coarsely
+    # Thin layers round more coarsely.
+    monkeypatch.setattr(start, "load_vgg19", lambda source, device="cpu": load_vgg19("random"))
     parts = []
     for precision in ("fp32", "bf16"):
         run_folder = tmp_path / precision

@@ -202,7 +202,7 @@ def say_to(config, run_folder, monkeypatch, **changes) -> str:
     from training import balance, loop, preview, start
 
     monkeypatch.setattr(balance, "FOLLOWED_FROM", 2)
-    monkeypatch.setattr(start, "load_vgg19", lambda source: killed_run.VGG)
+    monkeypatch.setattr(start, "load_vgg19", lambda source, device="cpu": killed_run.VGG)
     monkeypatch.setattr(preview, "PREVIEW_PX", 32)
     said = io.StringIO()
     try:

@@ -31,7 +31,7 @@ def vgg():
 
 @pytest.fixture(autouse=True)
 def one_vgg_for_all(vgg, monkeypatch):
-    monkeypatch.setattr(start, "load_vgg19", lambda source: vgg)
+    monkeypatch.setattr(start, "load_vgg19", lambda source, device="cpu": vgg)
     monkeypatch.setattr(preview, "PREVIEW_PX", 48)
 
 

@@ -39,7 +39,7 @@ def shipped(tmp_path, monkeypatch, random_vgg):
     monkeypatch.setattr(ship, "FLAVORS", {tier: {"": ship.Flavor()} for tier in TIERS})
     monkeypatch.setattr(preview, "PREVIEW_PX", 32)
     for module in (start, ship):
-        monkeypatch.setattr(module, "load_vgg19", lambda source: random_vgg)
+        monkeypatch.setattr(module, "load_vgg19", lambda source, device="cpu": random_vgg)
     return folder
 
 
