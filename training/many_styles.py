@@ -117,15 +117,10 @@ def load_base(tier: str, folder: Path = BASE) -> Base:
 
 
 def starts(tier: str, folder: Path = FOLDER) -> dict[str, ImageTransformNet]:
-    """Networks that a training may start from: the base's, each of its paintings' and their mean, and the shipped ones."""
-    found: dict[str, ImageTransformNet] = {}
+    """Networks that a training may start from: the mean of the base's paintings; where there is no base, the shipped ones."""
     if (folder / "base" / f"{tier}.safetensors").is_file():
-        base = load_base(tier, folder / "base")
-        found = {f"base/{name or 'mean'}": base.network(name) for name in (None, *base.names)}
-    for path in sorted(folder.glob(f"*/{tier}.safetensors")):
-        if path.parent.name != "base":
-            found[f"{path.parent.name}/{tier}"] = load_net(path)[0].train()
-    return found
+        return {"base/mean": load_base(tier, folder / "base").network(None)}
+    return {f"{path.parent.name}/{tier}": load_net(path)[0].train() for path in sorted(folder.glob(f"*/{tier}.safetensors"))}
 
 
 @torch.no_grad()

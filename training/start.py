@@ -143,7 +143,7 @@ def open_folder(
 def first_network(
     config: TrainConfig, target: Target, preview_frames: Sequence[np.ndarray], say: Callable[[str], None]
 ) -> ImageTransformNet:
-    """The network that a training begins with: the nearest of the base's, another style's, or noise."""
+    """The network that a training begins with: the base's, another style's, or noise."""
     if config.init == "none":
         return TIERS[config.tier]()
     if config.init != "base":
@@ -152,8 +152,8 @@ def first_network(
     if not nets:
         say(f"there is no network of the {config.tier} tier to start from; it starts from noise")
         return TIERS[config.tier]()
-    name = nearest(nets, target, preview_frames, config)
-    say(f"starting from {name}, of {len(nets)} networks the nearest to {config.style_title}")
+    name = nearest(nets, target, preview_frames, config) if len(nets) > 1 else next(iter(nets))
+    say(f"starting from {name}" + (f", of {len(nets)} networks the nearest to {config.style_title}" if len(nets) > 1 else ""))
     return nets[name]
 
 

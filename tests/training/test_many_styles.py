@@ -10,7 +10,6 @@ from inference.landscape import paint_landscape
 from models.errors import StyleError
 from models.image_transform_net import TIERS
 from models.vgg import load_vgg19
-from training import many_styles
 from training.checkpoint import save_weights
 from training.config import TrainConfig
 from training.gallery import base
@@ -69,30 +68,38 @@ def test_a_base_that_does_not_fit_is_refused(tmp_path):
         load_base("realtime", tmp_path)
 
 
-def test_a_training_starts_from_the_network_that_is_nearest_to_its_painting(tmp_path, vgg, monkeypatch, landscape):
+def test_a_training_starts_from_the_base_and_else_from_the_shipped_network_nearest_to_its_painting(
+    tmp_path, vgg, monkeypatch, landscape
+):
     """The painting is what one of the networks makes of a photo, so that one must win."""
-    net = different("realtime", 3)
-    (tmp_path / "base").mkdir()
-    save_base(tmp_path / "base" / "realtime.safetensors", net, {"tier": "realtime", "paintings": ["a", "b", "c"]})
-    (tmp_path / "mine").mkdir()
-    card = {"tier": "realtime"}
-    save_weights(tmp_path / "mine" / "realtime.safetensors", TIERS["realtime"]().state_dict(), card)
-    nets = starts("realtime", tmp_path)
-    assert set(nets) == {"base/mean", "base/a", "base/b", "base/c", "mine/realtime"}
+    folder, base_file = tmp_path / "shipped", tmp_path / "realtime.safetensors"
+    save_base(base_file, different("realtime", 3), {"tier": "realtime", "paintings": ["a", "b", "c"]})
+    many = load_base("realtime", tmp_path)
+    for name in "abc":
+        (folder / name).mkdir(parents=True)
+        save_weights(folder / name / "realtime.safetensors", many.network(name).state_dict(), {"tier": "realtime"})
+    nets = starts("realtime", folder)
+    assert set(nets) == {"a/realtime", "b/realtime", "c/realtime"}
     content = torch.tensor(landscape[None]).permute(0, 3, 1, 2).float() / 255
-    for name in ("base/b", "mine/realtime"):
+    for name in nets:
         with torch.no_grad():
             painting = (nets[name](content)[0].permute(1, 2, 0) * 255).round().byte().numpy()
         target = make_target(vgg, painting, "fp32")
         config = TrainConfig("a", "b", content_weight=0.0)
         assert nearest(nets, target, [landscape], config) == name
 
-    monkeypatch.setattr(many_styles, "FOLDER", tmp_path)
     said = []
-    monkeypatch.setattr("training.start.starts", lambda tier: starts(tier, tmp_path))
+    monkeypatch.setattr("training.start.starts", lambda tier: starts(tier, folder))
     chosen = first_network(config, target, [landscape], said.append)
-    assert said == ["starting from mine/realtime, of 5 networks the nearest to a"]
-    assert all(torch.equal(p, nets["mine/realtime"].state_dict()[name]) for name, p in chosen.state_dict().items())
+    assert said == ["starting from c/realtime, of 3 networks the nearest to a"]
+    assert all(torch.equal(p, nets["c/realtime"].state_dict()[name]) for name, p in chosen.state_dict().items())
+
+    (folder / "base").mkdir()
+    base_file.rename(folder / "base" / "realtime.safetensors")
+    chosen = first_network(config, target, [landscape], said.append)
+    assert said[-1] == "starting from base/mean"
+    mean = many.network().state_dict()
+    assert all(torch.equal(p, mean[name]) for name, p in chosen.state_dict().items())
     first_network(dataclasses.replace(config, tier="quality"), target, [landscape], said.append)
     assert "there is no network of the quality tier to start from" in said[-1]
 
@@ -109,7 +116,7 @@ def test_every_photo_of_a_step_is_painted_after_another_painting():
 def test_the_base_is_trained_and_goes_on(tmp_path, painting, photo_folder, vgg, monkeypatch):
     from PIL import Image
 
-    monkeypatch.setattr(base, "load_vgg19", lambda _: vgg)
+    monkeypatch.setattr(base, "load_vgg19", lambda _, device="cpu": vgg)
     other = tmp_path / "other.png"
     Image.fromarray(paint_landscape(64, 64, 5)).save(other)
     config = TrainConfig(
