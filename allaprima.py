@@ -1,6 +1,7 @@
 """The command line of Alla Prima: fast neural style. The commands stand beside their work, in inference/ and training/."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,13 +18,24 @@ COMMANDS = (
     *(inference.add_styles, inference.add_doctor),
 )
 
+TEXTS = ("--title", "--painter", "--year", "--license")  # options that may be empty
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 well, 1 something failed, 2 wrong arguments, 130 interrupted.
 
     For `webcam` an interrupt is a way to quit like any other: 0.
     """
-    options = build_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what a terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = build_parser()
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        flag, _, value = argument.partition("=") if argument.startswith("--") and "=" in argument else (before, "", argument)
+        if not value and flag not in TEXTS:  # Path("") would be the folder that one is in
+            parser.error(f"the argument {f'of {flag} ' if flag.startswith('-') else ''}is empty; a name is wanted")
+    options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)

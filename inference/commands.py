@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from inference.options import CODECS, COLOR_MODES, QUALITY, StylizeOptions, VideoOptions
-from models.errors import Interrupted, PictureError, StyleError, VideoError, WebError
+from models.errors import Interrupted, StyleError, VideoError, WebError
 from models.options import Commands, add_command, number, whole_number
 
 
@@ -29,13 +29,14 @@ def add_demo(commands: Commands) -> None:
 def demo(options: argparse.Namespace) -> int:
     from inference.demo import demo_sheet
     from inference.landscape import paint_landscape
-    from inference.pictures import Picture, read_picture, resize_short_side, write_picture
+    from inference.pictures import Picture, check_no_input, read_picture, resize_short_side, write_picture
     from inference.style.styles import shipped_styles
 
     styles = shipped_styles()
     if not styles:
         raise StyleError("no shipped styles in checkpoints/; train one with: allaprima train PAINTING --photos FOLDER")
     output = Path(options.output or "allaprima_demo.png")
+    check_no_input(output, options.photos)
     frames = [read_picture(photo, options.max_pixels).frame for photo in options.photos]
     frames = [resize_short_side(frame, 480) if min(frame.shape[:2]) > 480 else frame for frame in frames]
     sheet, times_ms = demo_sheet(frames or [paint_landscape(480, 640, seed=2)], styles)
@@ -82,6 +83,7 @@ def add_stylize(commands: Commands) -> None:
 
 def stylize(options: argparse.Namespace) -> int:
     from inference.interrupt import catch_interrupt
+    from inference.pictures import check_no_input
     from inference.style.session import StyleSession
     from inference.style.styles import faster_tier, find_style, style_name
     from inference.stylize import Mask, plan_jobs, read_mask, run_jobs
@@ -92,9 +94,15 @@ def stylize(options: argparse.Namespace) -> int:
         )
         raise StyleError(f"{len(options.style)} styles are given, {wanted}")
     paths = [find_style(name) for name in options.style]
-    jobs = plan_jobs(options.photos, options.output, "_and_".join(map(style_name, options.style)))
-    if options.mask and Path(options.mask).resolve() in (job.destination.resolve() for job in jobs):
-        raise PictureError(f"the mask {options.mask} would be replaced; give another -o")
+
+    def say(note: str) -> None:
+        print(f"allaprima: {note}", file=sys.stderr)
+
+    jobs = plan_jobs(options.photos, options.output, "_and_".join(map(style_name, options.style)), say)
+    for job in jobs:
+        check_no_input(job.destination, [options.mask] if options.mask else [])
+    if options.match_luminance and options.keep_color != "luminance":
+        say("--match-luminance changes nothing without --keep-color luminance")
     how = StylizeOptions(
         options.keep_color, options.match_luminance, options.strength, options.max_side, options.strokes, options.detail
     )

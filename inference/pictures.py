@@ -1,22 +1,27 @@
 """Picture files: read any common kind as a frame, write a frame back with what the file had besides its colors."""
 
+import contextlib
+import dataclasses
 import io
 import math
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from PIL.Image import Resampling
+from PIL.PngImagePlugin import PngInfo
 
 from inference.atomic import write_atomically
 from models.errors import AllaPrimaError, PictureError
 
-# Written formats by suffix; also what a folder is searched for. An allow-list: Pillow opens dozens of rare formats
+# Written formats by suffix. An allow-list: Pillow opens dozens of rare formats
 # (EPS runs Ghostscript) that nobody's photographs are in.
 FORMATS = {
     ".jpg": "JPEG",
@@ -26,10 +31,25 @@ FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",
+    ".gif": "GIF",
+    ".avif": "AVIF",
 }
-READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+READABLE_FORMATS = tuple(dict.fromkeys(FORMATS.values()))
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+SEARCHED = (*FORMATS, ".jfif", ".jpe", ".heic", ".heif")  # what a folder is searched for
+KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC"
+ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")  # formats that hold several pictures; pages in a TIFF
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
 MAX_WEBP_SIDE_PX = 16383
+
+# Of a file's EXIF block: description, maker, model, program, date, artist, copyright; then what stands in the blocks of the
+# camera and the place, but for the maker's notes, which hold addresses in the old file.
+KEPT_TAGS = (270, 271, 272, 305, 306, 315, 33432)
+DROPPED_TAGS = (37500, ExifTags.IFD.Interop)
+SUBFILE, XMP = 254, 700  # tags of a TIFF
+MAX_ABOUT_BYTES = 65000  # what a JPEG file can hold in one piece
+
+T = TypeVar("T")
 
 # Pillow tells of broken EXIF blocks and the like; the pixels decide. Set once, as filters cannot be changed for the time
 # of a decoding without changing them under other threads.
@@ -41,18 +61,39 @@ class Picture:
     """A picture and what belongs to it.
 
     Attributes:
-        frame: (H, W, 3) uint8 RGB, upright (EXIF orientation applied). For writing PNG and TIFF also uint16.
-        alpha: (H, W) uint8, or None for an opaque picture.
+        frame: (H, W, 3) uint8 RGB, upright (EXIF orientation applied), as it looks on white paper, so that the color of
+            what is transparent never counts. For writing PNG and TIFF also uint16.
+        alpha: (H, W) uint8, or None for an opaque picture; written beside the color that gives `frame` on white.
         icc_profile: of `frame`'s numbers, as in the file; None means sRGB.
+        about: what else the file told, as `Image.save` takes it: "exif" (date, place, camera; no orientation), "xmp", "dpi".
+        later: how many more pictures the file holds, as an animation or a TIFF of several pages does.
     """
 
     frame: np.ndarray
     alpha: np.ndarray | None = None
     icc_profile: bytes | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    later: int = 0
+
+
+@dataclass(frozen=True)
+class Animation:
+    """Several pictures in one file, all of one size but for a TIFF's pages.
+
+    Attributes:
+        durations_ms: how long each is shown; 0 where the file does not say.
+        loop: how often it is played, 0 for ever.
+        moving: whether they follow one another in time; a TIFF's pages do not.
+    """
+
+    pictures: list[Picture]
+    durations_ms: list[float]
+    loop: int = 0
+    moving: bool = True
 
 
 def read_picture(path: str | Path, max_pixels: int = 0, draft_px: int = 0) -> Picture:
-    """Read a JPEG, PNG, WebP, TIFF or BMP file of any depth and color mode.
+    """Read a picture file of any depth and color mode; of an animation the first picture.
 
     Args:
         path: the file.
@@ -61,34 +102,79 @@ def read_picture(path: str | Path, max_pixels: int = 0, draft_px: int = 0) -> Pi
     Raises:
         PictureError: missing, unreadable, empty, truncated, not a picture or too large; the message says which.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PictureError(f"{path} cannot be read: {error.strerror or error}") from error
-    return decode_picture(data, str(path), max_pixels, draft_px)
+    return decode_picture(_bytes_of(Path(path)), str(path), max_pixels, draft_px)
 
 
 def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 0) -> Picture:
     """`read_picture` of a file's bytes; `name` is for messages."""
+
+    def first(image: Image.Image) -> Picture:
+        if draft_px:
+            image.draft(None, (draft_px, draft_px))
+        start, count = _pages(image)
+        if start:  # of an APNG, what is shown where it cannot be played
+            image.seek(start)
+        return dataclasses.replace(_upright(image), later=count - 1)
+
+    return _decoded(data, name, max_pixels or MAX_PIXELS, first)
+
+
+def read_animation(path: Path, max_pixels: int = 0) -> Animation:
+    """All pictures of an animation, or of a TIFF of several pages.
+
+    Raises:
+        PictureError: as `read_picture`; or all together have more pixels than `max_pixels`.
+    """
+    most = max_pixels or MAX_PIXELS
+
+    def all_of(image: Image.Image) -> Animation:
+        start, count = _pages(image)
+        if count * math.prod(image.size) > most:
+            raise PictureError(
+                f"{path} holds {count} pictures of {image.width}x{image.height} px, together over the limit of {most} pixels; "
+                "raise --max-pixels, or make a film of it for: allaprima video"
+            )
+        pictures, durations_ms = [], []
+        for i in range(start, start + count):
+            image.seek(i)
+            image.load()
+            durations_ms.append(float(image.info.get("duration") or 0.0))
+            pictures.append(_upright(image.copy()))
+        return Animation(pictures, durations_ms, int(image.info.get("loop", 1)), image.format != "TIFF")
+
+    return _decoded(_bytes_of(path), str(path), most, all_of)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _decoded(data: bytes, name: str, max_pixels: int, take: Callable[[Image.Image], T]) -> T:
+    """What `take` makes of a file's opened picture; whatever Pillow raises becomes a `PictureError`."""
     if not data:
         raise PictureError(f"{name} is empty; a picture is wanted")
-    max_pixels = max_pixels or MAX_PIXELS
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > max(MAX_PIXELS, Image.MAX_IMAGE_PIXELS):
         Image.MAX_IMAGE_PIXELS = max_pixels  # never put back: another thread may be decoding
+    formats = READABLE_FORMATS
+    if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+        try:
+            import pillow_heif
+        except ImportError as error:
+            wanted = "pip install pillow-heif, or make a JPEG of it"
+            raise PictureError(f"{name} is a HEIC picture, which needs one package more: {wanted}") from error
+        pillow_heif.register_heif_opener()
+        formats = ("HEIF",)
     try:
-        with Image.open(io.BytesIO(data), formats=READABLE_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             if math.prod(image.size) > max_pixels:
                 raise PictureError(
                     f"{name} is {image.width}x{image.height} px, over the limit of {max_pixels} pixels; "
                     "if you trust it, raise --max-pixels"
                 )
-            if draft_px:
-                image.draft(None, (draft_px, draft_px))
-            icc_profile = image.info.get("icc_profile")
-            white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of a TIFF
-            ImageOps.exif_transpose(image, in_place=True)  # a copy of 100 megapixels has 400 MB
-            return _to_picture(image, icc_profile, white_is_zero)
+            return take(image)
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's limit is passed before ours
@@ -96,36 +182,91 @@ def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 
     except MemoryError as error:
         raise PictureError(f"{name} needs more memory to decode than there is; make it smaller first") from error
     except UnidentifiedImageError as error:
-        raise PictureError(f"{name} is not a picture (JPEG, PNG, WebP, TIFF or BMP is wanted)") from error
+        raise PictureError(f"{name} is not a picture ({KINDS} is wanted)") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise PictureError(f"{name} is damaged: {error}") from error
 
 
+def _pages(image: Image.Image) -> tuple[int, int]:
+    """The first picture of a file to look at, and how many there are."""
+    count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1  # a phone's JPEG may hold a depth map, too
+    if image.format == "TIFF" and count > 1:  # smaller copies of the first page are no pages
+        for i in range(1, count):
+            image.seek(i)
+            if image.tag_v2.get(SUBFILE, 0) & 1:  # type: ignore[attr-defined]
+                count = i
+                break
+        image.seek(0)
+    start = 1 if count > 1 and getattr(image, "default_image", False) else 0
+    return start, count - start
+
+
+def _upright(image: Image.Image) -> Picture:
+    icc_profile = image.info.get("icc_profile")
+    white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of a TIFF
+    about = _about(image)
+    ImageOps.exif_transpose(image, in_place=True)  # a copy of 100 megapixels has 400 MB
+    if xmp := image.info.get("xmp"):
+        about["xmp"] = xmp.encode() if isinstance(xmp, str) else xmp
+    return dataclasses.replace(_to_picture(image, icc_profile, white_is_zero), about=about)
+
+
+def _about(image: Image.Image) -> dict[str, Any]:
+    """What a file tells of its picture, but for how it is stored: no orientation, no thumbnail, no maker's notes."""
+    about: dict[str, Any] = {}
+    try:
+        found, kept = image.getexif(), Image.Exif()
+        for tag in KEPT_TAGS:
+            if tag in found:
+                kept[tag] = found[tag]
+        for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            tags = {tag: value for tag, value in found.get_ifd(ifd).items() if tag not in DROPPED_TAGS}
+            if tags:
+                kept[ifd] = tags
+        if len(kept) and len(kept.tobytes()) < MAX_ABOUT_BYTES:
+            about["exif"] = kept
+    except Exception:  # damaged blocks raise nearly anything; the pixels decide
+        about.clear()
+    dpi = image.info.get("dpi")
+    if isinstance(dpi, tuple) and len(dpi) == 2 and all(0.5 <= float(x) < 65535.0 for x in dpi):  # nan fails, too
+        about["dpi"] = (float(dpi[0]), float(dpi[1]))
+    return about
+
+
 def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bool) -> Picture:
+    alpha = None
     if image.mode == "F" or image.mode.startswith("I"):
-        gray = _deep_gray(image)
-        return Picture(255 - gray if white_is_zero else gray)
+        if image.mode != "F" and isinstance(transparent := image.info.get("transparency"), int):
+            alpha = np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
+        image = _deep_gray(image, white_is_zero)
     if image.mode not in ("RGB", "RGBA", "P") or not _is_profile(icc_profile):
         # A CMYK or gray profile says nothing about the RGB we return: go to sRGB by it, then drop it.
         if icc_profile and image.mode in ("L", "CMYK"):
             image = _to_srgb(image, icc_profile)
         icc_profile = None
-    alpha = None
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
-        if alpha.min() == 255:
-            alpha = None
-    return Picture(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), alpha, icc_profile)
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    if alpha is None or alpha.min() == 255:
+        return Picture(np.asarray(rgb), None, icc_profile)
+    return Picture(
+        np.asarray(Image.composite(rgb, Image.new("RGB", rgb.size, "white"), Image.fromarray(alpha))), alpha, icc_profile
+    )
 
 
-def _deep_gray(image: Image.Image) -> np.ndarray:
-    """16-bit, 32-bit and float gray as a frame: Pillow's own convert("RGB") clips at 255 instead of scaling."""
-    light = np.nan_to_num(np.asarray(image, np.float64))
-    brightest = light.max(initial=0.0)
-    white = 65535.0 if image.mode != "F" or brightest > 255.0 else 255.0 if brightest > 1.0 else 1.0
-    light = (light / white).clip(0.0, 1.0)
-    return np.repeat((light * 255.0 + 0.5).astype(np.uint8)[:, :, None], 3, axis=2)
+def _deep_gray(image: Image.Image, white_is_zero: bool) -> Image.Image:
+    """16-bit, 32-bit and float gray in 8 bits: Pillow's own convert("L") clips at 255 instead of scaling."""
+    light = np.nan_to_num(np.asarray(image, np.float32))
+    black, white = float(light.min(initial=0.0)), float(light.max(initial=0.0))
+    if image.mode.startswith("I;16"):
+        black, white = 0.0, 65535.0
+    elif image.mode == "F" and black == 0.0 and white <= 65535.0:
+        white = 65535.0 if white > 255.0 else 255.0 if white > 1.0 else 1.0
+    light -= black  # of 32 bits, and of floats beyond all that, their own range
+    light *= 255.0 / max(white - black, 1e-30)
+    gray = (light.clip(0.0, 255.0) + 0.5).astype(np.uint8)
+    return Image.fromarray(255 - gray if white_is_zero else gray)
 
 
 def _is_profile(icc_profile: bytes | None) -> bool:
@@ -154,34 +295,100 @@ def write_picture(path: str | Path, picture: Picture, overwrite: bool = True) ->
     """
     path = Path(path)
     picture_format = check_writable(path, overwrite, picture.frame.dtype.itemsize * 8)
-    height, width = picture.frame.shape[:2]
-    if picture_format == "WEBP" and max(height, width) > MAX_WEBP_SIDE_PX:
-        raise PictureError(f"{path}: WebP holds at most {MAX_WEBP_SIDE_PX} px a side, not {width}x{height}; use .png")
     if picture.frame.dtype == np.uint16:
         write_encoded(path, _encode_deep(picture, path.suffix))
         return
-    image = Image.fromarray(picture.frame)
-    if picture.alpha is not None:
-        alpha = Image.fromarray(picture.alpha)
-        if picture_format in ("JPEG", "BMP"):  # these two have no alpha: white paper shows through
-            image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
-        else:
-            image.putalpha(alpha)
-    options: dict[str, object] = {"quality": 95, "subsampling": 0} if picture_format == "JPEG" else {}
+    write_encoded(path, _encoded(path, picture_format, picture, {}))
+
+
+def write_animation(path: Path, animation: Animation, overwrite: bool = True) -> None:
+    """Write pictures in one file.
+
+    Raises:
+        PictureError: as `write_picture`; or the format holds only one picture.
+    """
+    picture_format = check_writable(path, overwrite)
+    check_animated(path, len(animation.pictures))
+    options: dict[str, Any] = {"save_all": True}
+    options["append_images"] = [_with_alpha(picture, picture_format) for picture in animation.pictures[1:]]
+    if animation.moving:
+        durations = [round(duration) for duration in animation.durations_ms]
+        options |= {"duration": durations, "loop": animation.loop}
+        if picture_format == "GIF":
+            options["disposal"] = 2 if any(picture.alpha is not None for picture in animation.pictures) else 0
+    write_encoded(path, _encoded(path, picture_format, animation.pictures[0], options))
+
+
+def check_animated(path: Path, count: int) -> None:
+    """Raises a `PictureError` where a file of this name holds one picture alone."""
+    if FORMATS.get(path.suffix.lower()) not in ANIMATED:
+        suffixes = ", ".join(suffix for suffix, name in FORMATS.items() if name in ANIMATED)
+        raise PictureError(f"{path} holds one picture, not {count}; give one of {suffixes}")
+
+
+def _encoded(path: Path, picture_format: str, picture: Picture, more: Mapping[str, Any]) -> bytes:
+    height, width = picture.frame.shape[:2]
+    if picture_format == "WEBP" and max(height, width) > MAX_WEBP_SIDE_PX:
+        raise PictureError(f"{path}: WebP holds at most {MAX_WEBP_SIDE_PX} px a side, not {width}x{height}; use .png")
+    options: dict[str, Any] = dict(more)
+    if picture_format in ("JPEG", "WEBP", "AVIF"):
+        options |= {"quality": 95}
+    if picture_format == "JPEG":
+        options |= {"subsampling": 0}
     if picture_format == "WEBP":
-        options = {"quality": 95, "method": 4, "exact": True}
+        options |= {"method": 4, "exact": True}
     if picture_format == "PNG":
-        options = {"compress_level": 4}  # on one stylized 640x480 photo 8 to 17 % faster than Pillow's 6, 0.1 % larger
-    if picture_format == "TIFF":
-        options = {"compression": "tiff_lzw"}
-    if picture.icc_profile and picture_format != "BMP":
+        options |= {"compress_level": 4}  # on one stylized 640x480 photo 8 to 17 % faster than Pillow's 6, 0.1 % larger
+    if picture.icc_profile and picture_format not in ("BMP", "GIF"):
         options["icc_profile"] = picture.icc_profile
+    options |= _as_written(picture.about, picture_format)
     encoded = io.BytesIO()
     try:
-        image.save(encoded, picture_format, **options)
+        _with_alpha(picture, picture_format).save(encoded, picture_format, **options)
     except (OSError, ValueError) as error:
         raise PictureError(f"{path} cannot be encoded as {picture_format}: {error}") from error
-    write_encoded(path, encoded.getvalue())
+    return encoded.getvalue()
+
+
+def _as_written(about: Mapping[str, Any], picture_format: str) -> dict[str, Any]:
+    """What a format holds of `Picture.about`, as `Image.save` wants it."""
+    options = {key: value for key, value in about.items() if key != "xmp"}
+    exif = options.pop("exif", {})
+    if picture_format == "TIFF":
+        options["tiffinfo"] = dict(exif.items())
+        if all(not isinstance(value, dict) for value in exif.values()):  # Pillow compresses none with a camera's block
+            options["compression"] = "tiff_lzw"
+    elif exif and picture_format not in ("BMP", "GIF"):
+        options["exif"] = exif
+    if (xmp := about.get("xmp")) and len(xmp) < MAX_ABOUT_BYTES:
+        if picture_format == "PNG":
+            options["pnginfo"] = PngInfo()
+            options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+        elif picture_format == "TIFF":
+            options["tiffinfo"][XMP] = xmp
+        elif picture_format in ("JPEG", "WEBP", "AVIF"):
+            options["xmp"] = xmp
+    return options
+
+
+def _with_alpha(picture: Picture, picture_format: str) -> Image.Image:
+    image = Image.fromarray(picture.frame)
+    if picture.alpha is not None and picture_format not in ("JPEG", "BMP"):  # these have none: white paper shows through
+        image = Image.fromarray(_without_white(picture.frame, picture.alpha))
+        image.putalpha(Image.fromarray(picture.alpha))
+    return image
+
+
+def _without_white(frame: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The colors that look like `frame` on white paper if they cover it as `alpha` says; white where that is 0."""
+    most = np.iinfo(frame.dtype).max
+    out = np.empty_like(frame)
+    for start in range(0, len(frame), 256):  # in float32 a frame is four times as large
+        rows = slice(start, start + 256)
+        cover = alpha[rows, :, None].astype(np.float32) / 255.0
+        color = most - (most - frame[rows].astype(np.float32)) / np.maximum(cover, 1e-6)
+        out[rows] = np.where(cover > 0.0, color.clip(0.0, most) + 0.5, most).astype(frame.dtype)
+    return out
 
 
 def check_writable(path: Path, overwrite: bool, bits: int = 8) -> str:
@@ -213,6 +420,14 @@ def check_folder(path: Path, error: type[AllaPrimaError] = PictureError) -> None
         raise error(f"{path} cannot be written: the folder may not be written to; give another -o")
 
 
+def check_no_input(output: str | Path, inputs: Iterable[str | Path], error: type[AllaPrimaError] = PictureError) -> None:
+    """Raises an error where what is to be written is one of the files that are read."""
+    for path in inputs:
+        with contextlib.suppress(OSError):  # one of them is not there
+            if os.path.samefile(output, path):
+                raise error(f"{output} is read and would be replaced; give another -o")
+
+
 def write_encoded(path: Path, data: bytes) -> None:
     """Write a whole file or nothing.
 
@@ -227,7 +442,8 @@ def write_encoded(path: Path, data: bytes) -> None:
 
 def _encode_deep(picture: Picture, suffix: str) -> bytes:
     """16 bits a channel, which Pillow cannot write; a profile cannot be written."""
-    pixels = cv2.cvtColor(picture.frame, cv2.COLOR_RGB2BGR)
+    frame = picture.frame if picture.alpha is None else _without_white(picture.frame, picture.alpha)
+    pixels = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     if picture.alpha is not None:
         pixels = np.dstack([pixels, np.multiply(picture.alpha, 257, dtype=np.uint16)])
     _, encoded = cv2.imencode(suffix.lower(), pixels)
@@ -239,22 +455,36 @@ def to_srgb(picture: Picture) -> Picture:
     if picture.icc_profile is None:
         return picture
     converted = _to_srgb(Image.fromarray(picture.frame), picture.icc_profile)
-    return Picture(np.asarray(converted), picture.alpha)
+    return dataclasses.replace(picture, frame=np.asarray(converted), icc_profile=None)
 
 
 def list_pictures(folder: Path, without: Path | None = None) -> list[Path]:
     """All files with a picture's suffix below a folder, in an order that does not depend on the file system.
 
     Args:
-        folder: searched recursively; hidden files are left out.
+        folder: searched recursively, linked folders, too; hidden files are left out.
         without: a folder that is not searched.
     """
-    paths = []
-    for root, folders, names in os.walk(folder):
-        if without:
-            folders[:] = [name for name in folders if Path(root, name).resolve() != without.resolve()]
-        paths += [Path(root, name) for name in names if Path(name).suffix.lower() in FORMATS and not name.startswith(".")]
-    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+    return sort_files(folder, without)[0]
+
+
+def sort_files(folder: Path, without: Path | None = None) -> tuple[list[Path], Counter[str]]:
+    """What `list_pictures` finds, and how many other files there are by their suffix."""
+    paths, others, entered = [], Counter[str](), set[str]()
+    left_out = os.path.realpath(without) if without else None
+    for root, folders, names in os.walk(folder, followlinks=True):
+        entered.add(os.path.realpath(root))
+        # A link may lead to a folder that is searched already, its own parent, say.
+        folders[:] = sorted(name for name in folders if os.path.realpath(Path(root, name)) not in entered | {left_out})
+        for name in names:
+            suffix = Path(name).suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix in SEARCHED:
+                paths.append(Path(root, name))
+            else:
+                others[suffix or "no suffix"] += 1
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix()), others
 
 
 def fitted(height: int, width: int, max_side_px: int) -> tuple[int, int]:

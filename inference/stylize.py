@@ -1,5 +1,6 @@
 """Photos -> session -> color -> files: what `allaprima stylize` does."""
 
+import dataclasses
 import glob
 import os
 from collections import deque
@@ -12,8 +13,18 @@ import cv2
 import numpy as np
 
 from inference.options import StylizeOptions
-from inference.painter import paint_photo, paint_where
-from inference.pictures import FORMATS, Picture, list_pictures, read_picture, write_picture
+from inference.painter import FilmPainter, paint_photo, paint_where
+from inference.pictures import (
+    FORMATS,
+    SEARCHED,
+    Animation,
+    check_animated,
+    read_animation,
+    read_picture,
+    sort_files,
+    write_animation,
+    write_picture,
+)
 from inference.style.session import StyleSession
 from models.errors import AllaPrimaError, Interrupted, PictureError, StyleError
 
@@ -48,10 +59,12 @@ def read_mask(path: str, max_pixels: int = 0) -> np.ndarray:
     """
     picture = read_picture(path, max_pixels)
     light = np.asarray(cv2.cvtColor(picture.frame, cv2.COLOR_RGB2GRAY))
-    return light if picture.alpha is None else np.asarray(cv2.multiply(light, picture.alpha, scale=1 / 255))
+    return light if picture.alpha is None else np.asarray(cv2.subtract(light, cv2.bitwise_not(picture.alpha)))
 
 
-def plan_jobs(inputs: Sequence[str], output: str | None, style_name: str) -> list[Job]:
+def plan_jobs(
+    inputs: Sequence[str], output: str | None, style_name: str, say: Callable[[str], None] = lambda _: None
+) -> list[Job]:
     """Which files to paint, and the name of each result.
 
     Args:
@@ -59,13 +72,14 @@ def plan_jobs(inputs: Sequence[str], output: str | None, style_name: str) -> lis
         output: a file for a single photo, else a folder, in which folders keep their structure; None puts
             `photo_style.jpg` beside the photo and `folder_style/` beside a folder.
         style_name: for those names.
+        say: is told what a folder holds beside pictures.
     Raises:
         PictureError: nothing found, several photos for one output file, or two results with one name.
     """
     folder = Path(output) if output is not None else None
-    found = {source.resolve(): (source, root) for text in inputs for source, root in _expand(text, folder)}
+    found = {source.resolve(): (source, root) for text in inputs for source, root in _expand(text, folder, say)}
     if not found:
-        raise PictureError(f"no pictures found in {', '.join(inputs)} ({', '.join(FORMATS)})")
+        raise PictureError(f"no pictures found in {', '.join(inputs)} ({', '.join(SEARCHED)})")
     single = len(found) == 1 and not Path(inputs[0]).is_dir()
     to_file = folder is not None and not folder.is_dir() and folder.suffix.lower() in FORMATS
     if to_file and not single:
@@ -94,12 +108,16 @@ def plan_jobs(inputs: Sequence[str], output: str | None, style_name: str) -> lis
     return jobs
 
 
-def _expand(text: str, output: Path | None) -> Iterator[tuple[Path, Path | None]]:
+def _expand(text: str, output: Path | None, say: Callable[[str], None]) -> Iterator[tuple[Path, Path | None]]:
     """The files that one argument means, each with the folder it was found under; results of before are left out."""
     path = Path(text)
     if path.is_dir():
         root = path if path.name not in ("", "..") else path.resolve()  # "." has no name to build a result's name from
-        for picture in list_pictures(root, without=output):
+        pictures, others = sort_files(root, without=output)
+        if others:
+            counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+            say(f"{text}: {others.total()} files are no pictures by their names and are left out: {counts}")
+        for picture in pictures:
             yield picture, root
     elif not path.exists() and glob.has_magic(text):
         for match in sorted(glob.glob(text, recursive=True)):
@@ -178,6 +196,13 @@ def _run_job(
         if not overwrite and job.destination.exists():  # before the work, not after it
             raise PictureError(f"{job.destination} exists; give --overwrite to replace it, or another -o")
         picture = read_picture(job.source, max_pixels)
+        if picture.later:
+            check_animated(job.destination, 1 + picture.later)
+            animation = read_animation(job.source, max_pixels)
+            painted = _paint_animation(animation, session, options, fine_session, mask)
+            make_folder(job.destination.parent)
+            write_animation(job.destination, painted, overwrite)
+            return None
         stylized_frame = paint_photo(session, picture.frame, options, fine_session)
         if mask:
             black_frame = picture.frame
@@ -185,7 +210,7 @@ def _run_job(
                 black_frame = paint_photo(mask.session, picture.frame, options, mask.fine_session)
             stylized_frame = paint_where(mask.white, stylized_frame, black_frame)
         make_folder(job.destination.parent)
-        write_picture(job.destination, Picture(stylized_frame, picture.alpha, picture.icc_profile), overwrite)
+        write_picture(job.destination, dataclasses.replace(picture, frame=stylized_frame), overwrite)
     except StyleError as error:
         return StyleError(f"{job.source}: {error}")
     except AllaPrimaError as error:
@@ -195,6 +220,29 @@ def _run_job(
     except MemoryError:
         return PictureError(f"{job.source} needs more memory than there is; try --max-side 2000")
     return None
+
+
+def _paint_animation(
+    animation: Animation, session: StyleSession, options: StylizeOptions, fine_session: StyleSession | None, mask: Mask | None
+) -> Animation:
+    """Every picture painted, those of a moving one as the frames of a film."""
+
+    def painter(session: StyleSession, fine_session: StyleSession | None) -> Callable[[np.ndarray, float], np.ndarray]:
+        if not animation.moving:
+            return lambda frame, _: paint_photo(session, frame, options, fine_session)
+        film = FilmPainter(session, options)
+        return lambda frame, time_s: film.finish(frame, film.stylize(frame), time_s)
+
+    paint = painter(session, fine_session)
+    paint_black = painter(mask.session, mask.fine_session) if mask and mask.session else lambda frame, _: frame
+    pictures, time_s = [], 0.0
+    for picture, duration_ms in zip(animation.pictures, animation.durations_ms, strict=True):
+        frame = paint(picture.frame, time_s)
+        if mask:
+            frame = paint_where(mask.white, frame, paint_black(picture.frame, time_s))
+        pictures.append(dataclasses.replace(picture, frame=frame))
+        time_s += duration_ms / 1000.0
+    return dataclasses.replace(animation, pictures=pictures)
 
 
 def make_folder(folder: Path) -> None:

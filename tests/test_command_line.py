@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -279,3 +280,37 @@ def test_training_that_cannot_start_says_why(run, painting, photo_folder, tmp_pa
     assert message in err
     assert err.count("\n") == 1
     assert not list((tmp_path / "run").glob("step_*"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["demo", "a.png", "-o", "a.png", "--overwrite"],
+        ["optimize", "a.png", "b.png", "-o", "a.png", "--overwrite"],
+        ["optimize", "a.png", "b.png", "-o", "b.png", "--overwrite"],
+        ["reconstruct", "a.png", "-o", "link.png", "--overwrite"],
+    ],
+)
+def test_what_is_read_is_never_replaced(run, tmp_path, monkeypatch, landscape, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(landscape).save(name)
+    os.symlink("a.png", "link.png")
+    before = [Path(name).read_bytes() for name in ("a.png", "b.png")]
+    code, _, err = run(*command)
+    assert code == 1
+    assert "is read and would be replaced; give another -o" in err
+    assert [Path(name).read_bytes() for name in ("a.png", "b.png")] == before
+
+
+def test_a_name_that_the_terminal_cannot_show_is_painted_and_shown_escaped(tmp_path, style_file, landscape):
+    names = [os.fsdecode(b"bad\377.png"), "\u5199\u771f.png"]
+    for name in names:
+        Image.fromarray(landscape).save(tmp_path / "x.png")
+        (tmp_path / "x.png").rename(tmp_path / name)
+    command = [sys.executable, str(ROOT / "allaprima.py"), "stylize", *names, "-s", str(style_file), "-o", "out/"]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(names)
+    assert done.stdout.split() == [b"out/bad\\udcff.png", b"out/\\u5199\\u771f.png"]

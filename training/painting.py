@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from training.images import to_image
 MIN_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
 MIN_SIDE_PX = 32
 MAX_ASPECT = 8
+MOSTLY = 0.9  # of a painting's strongest alpha: what has less counts as cut away
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def read_painting(painting: str, style_size_px: int, max_pixels: int = 0) -> np.
     picture = read_picture(painting, max_pixels)
     frame = picture.frame
     height, width = frame.shape[:2]
-    if picture.alpha is not None and not picture.alpha.any():
-        raise TrainingError(f"{painting} is transparent all over; a painting with something on it is wanted")
+    if picture.alpha is not None:
+        frame = _only_visible(frame, picture.alpha, painting)
     if frame.std(axis=(0, 1)).max() < MIN_CONTRAST:
         raise TrainingError(f"{painting} is one flat color; a painting with something on it is wanted")
     if min(height, width) < MIN_SIDE_PX:
@@ -49,6 +51,26 @@ def read_painting(painting: str, style_size_px: int, max_pixels: int = 0) -> np.
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise TrainingError(f"{painting} is {width}x{height} px; at most {MAX_ASPECT} times as long as wide is wanted")
     return resize_short_side(frame, style_size_px)
+
+
+def _only_visible(frame: np.ndarray, alpha: np.ndarray, painting: str) -> np.ndarray:
+    """A painting cut out, with what is visible mirrored into what is not, as the white around it is no part of it."""
+    hidden = (alpha < MOSTLY * alpha.max()).astype(np.uint8)  # soft edges, half of white paper, are not learned either
+    if not alpha.any():
+        raise TrainingError(f"{painting} is transparent all over; a painting with something on it is wanted")
+    if not hidden.any():
+        return frame
+    _, labels = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    nearest = np.zeros((labels.max() + 1, 2), np.intp)
+    nearest[labels[hidden == 0]] = np.argwhere(hidden == 0)
+    rows_columns = np.argwhere(hidden)
+    border = nearest[labels[hidden == 1]]
+    mirrored = np.clip(2 * border - rows_columns, 0, np.array(frame.shape[:2]) - 1)
+    there = hidden[mirrored[:, 0], mirrored[:, 1]] == 0
+    source = np.where(there[:, None], mirrored, border)
+    filled = frame.copy()
+    filled[rows_columns[:, 0], rows_columns[:, 1]] = frame[source[:, 0], source[:, 1]]
+    return filled
 
 
 def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> Target:

@@ -1,13 +1,40 @@
+import dataclasses
 import io
 import os
+import struct
+import sys
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
-from inference.pictures import FORMATS, Picture, contact_sheet, read_picture, resize_short_side, write_picture
+from inference.pictures import (
+    FORMATS,
+    Picture,
+    contact_sheet,
+    read_animation,
+    read_picture,
+    resize_short_side,
+    sort_files,
+    write_animation,
+    write_picture,
+)
 from models.errors import PictureError
 
+
+def gray_profile(gamma):
+    """A profile of gray numbers with a power curve."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, len(white), b"kTRC", 156 + len(white), len(curve))
+    header = struct.pack(">I4sI4s4s4s", 156 + len(white) + len(curve), bytes(4), 0x02100000, b"mntr", b"GRAY", b"XYZ ")
+    header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061) + bytes(48)
+    return header + tags + white + curve
+
+
+LINEAR_GRAY = gray_profile(1.0)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -17,20 +44,11 @@ def test_every_format_is_written_and_read_back(tmp_path, landscape, suffix):
     write_picture(path, Picture(landscape))
     back = read_picture(path).frame
     assert back.shape == landscape.shape
-    lossy = suffix in (".jpg", ".jpeg", ".webp")
+    lossy = suffix in (".jpg", ".jpeg", ".webp", ".avif", ".gif")
     assert np.abs(back.astype(int) - landscape).mean() <= (6 if lossy else 0)
 
 
-def test_16_bit_grey_keeps_its_tones(tmp_path):
-    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, axis=0)
-    Image.fromarray(ramp).save(tmp_path / "x.png")
-    frame = read_picture(tmp_path / "x.png").frame
-    np.testing.assert_array_equal(frame[0, :, 0], np.arange(256))
-
-
 def test_16_bit_rgb_keeps_its_tones(tmp_path):
-    import cv2
-
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None, :, None].repeat(4, axis=0).repeat(3, axis=2)
     for suffix in (".png", ".tif"):
         cv2.imwrite(str(tmp_path / f"x{suffix}"), ramp)
@@ -59,10 +77,34 @@ def test_alpha_survives_png_webp_and_tiff(tmp_path, landscape):
         np.testing.assert_array_equal(read_picture(tmp_path / f"x{suffix}").alpha, alpha)
 
 
-def test_alpha_becomes_white_paper_where_the_format_has_none(tmp_path, landscape):
-    alpha = np.zeros(landscape.shape[:2], np.uint8)
-    write_picture(tmp_path / "x.bmp", Picture(np.zeros_like(landscape), alpha))
-    assert (read_picture(tmp_path / "x.bmp").frame == 255).all()
+@pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 0, 255)])
+def test_what_is_hidden_is_white_paper_and_what_is_half_seen_keeps_its_color(tmp_path, landscape, hidden):
+    alpha = np.array([0, 1, 40, 128, 254, 255], np.uint8)[np.arange(landscape.shape[1]) % 6][None].repeat(120, axis=0)
+    pixels = np.dstack([np.where(alpha[:, :, None] > 0, landscape, np.uint8(hidden)), alpha])
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    picture = read_picture(tmp_path / "x.png")
+    on_white = landscape * (alpha[:, :, None] / 255.0) + 255.0 - alpha[:, :, None]
+    assert np.abs(picture.frame - on_white).max() <= 0.5 + 1e-9
+    for suffix in (".png", ".webp", ".tif", ".gif", ".bmp", ".jpg"):  # the last two show the paper
+        write_picture(tmp_path / f"y{suffix}", picture)
+        back = read_picture(tmp_path / f"y{suffix}")
+        if suffix in (".png", ".tif"):
+            assert np.abs(back.frame.astype(int) - picture.frame).max() <= 1
+            written = np.asarray(Image.open(tmp_path / f"y{suffix}"))[:, :, :3].astype(int)
+            assert np.abs(written - landscape)[alpha >= 128].max() <= 1
+            assert (written[alpha == 0] == 255).all()
+        elif suffix == ".bmp":
+            assert back.alpha is None
+            np.testing.assert_array_equal(back.frame, picture.frame)
+
+
+def test_16_bits_are_written_without_the_paper(tmp_path):
+    alpha = np.full((4, 4), 51, np.uint8)  # a fifth
+    frame = np.full((4, 4, 3), 65535 - 20000 // 5, np.uint16)
+    write_picture(tmp_path / "x.png", Picture(frame, alpha))
+    pixels = cv2.imread(str(tmp_path / "x.png"), cv2.IMREAD_UNCHANGED)
+    assert np.abs(pixels[:, :, :3].astype(int) - 45535).max() <= 1
+    assert (pixels[:, :, 3] == 51 * 257).all()
 
 
 def test_exif_orientation_is_applied(tmp_path, landscape):
@@ -146,8 +188,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_leftovers(tmp_path, landscape
 
 
 def test_unknown_suffix_lists_those_known(tmp_path, landscape):
-    with pytest.raises(PictureError, match=r'"\.gif"; one of \.jpg'):
-        write_picture(tmp_path / "x.gif", Picture(landscape))
+    with pytest.raises(PictureError, match=r'"\.psd"; one of \.jpg'):
+        write_picture(tmp_path / "x.psd", Picture(landscape))
 
 
 def test_resize_keeps_the_aspect(landscape):
@@ -161,10 +203,26 @@ def test_contact_sheet_holds_every_frame(landscape):
     assert ((sheet == (0, 0, 255)).all(axis=2)).sum() == 100 * 22
 
 
-def test_16_bit_grey_with_a_transparent_color_keeps_its_tones(tmp_path):
+@pytest.mark.parametrize("transparent", [None, 0, 257 * 200])
+def test_16_bit_grey_keeps_its_tones_and_its_transparency(tmp_path, transparent):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, axis=0)
-    Image.fromarray(ramp).save(tmp_path / "x.png", transparency=0)
-    np.testing.assert_array_equal(read_picture(tmp_path / "x.png").frame[0, :, 0], np.arange(256))
+    options = {} if transparent is None else {"transparency": transparent}
+    Image.fromarray(ramp).save(tmp_path / "x.png", **options)
+    picture = read_picture(tmp_path / "x.png")
+    tones = np.arange(256)
+    if transparent is None:
+        assert picture.alpha is None
+    else:
+        assert (picture.alpha[0] == 0).nonzero()[0].tolist() == [transparent // 257]
+        tones[transparent // 257] = 255
+    np.testing.assert_array_equal(picture.frame[0, :, 0], tones)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-(2**30), 2**30), (0, 2**20), (0, 1000)])
+def test_32_bit_grey_is_scaled_by_its_own_range(tmp_path, low, high):
+    ramp = np.linspace(low, high, 256).astype(np.int32)[None].repeat(4, axis=0)
+    Image.fromarray(ramp).save(tmp_path / "x.tif")
+    assert np.abs(read_picture(tmp_path / "x.tif").frame[0, :, 0].astype(int) - np.arange(256)).max() <= 1
 
 
 @pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
@@ -172,6 +230,154 @@ def test_float_tiffs_are_scaled_by_their_range(tmp_path, white):
     ramp = np.linspace(0, white, 256).astype(np.float32)[None].repeat(4, axis=0)
     Image.fromarray(ramp).save(tmp_path / "x.tif")
     assert np.abs(read_picture(tmp_path / "x.tif").frame[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+
+
+def test_a_grey_profile_counts_the_same_in_8_and_16_bits(tmp_path):
+    ramp = np.arange(256, dtype=np.uint8)[None].repeat(4, axis=0)
+    for name, pixels in (("8.png", ramp), ("16.png", ramp.astype(np.uint16) * 257)):
+        Image.fromarray(pixels).save(tmp_path / name, icc_profile=LINEAR_GRAY)
+    shallow, deep = (read_picture(tmp_path / name) for name in ("8.png", "16.png"))
+    np.testing.assert_array_equal(shallow.frame, deep.frame)
+    assert shallow.frame[0, 64, 0] > 120  # linear light of a quarter
+    assert shallow.icc_profile is deep.icc_profile is None
+
+
+MODES = {
+    "1": "png",
+    "L": "png",
+    "LA": "png",
+    "P": "png",
+    "RGB": "webp",
+    "RGBA": "png",
+    "CMYK": "tif",
+    "I;16": "png",
+    "F": "tif",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("profile", [None, SRGB, b"nonsense"])
+def test_every_mode_is_upright_with_any_profile(tmp_path, landscape, mode, profile):
+    image = Image.fromarray(landscape)
+    gray = np.asarray(image.convert("L"))
+    if mode == "I;16":
+        image = Image.fromarray(gray.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(gray.astype(np.float32) / 255.0) if mode == "F" else image.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"x.{MODES[mode]}"
+    image.save(
+        path, exif=exif, **({"icc_profile": profile} if profile else {}), **({"lossless": True} if mode == "RGB" else {})
+    )
+    frame = read_picture(path).frame
+    expected = np.rot90(gray if mode in ("I;16", "F") else np.asarray(image.convert("L")), -1)
+    assert frame.shape == (160, 120, 3)
+    assert np.abs(np.asarray(Image.fromarray(frame).convert("L")).astype(int) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+def test_what_a_file_tells_of_its_photo_is_kept_but_for_how_it_is_stored(tmp_path, landscape, suffix):
+    exif = Image.Exif()
+    exif[0x0112], exif[271], exif[306] = 6, "Maker", "2026:11:27 12:00:00"
+    exif[0x8769] = {36867: "2026:11:27 12:00:00", 37500: b"notes with addresses"}
+    exif[0x8825] = {1: "N", 2: (59.0, 54.0, 0.0)}
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6">title</a></x:xmpmeta>'
+    options = {"xmp": xmp}
+    if suffix == ".tif":
+        options = {"tiffinfo": {**dict(exif.items()), 700: xmp}}
+    if suffix == ".png":
+        options = {"pnginfo": PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    Image.fromarray(landscape).save(tmp_path / f"x{suffix}", **{"exif": exif, "dpi": (300, 300), **options})
+    picture = read_picture(tmp_path / f"x{suffix}")
+    write_picture(tmp_path / f"y{suffix}", picture)
+    with Image.open(tmp_path / f"y{suffix}") as image:
+        assert image.size == (120, 160)
+        found = image.getexif()
+        assert (found[271].rstrip("\0"), found.get(0x0112, 1)) == ("Maker", 1)
+        camera, place = found.get_ifd(0x8769), found.get_ifd(0x8825)
+        assert (camera[36867].rstrip("\0"), 37500 in camera) == ("2026:11:27 12:00:00", False)
+        assert tuple(map(float, place[2])) == (59.0, 54.0, 0.0)
+        kept = image.info["xmp"]
+        kept = kept.encode() if isinstance(kept, str) else kept
+        assert b"title" in kept
+        assert b'Orientation="6"' not in kept
+        if suffix in (".jpg", ".png", ".tif"):
+            assert round(float(image.info["dpi"][0])) == 300
+
+
+def test_what_is_damaged_or_too_long_beside_the_pixels_is_left_out(tmp_path, landscape):
+    Image.fromarray(landscape).save(tmp_path / "x.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff", dpi=(300, 0))
+    picture = read_picture(tmp_path / "x.png")
+    assert picture.about == {}
+    write_picture(tmp_path / "y.jpg", dataclasses.replace(picture, about={"xmp": b"x" * 70_000}))
+    assert read_picture(tmp_path / "y.jpg").about == {}
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".avif", ".tif"])
+def test_animations_and_pages_are_read_and_written_whole(tmp_path, landscape, suffix):
+    frames = [np.roll(landscape, 20 * i, axis=1) for i in range(3)]
+    images, times = [Image.fromarray(frame) for frame in frames], {"duration": [100, 250, 3000], "loop": 2}
+    lossless = {"lossless": True} if suffix == ".webp" else {}
+    images[0].save(
+        tmp_path / f"x{suffix}", save_all=True, append_images=images[1:], **({} if suffix == ".tif" else times), **lossless
+    )
+    assert read_picture(tmp_path / f"x{suffix}").later == 2
+    animation = read_animation(tmp_path / f"x{suffix}")
+    write_animation(tmp_path / f"y{suffix}", animation)
+    again = read_animation(tmp_path / f"y{suffix}")
+    for found in (animation, again):
+        for picture, frame in zip(found.pictures, frames, strict=True):
+            assert np.abs(picture.frame.astype(int) - frame).mean() < 6
+    assert again.moving == (suffix != ".tif")
+    if again.moving:
+        assert again.durations_ms == [100, 250, 3000]
+    if suffix in (".gif", ".webp", ".png"):
+        assert again.loop == 2
+
+
+def test_smaller_copies_in_a_tiff_and_a_phones_depth_map_are_no_pages(tmp_path, landscape):
+    image = Image.fromarray(landscape)
+    small = image.resize((40, 30))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    image.save(tmp_path / "x.tif", save_all=True, append_images=[small])
+    image.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[small])
+    for name in ("x.tif", "x.jpg"):
+        picture = read_picture(tmp_path / name)
+        assert (picture.later, picture.frame.shape) == (0, landscape.shape)
+
+
+def test_a_heic_photo_is_read_or_what_it_needs_is_said(tmp_path, landscape, monkeypatch):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.fromarray(landscape)).save(tmp_path / "x.heic", quality=95)
+    assert np.abs(read_picture(tmp_path / "x.heic").frame.astype(int) - landscape).mean() < 6
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(PictureError, match=r"x\.heic is a HEIC picture.*pip install pillow-heif"):
+        read_picture(tmp_path / "x.heic")
+
+
+def test_linked_folders_are_searched_once_and_other_files_counted(tmp_path):
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("a/1.jpg", "a/deep/2.PNG", "a/notes.txt", "a/more.txt", "a/raw.cr2", "a/LICENSE", "elsewhere/3.heic"):
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "a" / "deep" / "up").symlink_to(tmp_path / "a")
+    paths, others = sort_files(tmp_path / "a")
+    assert [path.relative_to(tmp_path / "a").as_posix() for path in paths] == ["1.jpg", "deep/2.PNG", "linked/3.heic"]
+    assert others == {".txt": 2, ".cr2": 1, "no suffix": 1}
+
+
+def test_a_link_is_written_through_and_the_longest_names_are_written(tmp_path, landscape):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "real" / "x.png")
+    write_picture(tmp_path / "link.png", Picture(landscape))
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "real" / "x.png").is_file()
+    longest = tmp_path / ("\N{WATER WAVE}" * 62 + ".png")
+    write_picture(longest, Picture(landscape))
+    assert longest.is_file()
 
 
 def test_a_grey_profile_is_applied_and_not_written_into_an_rgb_file(tmp_path, landscape):

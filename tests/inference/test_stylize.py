@@ -15,8 +15,8 @@ from PIL import Image, ImageCms
 
 from inference import pictures
 from inference.options import StylizeOptions
-from inference.painter import paint_photo, paint_where
-from inference.pictures import FORMATS, read_picture
+from inference.painter import FilmPainter, paint_photo, paint_where
+from inference.pictures import FORMATS, read_animation, read_picture
 from inference.style.session import StyleSession
 from inference.stylize import Job, plan_jobs, read_mask, run_jobs
 from models.errors import PictureError
@@ -114,6 +114,62 @@ def test_size_orientation_alpha_and_profile_of_the_photo_are_kept(run, tmp_path,
     assert picture.icc_profile == profile
 
 
+def test_what_is_hidden_does_not_change_the_painting(style_file, tmp_path, landscape):
+    alpha = np.zeros((120, 160), np.uint8)
+    alpha[30:90, 40:120] = 255
+    jobs = []
+    for name, color in (("black", (0, 0, 0)), ("magenta", (255, 0, 255))):
+        pixels = np.where(alpha[:, :, None] > 0, landscape, np.uint8(color))
+        Image.fromarray(np.dstack([pixels, alpha])).save(tmp_path / f"{name}.png")
+        jobs.append(Job(tmp_path / f"{name}.png", tmp_path / f"{name}_painted.png"))
+    assert all(error is None for _, error in run_jobs(jobs, StyleSession(style_file), StylizeOptions(keep_color="histogram")))
+    assert jobs[0].destination.read_bytes() == jobs[1].destination.read_bytes()
+
+
+def test_animations_are_painted_frame_by_frame_and_refused_where_only_one_fits(run, tmp_path, style_file, landscape, half_mask):
+    images = [Image.fromarray(np.roll(landscape, 20 * i, axis=1)) for i in range(3)]
+    images[0].save(tmp_path / "x.webp", save_all=True, append_images=images[1:], duration=[100, 200, 300], lossless=True)
+    images[0].save(tmp_path / "pages.tif", save_all=True, append_images=[*images[1:], images[0].resize((40, 30))])
+    code, out, _ = run("stylize", tmp_path / "x.webp", tmp_path / "pages.tif", "-s", style_file, "--mask", half_mask)
+    assert code == 0
+    moving, pages = (read_animation(Path(line)) for line in out.split())
+    assert moving.durations_ms == [100, 200, 300]
+    session = StyleSession(style_file)
+    film = FilmPainter(session, StylizeOptions())
+    for i, image in enumerate(images):
+        frame = np.asarray(image)
+        white = paint_where(read_mask(str(half_mask)), film.finish(frame, film.stylize(frame), 0.0), frame)
+        assert np.abs(moving.pictures[i].frame.astype(int) - white).mean() < 6
+        white = paint_where(read_mask(str(half_mask)), session.stylize(frame), frame)
+        np.testing.assert_array_equal(pages.pictures[i].frame, white)
+    assert [picture.frame.shape for picture in pages.pictures][3] == (30, 40, 3)
+    code, _, err = run("stylize", tmp_path / "x.webp", "-s", style_file, "-o", tmp_path / "y.jpg")
+    assert code == 1
+    assert "y.jpg holds one picture, not 3; give one of .png" in err
+    code, _, err = run("stylize", tmp_path / "x.webp", "-s", style_file, "--max-pixels", 40_000, "-o", tmp_path / "y.gif")
+    assert code == 1
+    assert "holds 3 pictures of 160x120 px, together over the limit of 40000 pixels" in err
+
+
+def test_a_folder_says_what_is_left_out(run, tmp_path, style_file, photo):
+    for name in ("a.txt", "b.txt", "c.xmp"):
+        (tmp_path / name).touch()
+    code, _, err = run("stylize", tmp_path, "-s", style_file, "-o", tmp_path / "out", "--match-luminance")
+    assert code == 0
+    assert "3 files are no pictures by their names and are left out: 2 .txt, 1 .xmp" in err
+    assert "--match-luminance changes nothing without --keep-color luminance" in err
+
+
+@pytest.mark.parametrize("options", [["", "-s", "x"], ["a.png", "-s", ""], ["a.png", "-s", "x", "--output="]])
+def test_an_empty_argument_is_refused(run, tmp_path, monkeypatch, landscape, options):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(landscape).save("a.png")
+    with pytest.raises(SystemExit) as stop:
+        run("stylize", *options)
+    assert stop.value.code == 2
+    assert os.listdir() == ["a.png"]
+
+
 @pytest.mark.parametrize("mode", ["none", "luminance", "histogram", "linear"])
 def test_every_color_mode_goes_through_the_command(run, photo, style_file, mode):
     out = photo.with_name(f"{mode}.png")
@@ -192,8 +248,8 @@ def test_a_photo_named_twice_is_painted_once(tmp_path):
 
 def test_an_output_file_of_unknown_format_is_no_folder(tmp_path):
     (tmp_path / "a.jpg").touch()
-    with pytest.raises(PictureError, match=r"no format for \.gif"):
-        plan_jobs([str(tmp_path / "a.jpg")], str(tmp_path / "b.gif"), "wave")
+    with pytest.raises(PictureError, match=r"no format for \.psd"):
+        plan_jobs([str(tmp_path / "a.jpg")], str(tmp_path / "b.psd"), "wave")
 
 
 def test_a_name_too_long_does_not_stop_the_others(run, tmp_path, style_file, photo):
@@ -340,7 +396,7 @@ def test_gray_and_half_transparent_parts_of_a_mask_are_mixed(tmp_path):
         (["-s", "the_scream"], "2 styles are given, one; --mask says where a second one paints"),
         (["-s", "the_scream", "-s", "sunflowers", "--mask", "mask.png"], "3 styles are given, two at most"),
         (["--mask", "nothing.png"], "nothing.png cannot be read"),
-        (["--mask", "mask.png", "-o", "mask.png", "--overwrite"], "the mask mask.png would be replaced"),
+        (["--mask", "mask.png", "-o", "mask.png", "--overwrite"], "mask.png is read and would be replaced"),
     ],
 )
 def test_masks_that_do_not_work_are_refused(run, style_file, half_mask, landscape, monkeypatch, options, message):

@@ -23,6 +23,7 @@ from training import loop, losses, preview, start, update
 from training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
 from training.config import TrainConfig
 from training.loop import train
+from training.painting import read_painting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -155,6 +156,23 @@ def test_a_flat_painting_is_refused(config, tmp_path, console):
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "flat.png")
     with pytest.raises(TrainingError, match=r"flat\.png is one flat color"):
         train(dataclasses.replace(config, painting=str(tmp_path / "flat.png")), tmp_path, console)
+
+
+@pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 0, 255)])
+def test_of_a_painting_only_what_is_visible_is_learned(tmp_path, hidden):
+    rng = np.random.default_rng(0)
+    visible = rng.integers(40, 200, (64, 64, 3), dtype=np.uint8)
+    alpha = np.zeros((64, 64), np.uint8)
+    alpha[8:40, 20:64] = 255
+    alpha[40, 20:64] = 128  # a soft edge
+    pixels = np.where(alpha[:, :, None] > 0, visible, np.uint8(hidden))
+    Image.fromarray(np.dstack([pixels, alpha])).save(tmp_path / "x.png")
+    frame = read_painting(str(tmp_path / "x.png"), 64)
+    np.testing.assert_array_equal(frame[8:40, 20:64], visible[8:40, 20:64])
+    np.testing.assert_array_equal(frame[40:63, 20:64], visible[16:39, 20:64][::-1])  # mirrored below
+    np.testing.assert_array_equal(frame[8:40, :20], visible[8:40, 21:41][:, ::-1])  # and to the left
+    assert frame.min() >= 40
+    assert frame.max() < 200
 
 
 def test_a_painting_that_cannot_be_seen_or_is_tiny_is_refused(config, tmp_path, console):

@@ -4,6 +4,7 @@ Features and losses are those of training; the network is left out. Minutes a pi
 the networks are measured against.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from inference.console import progress_bar
 from inference.interrupt import catch_interrupt
 from inference.pictures import (
     Picture,
+    check_no_input,
     check_writable,
     contact_sheet,
     read_picture,
@@ -77,11 +79,11 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
     """
     # Check names.
     check_layers((*config.content_layers, *config.style_layers))
-    check_writable(output, overwrite, config.bits)
     files = {n: output.with_name(f"{output.stem}_{n:06d}{output.suffix}") for n in config.snapshots}
     sheet_path = output.with_name(f"{output.stem}_snapshots.png")
-    for path in (*files.values(), *([sheet_path] if files else [])):
+    for path in (output, *files.values(), *([sheet_path] if files else [])):
         check_writable(path, overwrite, config.bits)
+        check_no_input(path, [config.content, *config.styles, config.init])
 
     # Load.
     scene = load_scene(config)
@@ -172,7 +174,7 @@ def load_scene(config: OptimizeConfig) -> Scene:
     if config.init not in ("content", "noise"):
         init_frame = resize(read_picture(config.init, config.max_pixels).frame, height, width)
         init_frame = gray(luminance(init_frame)) if config.keep_color == "luminance" else init_frame
-    return Scene(Picture(frame, alpha, content.icc_profile), content_frame, style_frames, init_frame)
+    return Scene(dataclasses.replace(content, frame=frame, alpha=alpha), content_frame, style_frames, init_frame)
 
 
 def fitted_size(frame: np.ndarray, size_px: int, name: str, scales: int = 1) -> tuple[int, int]:
@@ -325,7 +327,7 @@ def to_picture(image: Tensor, scene: Scene, bits: int) -> Picture:
     if frame.shape[2] == 1:
         content_frame = np.multiply(scene.content.frame, most // 255, dtype=dtype)
         frame = keep_luminance(content_frame, frame[:, :, 0])
-    return Picture(frame, scene.content.alpha, scene.content.icc_profile)
+    return dataclasses.replace(scene.content, frame=frame)
 
 
 def expected_time(config: OptimizeConfig, image: Tensor, seconds: float, size: tuple[int, int]) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from inference.console import progress_bar
 from inference.interrupt import catch_interrupt
-from inference.pictures import Picture, check_writable, contact_sheet, read_picture, resize, write_picture
+from inference.pictures import Picture, check_no_input, check_writable, contact_sheet, read_picture, resize, write_picture
 from models.errors import Interrupted
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
@@ -32,6 +32,7 @@ def reconstruct(config: ReconstructConfig, output: Path, console: Console, overw
         Interrupted: by Ctrl-C or SIGTERM, after the sheet was written with what was done.
     """
     check_writable(output, overwrite)
+    check_no_input(output, [config.image])
     check_layers(config.layers)
     frame = read_picture(config.image, config.max_pixels).frame
     height, width = fitted_size(frame, config.size_px, config.image)

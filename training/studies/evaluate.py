@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inference.console import progress_bar
 from inference.interrupt import catch_interrupt
-from inference.pictures import check_folder, read_picture, resize_short_side, write_encoded
+from inference.pictures import check_folder, check_no_input, read_picture, resize_short_side, write_encoded
 from inference.style.session import StyleSession
 from models.errors import Interrupted, OptimizeError
 from models.vgg import VGG19Features, load_vgg19
@@ -132,6 +132,7 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
     """
     # Load.
     check_folder(output)
+    check_no_input(output.with_suffix(".png"), [config.style_image])
     device = pick_device(config.device)
     onnx_device = config.device if config.device in ("cpu", "cuda") else "auto"
     sessions = {name: StyleSession(path, onnx_device) for name, path in networks.items()}
