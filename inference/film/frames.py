@@ -18,6 +18,7 @@ import numpy as np
 from av.container import InputContainer
 from av.error import EOFError as FileEnd
 from av.error import FFmpegError
+from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
@@ -36,7 +37,18 @@ COLORSPACES = {
 }
 MAX_ERRORS_IN_A_ROW = 1000  # while nothing at all can be read; then the rest of the file is given up
 SOUND_BEHIND_S = 5.0  # how far behind its picture a file may store its sound
+BLINK_S = 0.002  # what files that count milliseconds round away
 GONE = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)  # the disk or share that a file was on
+
+
+def _of_a_newer_kind(kinds: type[SideDataType], value: int) -> SideDataType:
+    kind: Any = object.__new__(kinds)
+    kind._name_, kind._value_ = f"KIND_{value}", value
+    return kind
+
+
+# Where one kind of a frame's side data is newer than PyAV's table, as the EXIF of an MJPEG, PyAV would give none of it.
+SideDataType._missing_ = classmethod(_of_a_newer_kind)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -168,7 +180,10 @@ class VideoReader:
         self.others = [stream for stream in container.streams if stream.type in ("audio", "subtitle")]
         self.left_out = [_kind(stream) for stream in container.streams if stream not in (*self.others, self._stream)]
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
-        self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
+        # A raw stream has no timestamps to take an average of; FFmpeg then says 25. Its header may say better.
+        raw = self._stream.start_time is None and not self._stream.duration
+        rates = (self._stream.guessed_rate, self._stream.average_rate)
+        self.rate = Fraction(next(filter(None, rates if raw else reversed(rates)), 25))
         self.metadata = dict(container.metadata)
         # Files begin at any time, transport streams at hours: the beginning of the whole file is ours, so sound keeps step.
         self._origin_s = Fraction(container.start_time or 0, av.time_base) + Fraction(self._start_s).limit_denominator(10**6)
@@ -225,6 +240,8 @@ class VideoReader:
         guess = float(1 / (self.rate * self.time_base))  # units a frame, where the file does not say
         expected = -self._start_s / float(self.time_base)
         last = -1
+        before, before_end = None, 0.0  # the picture that is already there at the start
+        least = BLINK_S / float(self.time_base)
         unfinished = {stream.index for stream in self.others if stream.type == "audio"}
         for item in self._items:
             if isinstance(item, av.Packet):
@@ -236,19 +253,25 @@ class VideoReader:
                 else:
                     unfinished.discard(item.stream.index)
                 if last >= length and not unfinished:
-                    return
+                    break
                 continue
             pts = round(expected) if item.pts is None else item.pts - origin
-            expected = pts + guess
+            expected = pts + (item.duration or guess)
             if pts >= length:  # the sound of the last moments may come later in the file
                 last = pts
                 if not unfinished or (pts - length) * self.time_base > SOUND_BEHIND_S:
-                    return
-            elif 0 <= pts <= last:  # time runs backwards where a file is damaged
+                    break
+            elif pts < 0:
+                before, before_end = (item, expected) if self._start_s > 0 and expected > least else (None, 0)
+            elif pts <= last:  # time runs backwards where a file is damaged
                 self.skipped += 1
-            elif pts >= 0:  # else decoded only to get to the start
-                last = pts
-                yield Moment(self.to_rgb(item), pts, int(item.duration or 0))
+            else:
+                if before is not None and pts > least:
+                    yield Moment(self.to_rgb(before), 0, pts)
+                before, last = None, pts
+                yield Moment(self.to_rgb(item), pts, int(min(item.duration or 0, length - pts)))
+        if before is not None:  # a last picture that stays for long
+            yield Moment(self.to_rgb(before), 0, int(min(before_end, length)))
 
     def _shift_(self, packet: av.Packet) -> float | None:
         """Count a packet's time from the film's beginning; returns it in seconds, None where the file does not say."""
@@ -275,7 +298,7 @@ class VideoReader:
                         av_frames: list[Any] = packet.decode()
                     except FileEnd:
                         continue
-                    except FFmpegError:
+                    except Exception:  # whatever a decoder has against a packet, the next one may be well
                         self.skipped += 1
                         continue
                     for av_frame in av_frames:

@@ -95,6 +95,8 @@ class VideoWriter:
             rate=rate,
         )
         self.frames, self.end_s = 0, 0.0
+        self._durations: dict[int, int] = {}  # by timestamp, of frames that are in the encoder
+        self._end = 0
         self._reformatter = VideoReformatter()
         self._overwrite = overwrite
         try:
@@ -154,13 +156,22 @@ class VideoWriter:
             tags = self._tags
             av_frame.colorspace, av_frame.color_primaries, av_frame.color_trc = tags.matrix, tags.primaries, tags.transfer
             av_frame.pts, av_frame.time_base = pts, self.time_base
-            if duration:
-                av_frame.duration = duration
-            self._container.mux(self._stream.encode(av_frame))
+            self._durations[pts] = duration or round(1 / (self._rate * self.time_base))
+            self._end = pts + self._durations[pts]
+            self._mux_encoded(av_frame)
         except (FFmpegError, OSError) as error:
             raise self._failure(error) from error
         self.frames += 1
-        self.end_s = float((pts + (duration or 1 / (self._rate * self.time_base))) * self.time_base)
+        self.end_s = float(self._end * self.time_base)
+
+    def _mux_encoded(self, av_frame: av.VideoFrame | None) -> None:
+        """Encode a frame, or what is still in the encoder. Encoders forget how long their frames stay."""
+        packets = self._stream.encode(av_frame)
+        for packet in packets:
+            packet.duration = self._durations.pop(packet.pts, packet.duration)
+        if av_frame is None and packets and self._container.format.name in ("mp4", "mov"):
+            packets[-1].duration = self._end - packets[-1].pts  # these two look at the packet that they get last
+        self._container.mux(packets)
 
     def mux(self, packet: av.Packet) -> None:
         """Pass on a packet of one of `others`; those of streams left out are dropped."""
@@ -186,7 +197,7 @@ class VideoWriter:
             if not self.frames:
                 raise VideoError(f"{self.path}: no frame was painted; nothing is written")
             with tamed_encoders():
-                self._container.mux(self._stream.encode(None))
+                self._mux_encoded(None)
                 self._container.close()
             self.path = self._file.commit(self._overwrite)
         except (FFmpegError, OSError) as error:
