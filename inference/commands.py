@@ -139,7 +139,7 @@ def stylize(options: argparse.Namespace) -> int:
 
 def add_video(commands: Commands) -> None:
     text = (
-        "Sound and subtitles are passed on as they are, where OUT's format holds them (.webm: Opus and Vorbis only). Size,\n"
+        "Sound and subtitles are passed on as they are, where OUT's format holds them; else sound is encoded anew. Size,\n"
         "timestamps, color range and aspect stay the film's, which is painted upright. The result appears under its name\n"
         "when it is whole; after Ctrl-C it holds what is done, and replaces nothing. Damaged parts are skipped and counted.\n"
         "A bare STYLE means the realtime tier; STYLE/quality, where there is one, takes many times longer."

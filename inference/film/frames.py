@@ -19,7 +19,7 @@ from av.container import InputContainer
 from av.error import EOFError as FileEnd
 from av.error import FFmpegError
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from models.errors import VideoError
@@ -140,6 +140,7 @@ class VideoReader:
         sample_aspect: width to height of a pixel, upright.
         length_s: what is to be read, as far as the file says, else None.
         others: audio and subtitle streams, whose packets come along. left_out: kinds of all other streams.
+        chapters: of what is read.
         skipped: damaged packets and frames so far. gave_up: whether the rest of the file could not be read at all.
     Raises:
         VideoError: missing, not a video, damaged beyond reading, or without a single frame.
@@ -178,7 +179,8 @@ class VideoReader:
         self._stream: Any = best if best in films else films[0]
         self._stream.thread_type = "AUTO"
         self.others = [stream for stream in container.streams if stream.type in ("audio", "subtitle")]
-        self.left_out = [_kind(stream) for stream in container.streams if stream not in (*self.others, self._stream)]
+        others = [stream for stream in container.streams if stream not in (*self.others, self._stream)]
+        self.left_out = [_kind(stream) for stream in others if stream.discard != Discard.all]  # else chapters in disguise
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
         # A raw stream has no timestamps to take an average of; FFmpeg then says 25. Its header may say better.
         raw = self._stream.start_time is None and not self._stream.duration
@@ -187,6 +189,7 @@ class VideoReader:
         self.metadata = dict(container.metadata)
         # Files begin at any time, transport streams at hours: the beginning of the whole file is ours, so sound keeps step.
         self._origin_s = Fraction(container.start_time or 0, av.time_base) + Fraction(self._start_s).limit_denominator(10**6)
+        self.chapters = self._chapters()
         first = self._first_av_frame()
         if first is None:
             damage = f"; {self.skipped} damaged packets or frames" if self.skipped else ""
@@ -204,6 +207,23 @@ class VideoReader:
         self.sample_aspect = 1 / aspect if self.to_rgb.turned else aspect
         self.interlaced = bool(first.interlaced_frame)
         self.length_s = self._length_s()
+
+    def _chapters(self) -> list[Any]:
+        """Those of the part that is read, counted from its beginning."""
+        chapters = []
+        for chapter in self._container.chapters():
+            unit_s = chapter["time_base"] or Fraction(1, av.time_base)
+            start, end = (round(chapter[side] - self._origin_s / unit_s) for side in ("start", "end"))
+            last = round(Fraction(self._duration_s).limit_denominator(10**6) / unit_s) if self._duration_s else end
+            start, end = max(0, start), min(end, last)
+            if start < end:
+                chapters.append({**chapter, "start": start, "end": end})
+        return chapters
+
+    @property
+    def film(self) -> Any:
+        """The stream that the frames come from."""
+        return self._stream
 
     def _length_s(self) -> float | None:
         if self._stream.duration:

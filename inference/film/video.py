@@ -95,7 +95,10 @@ def paint_video(
             if reader.gave_up:
                 report.notes += ("what follows could not be read at all",)
                 say(report.notes[-1])
-            report.skipped, report.work_size = reader.skipped, painter.work_size(reader.to_rgb.height, reader.to_rgb.width)
+            report.skipped, report.work_size = (
+                reader.skipped + writer.skipped,
+                painter.work_size(reader.to_rgb.height, reader.to_rgb.width),
+            )
             report.end_s = writer.end_s
         report.output = writer.path
     report.wall_s = time.perf_counter() - start
@@ -116,6 +119,8 @@ def _open_writer(output: Path, reader: VideoReader, options: VideoOptions, overw
         sample_aspect=reader.sample_aspect,
         others=reader.others,
         metadata=reader.metadata,
+        chapters=reader.chapters,
+        film=reader.film,
         overwrite=overwrite,
     )
 
@@ -185,6 +190,9 @@ def _write(writer: VideoWriter, get: Callable[[], Any], painter: FilmPainter, pr
 
 def _notes(reader: VideoReader, writer: VideoWriter) -> tuple[str, ...]:
     notes = []
+    if writer.encoded_anew:
+        text = f"{writer.path.suffix.lower()} cannot take the sound as it is"
+        notes.append(f"{text}; it is encoded anew: {', '.join(writer.encoded_anew)}")
     if writer.left_out or reader.left_out:
         advice = "; .mkv holds more" if writer.left_out and writer.path.suffix.lower() != ".mkv" else ""
         notes.append(f"left out: {', '.join([*writer.left_out, *reader.left_out])}{advice}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from films import drifting, paint, psnr, read_film, write_film
 from PIL import Image, ImageOps
 
@@ -122,3 +123,93 @@ def test_a_raw_stream_plays_at_its_own_rate(tmp_path, codec, suffix):
     assert read_film(tmp_path / "b.mp4")[1] == pytest.approx([100 * i for i in range(10)], abs=1)
     with VideoReader(source) as reader:
         assert reader.rate == 10
+
+
+def write_rich(path: Path) -> Path:
+    """A film with two chapters, two sounds, the second of which is the default, and forced subtitles."""
+    plain = write_film(path.with_name("plain.mkv"), drifting(25), sounds=2, subtitle=True)
+    flags = (Disposition(0), Disposition(0), Disposition.default, Disposition.forced)
+    titles = ("The film", "Commentary", "Original", "Signs")
+    with av.open(str(plain)) as source, av.open(str(path), "w") as out:
+        out.set_chapters(
+            [
+                {
+                    "id": i + 1,
+                    "start": 500 * i,
+                    "end": 500 * (i + 1),
+                    "time_base": Fraction(1, 1000),
+                    "metadata": {"title": title},
+                }
+                for i, title in enumerate(("First", "Second"))
+            ]
+        )
+        streams = [out.add_stream_from_template(stream) for stream in source.streams]
+        for stream, flag, title in zip(streams, flags, titles, strict=True):
+            stream.disposition, stream.metadata["title"], stream.metadata["language"] = flag, title, "deu"
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return path
+
+
+def chapters_s(path: Path) -> list[tuple[str, float, float]]:
+    with av.open(str(path)) as container:
+        return [
+            (chapter["metadata"]["title"], *(float(chapter[side] * chapter["time_base"]) for side in ("start", "end")))
+            for chapter in container.chapters()
+        ]
+
+
+def test_chapters_titles_and_flags_stay(tmp_path):
+    source = write_rich(tmp_path / "a.mkv")
+    assert not paint(source, tmp_path / "b.mkv").notes
+    assert chapters_s(tmp_path / "b.mkv") == chapters_s(source) == [("First", 0.0, 0.5), ("Second", 0.5, 1.0)]
+    with av.open(str(tmp_path / "b.mkv")) as container:
+        assert [stream.disposition for stream in container.streams] == [0, 0, Disposition.default, Disposition.forced]
+        titles = [stream.metadata["title"] for stream in container.streams]
+        assert titles == ["The film", "Commentary", "Original", "Signs"]
+        assert {stream.metadata["language"] for stream in container.streams} == {"deu"}
+
+
+def test_chapters_of_a_part_are_counted_from_its_beginning_and_those_of_an_mp4_are_no_stream(tmp_path):
+    paint(write_rich(tmp_path / "a.mkv"), tmp_path / "b.mp4")
+    assert chapters_s(tmp_path / "b.mp4") == [("First", 0.0, 0.5), ("Second", 0.5, 1.0)]
+    assert not paint(tmp_path / "b.mp4", tmp_path / "c.mp4", start_s=0.2, duration_s=0.5).notes
+    assert chapters_s(tmp_path / "c.mp4") == [("First", 0.0, 0.3), ("Second", 0.3, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("source_codec", "source_suffix", "suffix", "name"),
+    [("wmav2", ".wmv", ".mp4", "aac"), ("wmav2", ".wmv", ".mkv", "aac"), ("aac", ".mp4", ".webm", "opus")],
+)
+def test_sound_that_a_format_refuses_is_encoded_anew_and_stays_in_step(tmp_path, source_codec, source_suffix, suffix, name):
+    source = tmp_path / f"a{source_suffix}"
+    with av.open(str(source), "w") as out:
+        film, tone = out.add_stream("mpeg4", 25), out.add_stream(source_codec, 44100)
+        film.width, film.height, film.pix_fmt, tone.layout = 128, 96, "yuv420p", "stereo"
+        tone.bit_rate = 128_000
+        wave = np.zeros((2, 2 * 44100), np.float32)
+        wave[:, 44100:] = 0.5 * np.sin(np.arange(44100) * 0.1)  # silence for a second, then a tone
+        for frame in drifting(50):
+            out.mux(film.encode(av.VideoFrame.from_ndarray(frame)))
+        sound = av.AudioFrame.from_ndarray(wave, format="fltp", layout="stereo")
+        sound.sample_rate, sound.pts, sound.time_base = 44100, 0, Fraction(1, 44100)
+        out.mux([*film.encode(None), *tone.encode(sound), *tone.encode(None)])
+    report = paint(source, tmp_path / f"b{suffix}")
+    assert any("encoded anew" in note and source_codec in note for note in report.notes)
+    assert not any("left out" in note for note in report.notes)
+
+    def tone_s(path: Path) -> float:
+        with av.open(str(path)) as container:
+            stream = container.streams.audio[0]
+            if path != source:
+                assert stream.codec_context.name == name
+            assert stream.codec_context.layout.nb_channels == 2
+            frames = list(container.decode(stream))
+        loud = next(frame for frame in frames if np.abs(frame.to_ndarray()).max() > 0.2)
+        first = np.argmax(np.abs(loud.to_ndarray()[0]) > 0.2)
+        return float(loud.pts * loud.time_base) + first / loud.sample_rate
+
+    assert tone_s(tmp_path / f"b{suffix}") == pytest.approx(tone_s(source), abs=0.01)
+    assert report.end_s == pytest.approx(2.0, abs=0.1)
