@@ -15,6 +15,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from av.container import InputContainer
 from av.error import EOFError as FileEnd
 from av.error import FFmpegError
@@ -38,6 +39,20 @@ COLORSPACES = {
 MAX_ERRORS_IN_A_ROW = 1000  # while nothing at all can be read; then the rest of the file is given up
 SOUND_BEHIND_S = 5.0  # how far behind its picture a file may store its sound
 BLINK_S = 0.002  # what files that count milliseconds round away
+# Side data of frames that FFmpeg reads and PyAV cannot write.
+DROPPED_TAGS = {
+    "SPHERICAL": "360 degrees",
+    "STEREO3D": "stereoscopic 3D",
+    "MASTERING_DISPLAY_METADATA": "HDR mastering display",
+    "CONTENT_LIGHT_LEVEL": "HDR light level",
+    "DYNAMIC_HDR_PLUS": "HDR10+",
+    "DOVI_METADATA": "Dolby Vision",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid",
+    "AMBIENT_VIEWING_ENVIRONMENT": "ambient viewing",
+    "ICC_PROFILE": "ICC profile",
+    "S12M_TIMECODE": "timecode",
+    "A53_CC": "closed captions",
+}
 GONE = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)  # the disk or share that a file was on
 
 
@@ -141,6 +156,8 @@ class VideoReader:
         length_s: what is to be read, as far as the file says, else None.
         others: audio and subtitle streams, whose packets come along. left_out: kinds of all other streams.
         chapters: of what is read.
+        interlaced: whether the frames are. alpha_unread: whether there is transparency that no decoder here knows.
+        dropped_tags: what else the frames say about themselves, in words, that cannot be passed on.
         skipped: damaged packets and frames so far. gave_up: whether the rest of the file could not be read at all.
     Raises:
         VideoError: missing, not a video, damaged beyond reading, or without a single frame.
@@ -206,6 +223,10 @@ class VideoReader:
         aspect = Fraction(self._stream.sample_aspect_ratio or 1) or Fraction(1)
         self.sample_aspect = 1 / aspect if self.to_rgb.turned else aspect
         self.interlaced = bool(first.interlaced_frame)
+        self.alpha_unread = self._stream.metadata.get("alpha_mode") == "1" and not self.to_rgb.has_alpha
+        side_data: Any = first.side_data
+        tagged = {data.type.name for data in side_data}
+        self.dropped_tags = [words for name, words in DROPPED_TAGS.items() if name in tagged]
         self.length_s = self._length_s()
 
     def _chapters(self) -> list[Any]:
@@ -306,6 +327,7 @@ class VideoReader:
     def _decode(self) -> Iterator[av.VideoFrame | av.Packet]:
         """Everything in the file; damaged packets and frames are counted and left out."""
         failures = 0
+        decoder = _decoder(self._stream)
         streams = [self._stream, *self.others]
         while failures < MAX_ERRORS_IN_A_ROW:
             try:
@@ -315,7 +337,7 @@ class VideoReader:
                             yield packet
                         continue
                     try:
-                        av_frames: list[Any] = packet.decode()
+                        av_frames: list[Any] = decoder.decode(packet if packet.size else None)
                     except FileEnd:
                         continue
                     except Exception:  # whatever a decoder has against a packet, the next one may be well
@@ -345,6 +367,15 @@ class VideoReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _decoder(stream: Any) -> Any:
+    """Of the transparency of VP8 and VP9, which lies beside the pictures in the file, FFmpeg's own decoders know nothing."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if name and stream.metadata.get("alpha_mode") == "1":
+        with contextlib.suppress(UnknownCodecError):
+            return av.CodecContext.create(name, "r")
+    return stream.codec_context
 
 
 def _kind(stream: Any) -> str:

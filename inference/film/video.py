@@ -203,6 +203,10 @@ def _notes(reader: VideoReader, writer: VideoWriter) -> tuple[str, ...]:
         notes.append(f"{reader.to_rgb.depth} bits a channel in, 8 out")
     if reader.to_rgb.has_alpha:
         notes.append("transparency is not kept; white shows through")
+    if reader.alpha_unread:
+        notes.append("its transparency cannot be read (PyAV has no libvpx); what is hidden is painted, too")
+    if reader.dropped_tags:
+        notes.append(f"tags that are not kept: {', '.join(reader.dropped_tags)}")
     if reader.interlaced:
         notes.append("the film is interlaced; its combs are painted, too")
     return tuple(notes)

@@ -11,7 +11,8 @@ from av.stream import Disposition
 from films import drifting, paint, psnr, read_film, write_film
 from PIL import Image, ImageOps
 
-from inference.film.frames import Moment, VideoReader
+from inference.film import frames
+from inference.film.frames import VideoReader
 
 
 def length_s(path: Path) -> float:
@@ -47,35 +48,27 @@ def test_an_mjpeg_with_exif_is_painted_upright(tmp_path, orientation):
     assert psnr(read_film(tmp_path / "b.mp4")[0][0], upright) > 30
 
 
-def test_a_decoder_that_fails_in_its_own_way_costs_one_packet(tmp_path, monkeypatch):
-    source = write_film(tmp_path / "a.mp4", drifting(6))
+def test_what_a_decoder_throws_costs_one_packet(tmp_path, monkeypatch):
+    source = write_film(tmp_path / "a.mkv", drifting(6), codec="mjpeg", pixel_format="yuvj420p")
 
-    class Packets:
-        def __init__(self, reader):
-            self.reader, self.demux = reader, reader._container.demux
+    class Moody:
+        calls = 0
 
-        def __call__(self, streams):
-            for i, packet in enumerate(self.demux(streams)):
-                yield Unlucky(packet) if i == 5 else packet
+        def decode(self, packet):
+            self.calls += 1
+            if self.calls == 5:  # one was decoded to see what they are like
+                raise NotImplementedError("no such pixels")
+            return self.decoder.decode(packet)
 
-    class Unlucky:
-        def __init__(self, packet):
-            self.stream, self.size = packet.stream, packet.size
+    moody = Moody()
 
-        def decode(self):
-            raise NotImplementedError("no such pixels")
+    def decoder(stream):
+        moody.decoder = stream.codec_context
+        return moody
 
-    with VideoReader(source) as reader:
-        container = reader._container
-
-        class Container:
-            demux = Packets(reader)
-            close = container.close
-
-        reader._container = Container()
-        moments = [item for item in reader if isinstance(item, Moment)]
-        assert len(moments) == 5
-        assert reader.skipped == 1
+    monkeypatch.setattr(frames, "_decoder", decoder)
+    report = paint(source, tmp_path / "b.mkv")
+    assert (report.frames, report.skipped) == (5, 1)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".webm"])
@@ -89,7 +82,7 @@ def test_the_last_picture_of_a_gif_stays_as_long_as_it_did(tmp_path, suffix):
 
 def test_a_part_of_a_gif_begins_with_the_picture_that_is_there_and_ends_with_the_part(tmp_path):
     source = write_gif(tmp_path / "a.gif", [100, 200, 3000])
-    frames, _ = read_film(source)
+    pictures, _ = read_film(source)
     for start_s, duration_s, wanted, times_ms in ((0.15, 1.0, [1, 2], [0, 150]), (2.0, 0.5, [2], [0]), (0.1, 0.1, [1], [0])):
         output = tmp_path / f"{start_s}.mkv"
         assert paint(source, output, start_s=start_s, duration_s=duration_s).end_s == pytest.approx(duration_s, abs=0.001)
@@ -97,7 +90,7 @@ def test_a_part_of_a_gif_begins_with_the_picture_that_is_there_and_ends_with_the
         assert found_ms == pytest.approx(times_ms, abs=1)
         assert length_s(output) == pytest.approx(duration_s, abs=0.001)
         for frame, index in zip(painted, wanted, strict=True):
-            assert psnr(frame, frames[index]) > 28
+            assert psnr(frame, pictures[index]) > 28
 
 
 @pytest.mark.parametrize(("rate", "count"), [(Fraction(1, 5), 3), (Fraction(480), 48)])
@@ -206,10 +199,40 @@ def test_sound_that_a_format_refuses_is_encoded_anew_and_stays_in_step(tmp_path,
             if path != source:
                 assert stream.codec_context.name == name
             assert stream.codec_context.layout.nb_channels == 2
-            frames = list(container.decode(stream))
-        loud = next(frame for frame in frames if np.abs(frame.to_ndarray()).max() > 0.2)
+            sounds = list(container.decode(stream))
+        loud = next(frame for frame in sounds if np.abs(frame.to_ndarray()).max() > 0.2)
         first = np.argmax(np.abs(loud.to_ndarray()[0]) > 0.2)
         return float(loud.pts * loud.time_base) + first / loud.sample_rate
 
     assert tone_s(tmp_path / f"b{suffix}") == pytest.approx(tone_s(source), abs=0.01)
     assert report.end_s == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("codec", "options"), [("libvpx", {"auto-alt-ref": "0"}), ("libvpx-vp9", {"auto-alt-ref": "0"})])
+@pytest.mark.parametrize("known", [True, False])
+def test_hidden_parts_of_a_vp8_or_vp9_are_white_or_it_is_said(tmp_path, monkeypatch, codec, options, known):
+    rgba = [np.dstack([frame, np.full(frame.shape[:2], 255, np.uint8)]) for frame in drifting(3)]
+    for frame in rgba:
+        frame[:48, :, 3] = 0
+    source = write_film(
+        tmp_path / "a.webm", rgba, codec=codec, pixel_format="yuva420p", source_format="rgba", options={**options, "b": "2M"}
+    )
+    if not known:
+        monkeypatch.setattr(frames, "_decoder", lambda stream: stream.codec_context)
+    [note] = paint(source, tmp_path / "b.mp4").notes
+    painted = read_film(tmp_path / "b.mp4")[0][0]
+    if known:
+        assert "white shows through" in note
+        assert painted[:40].min() > 240
+    else:
+        assert "transparency cannot be read" in note
+        assert painted[:40].mean() < 240
+    assert psnr(painted[56:], rgba[0][56:, :, :3]) > 24
+
+
+def test_hdr_tags_that_are_lost_are_said(tmp_path):
+    light = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
+    options = {"x265-params": f"log-level=none:{light}"}
+    source = write_film(tmp_path / "a.mkv", drifting(2), codec="libx265", pixel_format="yuv420p10le", options=options)
+    notes = paint(source, tmp_path / "b.mp4").notes
+    assert "tags that are not kept: HDR mastering display, HDR light level" in notes
