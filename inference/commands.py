@@ -8,10 +8,14 @@ import itertools
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inference.options import CODECS, COLOR_MODES, QUALITY, StylizeOptions, VideoOptions
 from models.errors import Interrupted, PictureError, StyleError, VideoError, WebError
 from models.options import Commands, add_command, number, whole_number
+
+if TYPE_CHECKING:
+    from inference.style.session import StyleSession
 
 
 def add_demo(commands: Commands) -> None:
@@ -146,11 +150,13 @@ def add_video(commands: Commands) -> None:
     )
     example = "allaprima video clip.mp4 --style great_wave/realtime --keep-color luminance"
     parser = add_command(commands, "video", video, "paint a film", text, example)
-    parser.add_argument("film", metavar="IN", help="a file of any kind that FFmpeg reads")
+    what = "a file of any kind that FFmpeg reads, or numbered pictures: frames/%%05d.png, 25 a second"
+    parser.add_argument("films", nargs="+", metavar="IN", help=what)
     parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help="a shipped style, or an .onnx file")
-    parser.add_argument(
-        "-o", "--output", metavar="OUT", help=".mp4, .m4v, .mov, .mkv or .webm (default: IN_STYLE.mp4 beside IN)"
+    what = (
+        ".mp4, .m4v, .mov, .mkv, .webm, numbered pictures (%%05d.png keeps transparency), or a folder (default: IN_STYLE.mp4)"
     )
+    parser.add_argument("-o", "--output", metavar="OUT", help=what)
     _add_keep_color(parser, "film")
     _add_strokes(parser)
     _add_max_side(parser)
@@ -168,21 +174,42 @@ def add_video(commands: Commands) -> None:
 
 
 def video(options: argparse.Namespace) -> int:
-    from inference.console import film_progress
-    from inference.film.sinks import check_film_writable
-    from inference.film.video import default_output, paint_video
+    from inference.film.video import check_output, plan_films
     from inference.interrupt import catch_interrupt
-    from inference.profile import Profile, bare_session_ms
     from inference.style.session import StyleSession
     from inference.style.styles import PREFERRED_LIVE, find_style, style_name
 
-    path, source = find_style(options.style, tiers=PREFERRED_LIVE), Path(options.film)
-    if "://" in options.film:
-        raise VideoError(f"{options.film} is an address; video paints files, webcam --camera takes addresses")
-    output = Path(options.output) if options.output else default_output(source, style_name(options.style))
-    check_film_writable(output, options.overwrite, options.codec)  # before the style is opened
+    for film in options.films:
+        if "://" in film:
+            raise VideoError(f"{film} is an address; video paints files, webcam --camera takes addresses")
+    path = find_style(options.style, tiers=PREFERRED_LIVE)
+    planned = plan_films(options.films, options.output, style_name(options.style))
+    if options.output and options.output.endswith(("/", os.sep)):
+        Path(options.output).mkdir(parents=True, exist_ok=True)
+    if len(planned) == 1:
+        check_output(planned[0][1], options.overwrite, options.codec)  # before the style is opened
     session = StyleSession(path, options.device, shared=True)
     print(f"painting with {path} on {session.where}", file=sys.stderr)
+    failed = 0
+    with catch_interrupt() as received:
+        for source, output in planned:
+            try:
+                _paint_film(source, output, session, options, received)
+            except VideoError as error:
+                if len(planned) == 1:
+                    raise
+                failed += 1
+                print(f"allaprima: {error}", file=sys.stderr)
+    if failed:
+        print(f"allaprima: {failed} of {len(planned)} films failed, the others are painted", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _paint_film(source: Path, output: Path, session: "StyleSession", options: argparse.Namespace, received: list[int]) -> None:
+    from inference.console import film_progress
+    from inference.film.video import paint_video
+    from inference.profile import Profile, bare_session_ms
+
     how = StylizeOptions(
         options.keep_color,
         strength=options.strength,
@@ -196,8 +223,7 @@ def video(options: argparse.Namespace) -> int:
     def say(note: str) -> None:
         print(f"allaprima: {source}: {note}", file=sys.stderr)
 
-    with catch_interrupt() as received, film_progress() as progress:
-        stopped = lambda: received  # noqa: E731
+    with film_progress() as progress:
         report = paint_video(
             source,
             output,
@@ -205,14 +231,13 @@ def video(options: argparse.Namespace) -> int:
             how=how,
             options=what,
             overwrite=options.overwrite,
-            stopped=stopped,
+            stopped=lambda: received,
             progress=progress,
             profile=profile,
             say=say,
         )
     if report.skipped:
-        text = f"{source}: {report.skipped} damaged packets or frames were skipped; what follows keeps its time"
-        print(f"allaprima: {text}", file=sys.stderr)
+        say(f"{report.skipped} damaged packets or frames were skipped; what follows keeps its time")
     speed = f"{report.frames / report.wall_s:.1f} frames a second"
     if options.profile:
         print(profile.table())
@@ -222,7 +247,6 @@ def video(options: argparse.Namespace) -> int:
     if not report.whole:
         raise Interrupted(f"stopped; {report.output} holds the first {report.end_s:.1f} s ({report.frames} frames)")
     print(f"{report.output}: {report.frames} frames, {report.end_s:.1f} s, {report.encoder}, painted at {speed}")
-    return 0
 
 
 def add_webcam(commands: Commands) -> None:

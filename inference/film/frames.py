@@ -23,6 +23,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Discard, Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from inference.film.sequences import is_sequence, sequence_options
 from models.errors import VideoError
 
 UNSPECIFIED = 2  # of a color space, primaries or transfer, in every standard that has the field
@@ -74,11 +75,13 @@ class Moment:
         frame: (H, W, 3) uint8 RGB, upright.
         pts: when it appears, in units of the film's `time_base`, counted from its beginning.
         duration: how long it stays, in the same units; 0 where the file does not say.
+        alpha: (H, W) uint8, of a film with transparency; white shows through in `frame`.
     """
 
     frame: np.ndarray
     pts: int
     duration: int = 0
+    alpha: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class ToRgb:
         first: the first one.
     Attributes:
         height, width: of the upright frames. turned: whether they lie on their side in the file. tags: of the colors.
-        depth: bits a channel in the file. has_alpha: its transparency is not kept: white shows through.
+        depth: bits a channel in the file. has_alpha: whether it is transparent; white shows through.
     """
 
     def __init__(self, first: av.VideoFrame) -> None:
@@ -119,6 +122,10 @@ class ToRgb:
 
     def __call__(self, av_frame: av.VideoFrame) -> np.ndarray:
         """A frame, (H, W, 3) uint8 RGB of the first one's size; a view of the decoder's memory where it can be one."""
+        return self.with_alpha(av_frame)[0]
+
+    def with_alpha(self, av_frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same, and its alpha, (H, W) uint8, if it has any."""
         height, width = self._coded
         matrix, color_range = self.tags.to_rgb(height)
         converted = self._reformatter.reformat(
@@ -131,10 +138,14 @@ class ToRgb:
             src_color_range=color_range,
             dst_color_range=ColorRange.JPEG,
         )
-        frame = _packed_pixels(converted)
+        frame, alpha = _packed_pixels(converted), None
         if self.has_alpha:
+            alpha = self._upright(np.ascontiguousarray(frame[:, :, 3]))
             opaque = frame[:, :, 3:].astype(np.float32) / 255.0
             frame = np.rint(frame[:, :, :3] * opaque + 255.0 * (1.0 - opaque)).astype(np.uint8)
+        return self._upright(frame), alpha
+
+    def _upright(self, frame: np.ndarray) -> np.ndarray:
         if self._mirrored:
             frame = np.asarray(cv2.flip(frame, 1))
         if self._turns:
@@ -147,7 +158,7 @@ class VideoReader:
     """A video file, read from its beginning or a part of it.
 
     Args:
-        path: anything FFmpeg reads.
+        path: anything FFmpeg reads; frames/%05d.png for numbered pictures.
         start_s, duration_s: only this part; 0 for `duration_s` reads to the end.
     Attributes:
         to_rgb: size, depth, colors and orientation of the frames.
@@ -168,7 +179,7 @@ class VideoReader:
         self.skipped, self.gave_up = 0, False
         self._start_s, self._duration_s = start_s, duration_s
         try:
-            if not self.path.stat().st_size or not self.path.is_file():
+            if not is_sequence(self.path) and (not self.path.stat().st_size or not self.path.is_file()):
                 raise VideoError(f"{path} is empty, or no file; a video file is wanted")
             self._container = self._open()
         except FFmpegError as error:
@@ -183,6 +194,9 @@ class VideoReader:
             raise
 
     def _open(self) -> InputContainer:
+        if is_sequence(self.path):
+            name, options = sequence_options(self.path)
+            return av.open(name, format="image2", options=options)
         # By its whole name: FFmpeg takes what comes before a colon, as in 12:30.avi, for a protocol.
         return av.open(str(self.path.absolute()), metadata_errors="ignore")
 
@@ -308,11 +322,15 @@ class VideoReader:
                 self.skipped += 1
             else:
                 if before is not None and pts > least:
-                    yield Moment(self.to_rgb(before), 0, pts)
+                    yield self._moment(before, 0, pts)
                 before, last = None, pts
-                yield Moment(self.to_rgb(item), pts, int(min(item.duration or 0, length - pts)))
+                yield self._moment(item, pts, int(min(item.duration or 0, length - pts)))
         if before is not None:  # a last picture that stays for long
-            yield Moment(self.to_rgb(before), 0, int(min(before_end, length)))
+            yield self._moment(before, 0, int(min(before_end, length)))
+
+    def _moment(self, av_frame: av.VideoFrame, pts: int, duration: int) -> Moment:
+        frame, alpha = self.to_rgb.with_alpha(av_frame)
+        return Moment(frame, pts, duration, alpha)
 
     def _shift_(self, packet: av.Packet) -> float | None:
         """Count a packet's time from the film's beginning; returns it in seconds, None where the file does not say."""

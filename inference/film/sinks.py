@@ -156,8 +156,8 @@ class VideoWriter:
     def skipped(self) -> int:
         return sum(sound.skipped for sound in self._sounds.values())
 
-    def write(self, frame: np.ndarray, pts: int, duration: int = 0) -> None:
-        """Encode a frame, (H, W, 3) uint8 RGB; `pts` grows from call to call.
+    def write(self, frame: np.ndarray, pts: int, duration: int = 0, alpha: np.ndarray | None = None) -> None:
+        """Encode a frame, (H, W, 3) uint8 RGB; `pts` grows from call to call; `alpha` is not written.
 
         Raises:
             VideoError: the disk is full, ...
