@@ -150,12 +150,10 @@ def add_video(commands: Commands) -> None:
     )
     example = "allaprima video clip.mp4 --style great_wave/realtime --keep-color luminance"
     parser = add_command(commands, "video", video, "paint a film", text, example)
-    what = "a file of any kind that FFmpeg reads, or numbered pictures: frames/%%05d.png, 25 a second"
+    what = "a file of any kind that FFmpeg reads, numbered pictures (frames/%%05d.png, 25 a second), or - for standard input"
     parser.add_argument("films", nargs="+", metavar="IN", help=what)
     parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help="a shipped style, or an .onnx file")
-    what = (
-        ".mp4, .m4v, .mov, .mkv, .webm, numbered pictures (%%05d.png keeps transparency), or a folder (default: IN_STYLE.mp4)"
-    )
+    what = ".mp4, .m4v, .mov, .mkv, .webm, pictures (%%05d.png keeps transparency), a folder, or - (default: IN_STYLE.mp4)"
     parser.add_argument("-o", "--output", metavar="OUT", help=what)
     _add_keep_color(parser, "film")
     _add_strokes(parser)
@@ -174,6 +172,45 @@ def add_video(commands: Commands) -> None:
 
 
 def video(options: argparse.Namespace) -> int:
+    if "-" not in (*options.films, options.output):
+        return _paint_films(options)
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="allaprima_") as folder:
+        return _paint_standard_streams(options, Path(folder))
+
+
+def _paint_standard_streams(options: argparse.Namespace, folder: Path) -> int:
+    """`-` as a film, which must be there in whole first, as files are read twice; as OUT, it is a Matroska."""
+    import contextlib
+    import shutil
+
+    if options.output is None:
+        raise VideoError("standard input has no name; give -o")
+    if options.output == "-" and len(options.films) > 1:
+        raise VideoError(f"{len(options.films)} films do not go into one; give a folder with -o")
+    if options.output == "-" and sys.stdout.isatty():
+        raise VideoError("a film is nothing for a terminal; give a file with -o, or a pipe")
+    if "-" in options.films:
+        spooled = folder / "standard input"
+        with spooled.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        options.films = [str(spooled) if film == "-" else film for film in options.films]
+    if options.output != "-":
+        return _paint_films(options)
+    output = folder / "standard output.mkv"
+    options.output = str(output)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return _paint_films(options)
+    finally:
+        if output.exists():
+            with output.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.flush()
+
+
+def _paint_films(options: argparse.Namespace) -> int:
     from inference.film.video import check_output, plan_films
     from inference.interrupt import catch_interrupt
     from inference.style.session import StyleSession

@@ -18,7 +18,7 @@ RATE = 25  # pictures a second, as in FFmpeg: nothing in a sequence says it
 
 def is_sequence(path: Path) -> bool:
     """Whether a name stands for numbered pictures; a file that really is called so is a file."""
-    return bool(NUMBER.search(path.name)) and not path.exists()
+    return path.suffix.lower() in FORMATS and bool(NUMBER.search(path.name)) and not path.exists()
 
 
 def numbers_of(path: Path) -> list[int]:
@@ -61,7 +61,7 @@ class SequenceWriter:
     Attributes:
         as in `VideoWriter`.
     Raises:
-        VideoError: no such format, a folder that cannot be written to, such pictures exist.
+        VideoError: a folder that cannot be written to, such pictures exist.
     """
 
     def __init__(
@@ -103,8 +103,6 @@ class SequenceWriter:
 
 def check_sequence_writable(path: Path, overwrite: bool) -> None:
     """Raises VideoError where such pictures cannot be written, as far as can be told before."""
-    if path.suffix.lower() not in FORMATS:
-        raise VideoError(f'{path}: no picture format for "{path.suffix}"; one of {", ".join(FORMATS)} is wanted')
     check_folder(path, VideoError)
     numbers = numbers_of(path)
     if numbers and not overwrite:

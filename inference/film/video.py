@@ -69,8 +69,10 @@ def plan_films(films: Sequence[str], output: str | None, style_name: str) -> lis
         output: a file for a single film, else a folder, which must exist or end in /; None puts each beside its film.
         style_name: for those names.
     Raises:
-        VideoError: several films for one file, two results with one name, or a result that is one of the films.
+        VideoError: an empty name, several films for one file, two results with one name, or a result that is one of the films.
     """
+    if "" in (*films, output):
+        raise VideoError("an empty name is given; a film's is wanted")
     sources = list(map(Path, dict.fromkeys(films)))
     if output is None:
         planned = [(source, default_output(source, style_name)) for source in sources]

@@ -1,5 +1,9 @@
 """Films as numbered pictures, several films in one command."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from films import drifting, packets_of, paint, psnr, read_film, write_film
@@ -7,6 +11,8 @@ from PIL import Image
 
 from inference.film.video import plan_films
 from models.errors import VideoError
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def write_pictures(folder, frames, first=1):
@@ -57,8 +63,9 @@ def test_a_gap_in_the_numbers_and_pictures_that_are_not_there_are_said(tmp_path)
         paint(source, tmp_path / "b.mp4")
     with pytest.raises(VideoError, match="no picture of such a name"):
         paint(tmp_path / "in" / "x%05d.png", tmp_path / "b.mp4")
-    with pytest.raises(VideoError, match=r'no picture format for ".gif"'):
-        paint(write_film(tmp_path / "a.mp4", drifting(2)), tmp_path / "%d.gif")
+    film = write_film(tmp_path / "100%d.mp4", drifting(2))
+    paint(film, tmp_path / "101%d.mp4")
+    assert len(read_film(tmp_path / "101%d.mp4")[0]) == 2
     assert not list(tmp_path.glob("b*"))
 
 
@@ -68,6 +75,9 @@ def test_several_films_get_names_of_their_own(tmp_path):
     assert [path.name for _, path in plan] == ["a_wave.mp4", "b_wave.mp4", "in_wave.mp4"]
     plan = plan_films(films, f"{tmp_path}/out/", "wave")
     assert [path for _, path in plan] == [tmp_path / "out" / name for name in ("a.mp4", "b.mp4", "in.mp4")]
+    for empty in (["a.mp4", ""], None), (["a.mp4"], ""):
+        with pytest.raises(VideoError, match="an empty name"):
+            plan_films(*empty, "wave")
     with pytest.raises(VideoError, match="one file for 3 films; give a folder"):
         plan_films(films, str(tmp_path / "x.mp4"), "wave")
     with pytest.raises(VideoError, match=r"b/a\.mov and a\.mov would both become"):
@@ -87,3 +97,17 @@ def test_a_film_that_fails_does_not_keep_the_others_from_being_painted(run, tmp_
     assert len(out.splitlines()) == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mkv", "c.mkv"]
     assert packets_of(tmp_path / "out" / "c.mkv", "audio") == packets_of(tmp_path / "c.mkv", "audio")
+
+
+def test_a_film_goes_through_standard_input_and_output(tmp_path, style_file):
+    source = write_film(tmp_path / "a.ts", drifting(5), sounds=1)
+    command = [sys.executable, str(ROOT / "allaprima.py"), "video", "-", "-s", str(style_file)]
+    result = subprocess.run([*command, "-o", "-"], input=source.read_bytes(), capture_output=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    (tmp_path / "b.mkv").write_bytes(result.stdout)
+    assert len(read_film(tmp_path / "b.mkv")[0]) == 5
+    assert len(packets_of(tmp_path / "b.mkv", "audio")[0]) == len(packets_of(source, "audio")[0])
+    assert b"5 frames" in result.stderr
+    result = subprocess.run(command, input=b"", capture_output=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert b"standard input has no name; give -o" in result.stderr
