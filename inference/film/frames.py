@@ -163,6 +163,7 @@ class VideoReader:
     Attributes:
         to_rgb: size, depth, colors and orientation of the frames.
         time_base: seconds a unit of their timestamps. rate: frames a second, on average, as the file says.
+        timeless: whether it has no timestamps at all; `rate` is then what its header says, or a guess.
         sample_aspect: width to height of a pixel, upright.
         length_s: what is to be read, as far as the file says, else None.
         others: audio and subtitle streams, whose packets come along. left_out: kinds of all other streams.
@@ -214,14 +215,18 @@ class VideoReader:
         self.left_out = [_kind(stream) for stream in others if stream.discard != Discard.all]  # else chapters in disguise
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
         # A raw stream has no timestamps to take an average of; FFmpeg then says 25. Its header may say better.
-        raw = self._stream.start_time is None and not self._stream.duration
+        self.timeless = self._stream.start_time is None and not self._stream.duration
         rates = (self._stream.guessed_rate, self._stream.average_rate)
-        self.rate = Fraction(next(filter(None, rates if raw else reversed(rates)), 25))
+        self.rate = Fraction(next(filter(None, rates if self.timeless else reversed(rates)), 25))
         self.metadata = dict(container.metadata)
         # Files begin at any time, transport streams at hours: the beginning of the whole file is ours, so sound keeps step.
         self._origin_s = Fraction(container.start_time or 0, av.time_base) + Fraction(self._start_s).limit_denominator(10**6)
         self.chapters = self._chapters()
         first = self._first_av_frame()
+        for other in films if first is None else ():  # there are files whose first film is empty
+            self._stream = self._container.streams[other.index]
+            self._reread(seek=False)
+            first = first or self._first_av_frame()
         if first is None:
             damage = f"; {self.skipped} damaged packets or frames" if self.skipped else ""
             raise VideoError(f"{self.path} holds no frame that can be decoded{damage}")
@@ -239,8 +244,7 @@ class VideoReader:
         self.interlaced = bool(first.interlaced_frame)
         self.alpha_unread = self._stream.metadata.get("alpha_mode") == "1" and not self.to_rgb.has_alpha
         side_data: Any = first.side_data
-        tagged = {data.type.name for data in side_data}
-        self.dropped_tags = [words for name, words in DROPPED_TAGS.items() if name in tagged]
+        self.dropped_tags = [words for name, words in DROPPED_TAGS.items() if side_data.get(name) is not None]
         self.length_s = self._length_s()
 
     def _chapters(self) -> list[Any]:

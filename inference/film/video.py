@@ -143,7 +143,7 @@ def paint_video(
             for note in report.notes:
                 say(note)
             painter = FilmPainter(session, how, profile)
-            _paint(reader, writer, painter, report, profile=profile, stopped=stopped, progress=progress)
+            _paint(reader, writer, painter, report, profile=profile, stopped=stopped, progress=progress, say=say)
             if not report.whole:
                 writer.keep_existing()
             if not report.frames:
@@ -194,13 +194,19 @@ def _paint(
     profile: Profile,
     stopped: Callable[[], object],
     progress: Callable[[int, float, float | None], None],
+    say: Callable[[str], None],
 ) -> None:
-    """Read, paint and write at the same time; fills in the report's `frames` and `whole`."""
+    """Read, paint and write at the same time; fills in the report's `frames` and `whole`, and says what it meets."""
     read = _Stage(lambda put, _: _read(reader, put, profile), "read")
     write = _Stage(lambda _, get: _write(writer, get, painter, profile), "write")
+    keeps_alpha = isinstance(writer, SequenceWriter) and writer.encoder in ("PNG", "TIFF", "WEBP")
     try:
         while (item := read.get(stopped)) is not None:
             if isinstance(item, Moment):
+                if item.alpha is not None and not keeps_alpha and item.alpha.min() < 255:
+                    keeps_alpha = True  # said once
+                    report.notes += ("transparency is not kept; white shows through (-o %05d.png keeps it)",)
+                    say(report.notes[-1])
                 item = (item, painter.stylize(item.frame))
                 report.frames += 1
                 progress(report.frames, float(item[0].pts * reader.time_base), reader.length_s)
@@ -270,10 +276,10 @@ def _notes(reader: VideoReader, writer: VideoWriter | SequenceWriter) -> tuple[s
         notes.append("left out: chapters")
     if pictures and reader.rate != RATE:
         notes.append(f"pictures keep no time; these are seen {float(reader.rate):g} a second, on average")
-    if reader.to_rgb.has_alpha and not (pictures and writer.encoder in ("PNG", "TIFF", "WEBP")):
-        notes.append("transparency is not kept; white shows through (-o %05d.png keeps it)")
     if reader.alpha_unread:
         notes.append("its transparency cannot be read (PyAV has no libvpx); what is hidden is painted, too")
+    if reader.timeless:
+        notes.append(f"there are no timestamps in it; {float(reader.rate):g} frames a second are taken")
     if reader.dropped_tags:
         notes.append(f"tags that are not kept: {', '.join(reader.dropped_tags)}")
     if reader.interlaced:
