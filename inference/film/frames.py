@@ -209,35 +209,29 @@ class VideoReader:
             raise VideoError(f"{self.path} holds no video, only {kinds or 'nothing'}")
         best = container.streams.best("video")
         self._stream: Any = best if best in films else films[0]
+        untried = [stream.index for stream in films if stream is not self._stream]
         self._stream.thread_type = "AUTO"
         self.others = [stream for stream in container.streams if stream.type in ("audio", "subtitle")]
-        others = [stream for stream in container.streams if stream not in (*self.others, self._stream)]
-        self.left_out = [_kind(stream) for stream in others if stream.discard != Discard.all]  # else chapters in disguise
-        self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
-        # A raw stream has no timestamps to take an average of; FFmpeg then says 25. Its header may say better.
-        self.timeless = self._stream.start_time is None and not self._stream.duration
-        rates = (self._stream.guessed_rate, self._stream.average_rate)
-        self.rate = Fraction(next(filter(None, rates if self.timeless else reversed(rates)), 25))
+        self._describe()
         self.metadata = dict(container.metadata)
         # Files begin at any time, transport streams at hours: the beginning of the whole file is ours, so sound keeps step.
         self._origin_s = Fraction(container.start_time or 0, av.time_base) + Fraction(self._start_s).limit_denominator(10**6)
         self.chapters = self._chapters()
         first = self._first_av_frame()
-        for other in films if first is None else ():  # there are files whose first film is empty
-            self._stream = self._container.streams[other.index]
-            self._reread(seek=False)
-            first = first or self._first_av_frame()
+        while first is None and untried:  # there are files whose first film is empty
+            self._reread(untried.pop(0))
+            first = self._first_av_frame()
         if first is None:
             damage = f"; {self.skipped} damaged packets or frames" if self.skipped else ""
             raise VideoError(f"{self.path} holds no frame that can be decoded{damage}")
         if self._start_s > 0 and first.pts is not None:
-            self._reread(seek=True)
+            self._reread(self._stream.index, seek=True)
             landed = self._first_av_frame()
             # Without an index a seek may land behind the start, or nowhere; then the film is read through.
             well = landed is not None and landed.pts is not None and landed.pts * self.time_base <= self._origin_s
         else:
             well = False
-        self._reread(seek=well)
+        self._reread(self._stream.index, seek=well)
         self.to_rgb = ToRgb(first)
         aspect = Fraction(self._stream.sample_aspect_ratio or 1) or Fraction(1)
         self.sample_aspect = 1 / aspect if self.to_rgb.turned else aspect
@@ -277,9 +271,9 @@ class VideoReader:
     def _first_av_frame(self) -> av.VideoFrame | None:
         return next((item for item in self._decode() if isinstance(item, av.VideoFrame)), None)
 
-    def _reread(self, seek: bool) -> None:
-        """From the beginning again, or from the last key frame before the start."""
-        film, others = self._stream.index, [stream.index for stream in self.others]
+    def _reread(self, film: int, seek: bool = False) -> None:
+        """A stream from the beginning again, or from the last key frame before the start."""
+        others = [stream.index for stream in self.others]
         self._container.close()
         self._container = self._open()
         self._stream = self._container.streams[film]
@@ -289,7 +283,18 @@ class VideoReader:
         if seek:
             with contextlib.suppress(FFmpegError):
                 self._container.seek(int(self._origin_s * av.time_base), backward=True)
+        self._describe()
         self._items = self._decode()
+
+    def _describe(self) -> None:
+        """What the opened file says about its streams, before anything is read."""
+        others = [stream for stream in self._container.streams if stream not in (*self.others, self._stream)]
+        self.left_out = [_kind(stream) for stream in others if stream.discard != Discard.all]  # else chapters in disguise
+        self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
+        # A raw stream has no timestamps to take an average of; FFmpeg then says 25. Its header may say better.
+        self.timeless = self._stream.start_time is None and not self._stream.duration
+        rates = (self._stream.guessed_rate, self._stream.average_rate)
+        self.rate = Fraction(next(filter(None, rates if self.timeless else reversed(rates)), 25))
 
     def __iter__(self) -> Iterator[Moment | av.Packet]:
         """Moments in the order of their time, and the packets of `others` between them, with `pts` and `dts` counted from
