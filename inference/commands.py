@@ -8,10 +8,14 @@ import itertools
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inference.options import CODECS, COLOR_MODES, QUALITY, StylizeOptions, VideoOptions
 from models.errors import Interrupted, StyleError, VideoError, WebError
 from models.options import Commands, add_command, number, whole_number
+
+if TYPE_CHECKING:
+    from inference.style.session import StyleSession
 
 
 def add_demo(commands: Commands) -> None:
@@ -147,18 +151,18 @@ def stylize(options: argparse.Namespace) -> int:
 
 def add_video(commands: Commands) -> None:
     text = (
-        "Sound and subtitles are passed on as they are, where OUT's format holds them (.webm: Opus and Vorbis only). Size,\n"
+        "Sound and subtitles are passed on as they are, where OUT's format holds them; else sound is encoded anew. Size,\n"
         "timestamps, color range and aspect stay the film's, which is painted upright. The result appears under its name\n"
         "when it is whole; after Ctrl-C it holds what is done, and replaces nothing. Damaged parts are skipped and counted.\n"
         "A bare STYLE means the realtime tier; STYLE/quality, where there is one, takes many times longer."
     )
     example = "allaprima video clip.mp4 --style great_wave/realtime --keep-color luminance"
     parser = add_command(commands, "video", video, "paint a film", text, example)
-    parser.add_argument("film", metavar="IN", help="a file of any kind that FFmpeg reads")
+    what = "a file of any kind that FFmpeg reads, numbered pictures (frames/%%05d.png, 25 a second), or - for standard input"
+    parser.add_argument("films", nargs="+", metavar="IN", help=what)
     parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help="a shipped style, or an .onnx file")
-    parser.add_argument(
-        "-o", "--output", metavar="OUT", help=".mp4, .m4v, .mov, .mkv or .webm (default: IN_STYLE.mp4 beside IN)"
-    )
+    what = ".mp4, .m4v, .mov, .mkv, .webm, pictures (%%05d.png keeps transparency), a folder, or - (default: IN_STYLE.mp4)"
+    parser.add_argument("-o", "--output", metavar="OUT", help=what)
     _add_keep_color(parser, "film")
     _add_strokes(parser)
     _add_max_side(parser)
@@ -176,21 +180,81 @@ def add_video(commands: Commands) -> None:
 
 
 def video(options: argparse.Namespace) -> int:
-    from inference.console import film_progress
-    from inference.film.sinks import check_film_writable
-    from inference.film.video import default_output, paint_video
+    if "-" not in (*options.films, options.output):
+        return _paint_films(options)
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="allaprima_") as folder:
+        return _paint_standard_streams(options, Path(folder))
+
+
+def _paint_standard_streams(options: argparse.Namespace, folder: Path) -> int:
+    """`-` as a film, which must be there in whole first, as files are read twice; as OUT, it is a Matroska."""
+    import contextlib
+    import shutil
+
+    if options.output is None:
+        raise VideoError("standard input has no name; give -o")
+    if options.output == "-" and len(options.films) > 1:
+        raise VideoError(f"{len(options.films)} films do not go into one; give a folder with -o")
+    if options.output == "-" and sys.stdout.isatty():
+        raise VideoError("a film is nothing for a terminal; give a file with -o, or a pipe")
+    if "-" in options.films:
+        spooled = folder / "standard input"
+        with spooled.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        options.films = [str(spooled) if film == "-" else film for film in options.films]
+    if options.output != "-":
+        return _paint_films(options)
+    output = folder / "standard output.mkv"
+    options.output = str(output)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return _paint_films(options)
+    finally:
+        if output.exists():
+            with output.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.flush()
+
+
+def _paint_films(options: argparse.Namespace) -> int:
+    from inference.film.video import check_output, plan_films
     from inference.interrupt import catch_interrupt
-    from inference.profile import Profile, bare_session_ms
     from inference.style.session import StyleSession
     from inference.style.styles import PREFERRED_LIVE, find_style, style_name
 
-    path, source = find_style(options.style, tiers=PREFERRED_LIVE), Path(options.film)
-    if "://" in options.film:
-        raise VideoError(f"{options.film} is an address; video paints files, webcam --camera takes addresses")
-    output = Path(options.output) if options.output else default_output(source, style_name(options.style))
-    check_film_writable(output, options.overwrite, options.codec)  # before the style is opened
+    for film in options.films:
+        if "://" in film:
+            raise VideoError(f"{film} is an address; video paints files, webcam --camera takes addresses")
+    path = find_style(options.style, tiers=PREFERRED_LIVE)
+    planned = plan_films(options.films, options.output, style_name(options.style))
+    if options.output and options.output.endswith(("/", os.sep)):
+        Path(options.output).mkdir(parents=True, exist_ok=True)
+    if len(planned) == 1:
+        check_output(planned[0][1], options.overwrite, options.codec)  # before the style is opened
     session = StyleSession(path, options.device, shared=True)
     print(f"painting with {path} on {session.where}", file=sys.stderr)
+    failed = 0
+    with catch_interrupt() as received:
+        for source, output in planned:
+            try:
+                _paint_film(source, output, session, options, received)
+            except VideoError as error:
+                if len(planned) == 1:
+                    raise
+                failed += 1
+                print(f"allaprima: {error}", file=sys.stderr)
+    if failed:
+        print(f"allaprima: {failed} of {len(planned)} films failed, the others are painted", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _paint_film(source: Path, output: Path, session: "StyleSession", options: argparse.Namespace, received: list[int]) -> None:
+    from inference.console import film_progress
+    from inference.film.video import paint_video
+    from inference.profile import Profile, bare_session_ms
+
     how = StylizeOptions(
         options.keep_color,
         strength=options.strength,
@@ -204,8 +268,7 @@ def video(options: argparse.Namespace) -> int:
     def say(note: str) -> None:
         print(f"allaprima: {source}: {note}", file=sys.stderr)
 
-    with catch_interrupt() as received, film_progress() as progress:
-        stopped = lambda: received  # noqa: E731
+    with film_progress() as progress:
         report = paint_video(
             source,
             output,
@@ -213,14 +276,13 @@ def video(options: argparse.Namespace) -> int:
             how=how,
             options=what,
             overwrite=options.overwrite,
-            stopped=stopped,
+            stopped=lambda: received,
             progress=progress,
             profile=profile,
             say=say,
         )
     if report.skipped:
-        text = f"{source}: {report.skipped} damaged packets or frames were skipped; what follows keeps its time"
-        print(f"allaprima: {text}", file=sys.stderr)
+        say(f"{report.skipped} damaged packets or frames were skipped; what follows keeps its time")
     speed = f"{report.frames / report.wall_s:.1f} frames a second"
     if options.profile:
         print(profile.table())
@@ -230,7 +292,6 @@ def video(options: argparse.Namespace) -> int:
     if not report.whole:
         raise Interrupted(f"stopped; {report.output} holds the first {report.end_s:.1f} s ({report.frames} frames)")
     print(f"{report.output}: {report.frames} frames, {report.end_s:.1f} s, {report.encoder}, painted at {speed}")
-    return 0
 
 
 def add_webcam(commands: Commands) -> None:

@@ -15,12 +15,15 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from av.container import InputContainer
 from av.error import EOFError as FileEnd
 from av.error import FFmpegError
-from av.stream import Disposition
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Discard, Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from inference.film.sequences import is_sequence, sequence_options
 from models.errors import VideoError
 
 UNSPECIFIED = 2  # of a color space, primaries or transfer, in every standard that has the field
@@ -36,7 +39,32 @@ COLORSPACES = {
 }
 MAX_ERRORS_IN_A_ROW = 1000  # while nothing at all can be read; then the rest of the file is given up
 SOUND_BEHIND_S = 5.0  # how far behind its picture a file may store its sound
+BLINK_S = 0.002  # what files that count milliseconds round away
+# Side data of frames that FFmpeg reads and PyAV cannot write.
+DROPPED_TAGS = {
+    "SPHERICAL": "360 degrees",
+    "STEREO3D": "stereoscopic 3D",
+    "MASTERING_DISPLAY_METADATA": "HDR mastering display",
+    "CONTENT_LIGHT_LEVEL": "HDR light level",
+    "DYNAMIC_HDR_PLUS": "HDR10+",
+    "DOVI_METADATA": "Dolby Vision",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid",
+    "AMBIENT_VIEWING_ENVIRONMENT": "ambient viewing",
+    "ICC_PROFILE": "ICC profile",
+    "S12M_TIMECODE": "timecode",
+    "A53_CC": "closed captions",
+}
 GONE = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)  # the disk or share that a file was on
+
+
+def _of_a_newer_kind(kinds: type[SideDataType], value: int) -> SideDataType:
+    kind: Any = object.__new__(kinds)
+    kind._name_, kind._value_ = f"KIND_{value}", value
+    return kind
+
+
+# Where one kind of a frame's side data is newer than PyAV's table, as the EXIF of an MJPEG, PyAV would give none of it.
+SideDataType._missing_ = classmethod(_of_a_newer_kind)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -47,11 +75,13 @@ class Moment:
         frame: (H, W, 3) uint8 RGB, upright.
         pts: when it appears, in units of the film's `time_base`, counted from its beginning.
         duration: how long it stays, in the same units; 0 where the file does not say.
+        alpha: (H, W) uint8, of a film with transparency; white shows through in `frame`.
     """
 
     frame: np.ndarray
     pts: int
     duration: int = 0
+    alpha: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +107,7 @@ class ToRgb:
         first: the first one.
     Attributes:
         height, width: of the upright frames. turned: whether they lie on their side in the file. tags: of the colors.
-        depth: bits a channel in the file. has_alpha: its transparency is not kept: white shows through.
+        depth: bits a channel in the file. has_alpha: whether it is transparent; white shows through.
     """
 
     def __init__(self, first: av.VideoFrame) -> None:
@@ -92,6 +122,10 @@ class ToRgb:
 
     def __call__(self, av_frame: av.VideoFrame) -> np.ndarray:
         """A frame, (H, W, 3) uint8 RGB of the first one's size; a view of the decoder's memory where it can be one."""
+        return self.with_alpha(av_frame)[0]
+
+    def with_alpha(self, av_frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same, and its alpha, (H, W) uint8, if it has any."""
         height, width = self._coded
         matrix, color_range = self.tags.to_rgb(height)
         converted = self._reformatter.reformat(
@@ -104,10 +138,14 @@ class ToRgb:
             src_color_range=color_range,
             dst_color_range=ColorRange.JPEG,
         )
-        frame = _packed_pixels(converted)
+        frame, alpha = _packed_pixels(converted), None
         if self.has_alpha:
+            alpha = self._upright(np.ascontiguousarray(frame[:, :, 3]))
             opaque = frame[:, :, 3:].astype(np.float32) / 255.0
             frame = np.rint(frame[:, :, :3] * opaque + 255.0 * (1.0 - opaque)).astype(np.uint8)
+        return self._upright(frame), alpha
+
+    def _upright(self, frame: np.ndarray) -> np.ndarray:
         if self._mirrored:
             frame = np.asarray(cv2.flip(frame, 1))
         if self._turns:
@@ -120,14 +158,18 @@ class VideoReader:
     """A video file, read from its beginning or a part of it.
 
     Args:
-        path: anything FFmpeg reads.
+        path: anything FFmpeg reads; frames/%05d.png for numbered pictures.
         start_s, duration_s: only this part; 0 for `duration_s` reads to the end.
     Attributes:
         to_rgb: size, depth, colors and orientation of the frames.
         time_base: seconds a unit of their timestamps. rate: frames a second, on average, as the file says.
+        timeless: whether it has no timestamps at all; `rate` is then what its header says, or a guess.
         sample_aspect: width to height of a pixel, upright.
         length_s: what is to be read, as far as the file says, else None.
         others: audio and subtitle streams, whose packets come along. left_out: kinds of all other streams.
+        chapters: of what is read.
+        interlaced: whether the frames are. alpha_unread: whether there is transparency that no decoder here knows.
+        dropped_tags: what else the frames say about themselves, in words, that cannot be passed on.
         skipped: damaged packets and frames so far. gave_up: whether the rest of the file could not be read at all.
     Raises:
         VideoError: missing, not a video, damaged beyond reading, or without a single frame.
@@ -138,7 +180,7 @@ class VideoReader:
         self.skipped, self.gave_up = 0, False
         self._start_s, self._duration_s = start_s, duration_s
         try:
-            if not self.path.stat().st_size or not self.path.is_file():
+            if not is_sequence(self.path) and (not self.path.stat().st_size or not self.path.is_file()):
                 raise VideoError(f"{path} is empty, or no file; a video file is wanted")
             self._container = self._open()
         except FFmpegError as error:
@@ -153,6 +195,9 @@ class VideoReader:
             raise
 
     def _open(self) -> InputContainer:
+        if is_sequence(self.path):
+            name, options = sequence_options(self.path)
+            return av.open(name, format="image2", options=options)
         # By its whole name: FFmpeg takes what comes before a colon, as in 12:30.avi, for a protocol.
         return av.open(str(self.path.absolute()), metadata_errors="ignore")
 
@@ -164,31 +209,54 @@ class VideoReader:
             raise VideoError(f"{self.path} holds no video, only {kinds or 'nothing'}")
         best = container.streams.best("video")
         self._stream: Any = best if best in films else films[0]
+        untried = [stream.index for stream in films if stream is not self._stream]
         self._stream.thread_type = "AUTO"
         self.others = [stream for stream in container.streams if stream.type in ("audio", "subtitle")]
-        self.left_out = [_kind(stream) for stream in container.streams if stream not in (*self.others, self._stream)]
-        self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
-        self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
+        self._describe()
         self.metadata = dict(container.metadata)
         # Files begin at any time, transport streams at hours: the beginning of the whole file is ours, so sound keeps step.
         self._origin_s = Fraction(container.start_time or 0, av.time_base) + Fraction(self._start_s).limit_denominator(10**6)
+        self.chapters = self._chapters()
         first = self._first_av_frame()
+        while first is None and untried:  # there are files whose first film is empty
+            self._reread(untried.pop(0))
+            first = self._first_av_frame()
         if first is None:
             damage = f"; {self.skipped} damaged packets or frames" if self.skipped else ""
             raise VideoError(f"{self.path} holds no frame that can be decoded{damage}")
         if self._start_s > 0 and first.pts is not None:
-            self._reread(seek=True)
+            self._reread(self._stream.index, seek=True)
             landed = self._first_av_frame()
             # Without an index a seek may land behind the start, or nowhere; then the film is read through.
             well = landed is not None and landed.pts is not None and landed.pts * self.time_base <= self._origin_s
         else:
             well = False
-        self._reread(seek=well)
+        self._reread(self._stream.index, seek=well)
         self.to_rgb = ToRgb(first)
         aspect = Fraction(self._stream.sample_aspect_ratio or 1) or Fraction(1)
         self.sample_aspect = 1 / aspect if self.to_rgb.turned else aspect
         self.interlaced = bool(first.interlaced_frame)
+        self.alpha_unread = self._stream.metadata.get("alpha_mode") == "1" and not self.to_rgb.has_alpha
+        side_data: Any = first.side_data
+        self.dropped_tags = [words for name, words in DROPPED_TAGS.items() if side_data.get(name) is not None]
         self.length_s = self._length_s()
+
+    def _chapters(self) -> list[Any]:
+        """Those of the part that is read, counted from its beginning."""
+        chapters = []
+        for chapter in self._container.chapters():
+            unit_s = chapter["time_base"] or Fraction(1, av.time_base)
+            start, end = (round(chapter[side] - self._origin_s / unit_s) for side in ("start", "end"))
+            last = round(Fraction(self._duration_s).limit_denominator(10**6) / unit_s) if self._duration_s else end
+            start, end = max(0, start), min(end, last)
+            if start < end:
+                chapters.append({**chapter, "start": start, "end": end})
+        return chapters
+
+    @property
+    def film(self) -> Any:
+        """The stream that the frames come from."""
+        return self._stream
 
     def _length_s(self) -> float | None:
         if self._stream.duration:
@@ -203,9 +271,9 @@ class VideoReader:
     def _first_av_frame(self) -> av.VideoFrame | None:
         return next((item for item in self._decode() if isinstance(item, av.VideoFrame)), None)
 
-    def _reread(self, seek: bool) -> None:
-        """From the beginning again, or from the last key frame before the start."""
-        film, others = self._stream.index, [stream.index for stream in self.others]
+    def _reread(self, film: int, seek: bool = False) -> None:
+        """A stream from the beginning again, or from the last key frame before the start."""
+        others = [stream.index for stream in self.others]
         self._container.close()
         self._container = self._open()
         self._stream = self._container.streams[film]
@@ -215,7 +283,18 @@ class VideoReader:
         if seek:
             with contextlib.suppress(FFmpegError):
                 self._container.seek(int(self._origin_s * av.time_base), backward=True)
+        self._describe()
         self._items = self._decode()
+
+    def _describe(self) -> None:
+        """What the opened file says about its streams, before anything is read."""
+        others = [stream for stream in self._container.streams if stream not in (*self.others, self._stream)]
+        self.left_out = [_kind(stream) for stream in others if stream.discard != Discard.all]  # else chapters in disguise
+        self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
+        # A raw stream has no timestamps to take an average of; FFmpeg then says 25. Its header may say better.
+        self.timeless = self._stream.start_time is None and not self._stream.duration
+        rates = (self._stream.guessed_rate, self._stream.average_rate)
+        self.rate = Fraction(next(filter(None, rates if self.timeless else reversed(rates)), 25))
 
     def __iter__(self) -> Iterator[Moment | av.Packet]:
         """Moments in the order of their time, and the packets of `others` between them, with `pts` and `dts` counted from
@@ -225,6 +304,8 @@ class VideoReader:
         guess = float(1 / (self.rate * self.time_base))  # units a frame, where the file does not say
         expected = -self._start_s / float(self.time_base)
         last = -1
+        before, before_end = None, 0.0  # the picture that is already there at the start
+        least = BLINK_S / float(self.time_base)
         unfinished = {stream.index for stream in self.others if stream.type == "audio"}
         for item in self._items:
             if isinstance(item, av.Packet):
@@ -236,19 +317,29 @@ class VideoReader:
                 else:
                     unfinished.discard(item.stream.index)
                 if last >= length and not unfinished:
-                    return
+                    break
                 continue
             pts = round(expected) if item.pts is None else item.pts - origin
-            expected = pts + guess
+            expected = pts + (item.duration or guess)
             if pts >= length:  # the sound of the last moments may come later in the file
                 last = pts
                 if not unfinished or (pts - length) * self.time_base > SOUND_BEHIND_S:
-                    return
-            elif 0 <= pts <= last:  # time runs backwards where a file is damaged
+                    break
+            elif pts < 0:
+                before, before_end = (item, expected) if self._start_s > 0 and expected > least else (None, 0)
+            elif pts <= last:  # time runs backwards where a file is damaged
                 self.skipped += 1
-            elif pts >= 0:  # else decoded only to get to the start
-                last = pts
-                yield Moment(self.to_rgb(item), pts, int(item.duration or 0))
+            else:
+                if before is not None and pts > least:
+                    yield self._moment(before, 0, pts)
+                before, last = None, pts
+                yield self._moment(item, pts, int(min(item.duration or 0, length - pts)))
+        if before is not None:  # a last picture that stays for long
+            yield self._moment(before, 0, int(min(before_end, length)))
+
+    def _moment(self, av_frame: av.VideoFrame, pts: int, duration: int) -> Moment:
+        frame, alpha = self.to_rgb.with_alpha(av_frame)
+        return Moment(frame, pts, duration, alpha)
 
     def _shift_(self, packet: av.Packet) -> float | None:
         """Count a packet's time from the film's beginning; returns it in seconds, None where the file does not say."""
@@ -263,6 +354,7 @@ class VideoReader:
     def _decode(self) -> Iterator[av.VideoFrame | av.Packet]:
         """Everything in the file; damaged packets and frames are counted and left out."""
         failures = 0
+        decoder = _decoder(self._stream)
         streams = [self._stream, *self.others]
         while failures < MAX_ERRORS_IN_A_ROW:
             try:
@@ -272,10 +364,10 @@ class VideoReader:
                             yield packet
                         continue
                     try:
-                        av_frames: list[Any] = packet.decode()
+                        av_frames: list[Any] = decoder.decode(packet if packet.size else None)
                     except FileEnd:
                         continue
-                    except FFmpegError:
+                    except Exception:  # whatever a decoder has against a packet, the next one may be well
                         self.skipped += 1
                         continue
                     for av_frame in av_frames:
@@ -302,6 +394,15 @@ class VideoReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _decoder(stream: Any) -> Any:
+    """Of the transparency of VP8 and VP9, which lies beside the pictures in the file, FFmpeg's own decoders know nothing."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if name and stream.metadata.get("alpha_mode") == "1":
+        with contextlib.suppress(UnknownCodecError):
+            return av.CodecContext.create(name, "r")
+    return stream.codec_context
 
 
 def _kind(stream: Any) -> str:

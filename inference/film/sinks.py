@@ -18,6 +18,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 
 from inference.atomic import AtomicFile
 from inference.film.frames import COLORSPACES, UNSPECIFIED, ColorTags
+from inference.film.sound import SoundEncoder
 from inference.options import QUALITY
 from inference.pictures import check_folder
 from models.errors import VideoError
@@ -25,6 +26,7 @@ from models.errors import VideoError
 os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a page when it starts; errors only
 
 FILM_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+TAGS_OF_A_FILE = ("encoder", "duration", "rotate", "alpha_mode")  # which a stream has in the one file, not in the next
 # Hardware first, where it really opens; the last of each is software that always does.
 ENCODERS = {
     "h264": ("h264_nvenc", "h264_videotoolbox", "h264_qsv", "h264_amf", "libx264"),
@@ -44,13 +46,14 @@ class VideoWriter:
         quality: 1 to 100, more is better and larger.
         tags: how to encode colors; None for BT.709, limited range.
         sample_aspect: width to height of a pixel.
-        others: streams of a source whose packets will be passed on; those that the format cannot hold are left out.
-        metadata: of the whole file.
+        others: streams of a source whose packets will be passed on; sound that the format cannot hold is encoded anew,
+            what is left then is left out.
+        metadata, chapters: of the whole file. film: the stream of a source whose title, language and flags are kept.
         overwrite: whether a file of that name may be replaced.
     Attributes:
         encoder: the one that opened.
-        left_out: streams of `others` that the format cannot hold.
-        frames: written so far. end_s: when the last one ends.
+        encoded_anew, left_out: streams of `others` that the format cannot hold.
+        frames: written so far. end_s: when the film ends, picture and sound. skipped: damaged packets of sound.
     Raises:
         VideoError: no such format, a folder that cannot be written to, the file exists, no encoder opens.
     """
@@ -69,6 +72,8 @@ class VideoWriter:
         sample_aspect: Fraction = Fraction(1),
         others: Sequence[Any] = (),
         metadata: Mapping[str, str] | None = None,
+        chapters: Sequence[Any] = (),
+        film: Any = None,
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
@@ -95,6 +100,8 @@ class VideoWriter:
             rate=rate,
         )
         self.frames, self.end_s = 0, 0.0
+        self._durations: dict[int, int] = {}  # by timestamp, of frames that are in the encoder
+        self._end = 0
         self._reformatter = VideoReformatter()
         self._overwrite = overwrite
         try:
@@ -105,6 +112,7 @@ class VideoWriter:
             options = {"movflags": "+faststart"} if container_format in ("mp4", "mov") else {}
             self._container = av.open(str(self._file.temporary), "w", container_format, options)
             self._container.metadata.update(metadata or {})
+            self._container.set_chapters(list(chapters))
             self._stream: Any = self._container.add_stream(self.encoder, rate, encoder_options(self.encoder, quality))
             context: Any = self._stream.codec_context
             context.width, context.height, context.pix_fmt = width, height, self.pixel_format
@@ -114,6 +122,8 @@ class VideoWriter:
             context.color_primaries, context.color_trc = self._tags.primaries, self._tags.transfer
             if codec == "hevc" and container_format in ("mp4", "mov"):
                 context.codec_tag = "hvc1"  # QuickTime, Safari and iOS play no other
+            if film is not None:
+                _keep_tags(self._stream, film)
             self._add_others(others, container_format)
             with tamed_encoders():
                 self._container.start_encoding()
@@ -126,17 +136,28 @@ class VideoWriter:
 
     def _add_others(self, others: Sequence[Any], container_format: str) -> None:
         self._others: dict[int, Any] = {}
-        self.left_out = []
+        self._sounds: dict[int, SoundEncoder] = {}
+        self.encoded_anew, self.left_out = [], []
         for stream in others:
+            name = stream.codec_context.name if stream.codec_context else "of an unknown codec"
             if _fits(container_format, stream):
                 self._others[stream.index] = self._container.add_stream_from_template(stream)
-                self._others[stream.index].metadata.update(stream.metadata)
             else:
-                name = stream.codec_context.name if stream.codec_context else "of an unknown codec"
-                self.left_out.append(f"{stream.type} ({name})")
+                try:
+                    sound = SoundEncoder(self._container, stream)
+                except ValueError:
+                    self.left_out.append(f"{stream.type} ({name})")
+                    continue
+                self._sounds[stream.index], self._others[stream.index] = sound, sound.stream
+                self.encoded_anew.append(f"{name} as {sound.name}")
+            _keep_tags(self._others[stream.index], stream)
 
-    def write(self, frame: np.ndarray, pts: int, duration: int = 0) -> None:
-        """Encode a frame, (H, W, 3) uint8 RGB; `pts` grows from call to call.
+    @property
+    def skipped(self) -> int:
+        return sum(sound.skipped for sound in self._sounds.values())
+
+    def write(self, frame: np.ndarray, pts: int, duration: int = 0, alpha: np.ndarray | None = None) -> None:
+        """Encode a frame, (H, W, 3) uint8 RGB; `pts` grows from call to call; `alpha` is not written.
 
         Raises:
             VideoError: the disk is full, ...
@@ -154,20 +175,36 @@ class VideoWriter:
             tags = self._tags
             av_frame.colorspace, av_frame.color_primaries, av_frame.color_trc = tags.matrix, tags.primaries, tags.transfer
             av_frame.pts, av_frame.time_base = pts, self.time_base
-            if duration:
-                av_frame.duration = duration
-            self._container.mux(self._stream.encode(av_frame))
+            self._durations[pts] = duration or round(1 / (self._rate * self.time_base))
+            self._end = pts + self._durations[pts]
+            self._mux_encoded(av_frame)
         except (FFmpegError, OSError) as error:
             raise self._failure(error) from error
         self.frames += 1
-        self.end_s = float((pts + (duration or 1 / (self._rate * self.time_base))) * self.time_base)
+        self.end_s = max(self.end_s, float(self._end * self.time_base))
+
+    def _mux_encoded(self, av_frame: av.VideoFrame | None) -> None:
+        """Encode a frame, or what is still in the encoder. Encoders forget how long their frames stay."""
+        packets = self._stream.encode(av_frame)
+        for packet in packets:
+            packet.duration = self._durations.pop(packet.pts, packet.duration)
+        if av_frame is None and packets and self._container.format.name in ("mp4", "mov"):
+            packets[-1].duration = self._end - packets[-1].pts  # these two look at the packet that they get last
+        self._container.mux(packets)
 
     def mux(self, packet: av.Packet) -> None:
         """Pass on a packet of one of `others`; those of streams left out are dropped."""
-        stream = self._others.get(packet.stream.index)
-        if stream is None:
-            return
-        packet.stream = stream
+        index = packet.stream.index
+        if index in self._sounds:
+            for encoded in self._sounds[index].encode(packet):
+                self._mux_other(encoded)
+        elif index in self._others:
+            packet.stream = self._others[index]
+            self._mux_other(packet)
+
+    def _mux_other(self, packet: av.Packet) -> None:
+        if packet.pts is not None:
+            self.end_s = max(self.end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         try:
             self._container.mux(packet)
         except (FFmpegError, OSError) as error:
@@ -186,7 +223,10 @@ class VideoWriter:
             if not self.frames:
                 raise VideoError(f"{self.path}: no frame was painted; nothing is written")
             with tamed_encoders():
-                self._container.mux(self._stream.encode(None))
+                self._mux_encoded(None)
+                for sound in self._sounds.values():
+                    for packet in sound.encode(None):
+                        self._mux_other(packet)
                 self._container.close()
             self.path = self._file.commit(self._overwrite)
         except (FFmpegError, OSError) as error:
@@ -304,6 +344,12 @@ def encoder_options(name: str, quality: int) -> dict[str, str]:
     if name.endswith("_amf"):
         return {"rc": "cqp", "qp_i": str(crf), "qp_p": str(crf), "qp_b": str(crf)}
     return {"flags": "+qscale", "global_quality": str(118 * quality)}  # VideoToolbox counts to 100, too; FFmpeg's unit is 1/118
+
+
+def _keep_tags(stream: Any, source: Any) -> None:
+    """Title, language and flags ("default", "forced", ...) of a stream."""
+    stream.metadata.update({key: value for key, value in source.metadata.items() if key.lower() not in TAGS_OF_A_FILE})
+    stream.disposition = source.disposition
 
 
 def _fits(container_format: str, stream: Any) -> bool:

@@ -1,9 +1,10 @@
 """`allaprima video`: a film in, the same film painted out. Reading, painting and writing overlap, each in a thread."""
 
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import av
 import numpy as np
 
 from inference.film.frames import Moment, VideoReader
+from inference.film.sequences import RATE, SequenceWriter, check_sequence_writable, is_sequence
 from inference.film.sinks import FILM_FORMATS, VideoWriter, check_film_writable
 from inference.options import StylizeOptions, VideoOptions
 from inference.painter import FilmPainter, one_opencv_thread
@@ -45,9 +47,64 @@ class VideoReport:
 
 
 def default_output(source: Path, style_name: str) -> Path:
-    """`clip_style.mp4` beside the film; a .mov, .mkv or .webm stays one."""
-    suffix = source.suffix.lower() if source.suffix.lower() in FILM_FORMATS else ".mp4"
-    return source.with_name(f"{source.stem}_{style_name}{suffix}")
+    """`clip_style.mp4` beside the film; a .mov, .mkv or .webm stays one. Pictures become `frames_style.mp4` beside their
+    folder."""
+    plain = _plain_name(source)
+    return plain.with_stem(f"{plain.stem}_{style_name}")
+
+
+def _plain_name(source: Path) -> Path:
+    """Without the style in it."""
+    if is_sequence(source):
+        folder = source.parent.resolve()
+        return folder.with_name(f"{folder.name}.mp4")
+    return source if source.suffix.lower() in FILM_FORMATS else source.with_name(f"{source.stem}.mp4")
+
+
+def plan_films(films: Sequence[str], output: str | None, style_name: str) -> list[tuple[Path, Path]]:
+    """Which films to paint, and the name of each result.
+
+    Args:
+        films: files, or numbered pictures.
+        output: a file for a single film, else a folder, which must exist or end in /; None puts each beside its film.
+        style_name: for those names.
+    Raises:
+        VideoError: an empty name, several films for one file, two results with one name, or a result that is one of the films.
+    """
+    if "" in (*films, output):
+        raise VideoError("an empty name is given; a film's is wanted")
+    sources = list(map(Path, dict.fromkeys(films)))
+    if output is None:
+        planned = [(source, default_output(source, style_name)) for source in sources]
+    elif Path(output).is_dir() or output.endswith(("/", os.sep)):
+        planned = [(source, Path(output, _plain_name(source).name)) for source in sources]
+    elif len(sources) > 1:
+        raise VideoError(f"-o {output} is one file for {len(sources)} films; give a folder, whose name ends in /")
+    else:
+        planned = [(sources[0], Path(output))]
+    taken: dict[Path, Path] = {}
+    for source, destination in planned:
+        if destination in taken:
+            raise VideoError(f"{source} and {taken[destination]} would both become {destination}")
+        taken[destination] = source
+        check_no_input(destination, sources)
+    return planned
+
+
+def check_output(output: Path, overwrite: bool, codec: str = "auto") -> None:
+    """Raises VideoError where a film or numbered pictures of this name cannot be written, as far as can be told before."""
+    if is_sequence(output):
+        check_sequence_writable(output, overwrite)
+    else:
+        check_film_writable(output, overwrite, codec)
+
+
+def check_no_input(output: Path, films: Sequence[Path]) -> None:
+    """Raises VideoError where an output is one of the films, by whatever name."""
+    for film in films:
+        same = output.exists() and film.exists() and output.samefile(film)
+        if same or output.resolve() == film.resolve():
+            raise VideoError(f"{output} is the film to be painted; give another -o")
 
 
 def paint_video(
@@ -76,18 +133,17 @@ def paint_video(
     Raises:
         Interrupted: stopped before the first frame. VideoError: a film that cannot be read or written; nothing is left behind.
     """
-    check_film_writable(output, overwrite)
+    check_output(output, overwrite)
     profile = profile or Profile()
     start = time.perf_counter()
     with one_opencv_thread(), VideoReader(source, options.start_s, options.duration_s) as reader:
-        if output.exists() and output.samefile(source):
-            raise VideoError(f"{output} is the film to be painted; give another -o")
+        check_no_input(output, [source])
         with _open_writer(output, reader, options, overwrite) as writer:
             report = VideoReport(writer.encoder, notes=_notes(reader, writer))
             for note in report.notes:
                 say(note)
             painter = FilmPainter(session, how, profile)
-            _paint(reader, writer, painter, report, profile=profile, stopped=stopped, progress=progress)
+            _paint(reader, writer, painter, report, profile=profile, stopped=stopped, progress=progress, say=say)
             if not report.whole:
                 writer.keep_existing()
             if not report.frames:
@@ -95,15 +151,22 @@ def paint_video(
             if reader.gave_up:
                 report.notes += ("what follows could not be read at all",)
                 say(report.notes[-1])
-            report.skipped, report.work_size = reader.skipped, painter.work_size(reader.to_rgb.height, reader.to_rgb.width)
+            report.skipped, report.work_size = (
+                reader.skipped + writer.skipped,
+                painter.work_size(reader.to_rgb.height, reader.to_rgb.width),
+            )
             report.end_s = writer.end_s
         report.output = writer.path
     report.wall_s = time.perf_counter() - start
     return report
 
 
-def _open_writer(output: Path, reader: VideoReader, options: VideoOptions, overwrite: bool) -> VideoWriter:
+def _open_writer(output: Path, reader: VideoReader, options: VideoOptions, overwrite: bool) -> VideoWriter | SequenceWriter:
     """For a film like the one that is read."""
+    if is_sequence(output):
+        return SequenceWriter(
+            output, rate=reader.rate, time_base=reader.time_base, others=tuple(reader.others), overwrite=overwrite
+        )
     return VideoWriter(
         output,
         height=reader.to_rgb.height,
@@ -116,26 +179,34 @@ def _open_writer(output: Path, reader: VideoReader, options: VideoOptions, overw
         sample_aspect=reader.sample_aspect,
         others=reader.others,
         metadata=reader.metadata,
+        chapters=reader.chapters,
+        film=reader.film,
         overwrite=overwrite,
     )
 
 
 def _paint(
     reader: VideoReader,
-    writer: VideoWriter,
+    writer: VideoWriter | SequenceWriter,
     painter: FilmPainter,
     report: VideoReport,
     *,
     profile: Profile,
     stopped: Callable[[], object],
     progress: Callable[[int, float, float | None], None],
+    say: Callable[[str], None],
 ) -> None:
-    """Read, paint and write at the same time; fills in the report's `frames` and `whole`."""
+    """Read, paint and write at the same time; fills in the report's `frames` and `whole`, and says what it meets."""
     read = _Stage(lambda put, _: _read(reader, put, profile), "read")
     write = _Stage(lambda _, get: _write(writer, get, painter, profile), "write")
+    keeps_alpha = isinstance(writer, SequenceWriter) and writer.encoder in ("PNG", "TIFF", "WEBP")
     try:
         while (item := read.get(stopped)) is not None:
             if isinstance(item, Moment):
+                if item.alpha is not None and not keeps_alpha and item.alpha.min() < 255:
+                    keeps_alpha = True  # said once
+                    report.notes += ("transparency is not kept; white shows through (-o %05d.png keeps it)",)
+                    say(report.notes[-1])
                 item = (item, painter.stylize(item.frame))
                 report.frames += 1
                 progress(report.frames, float(item[0].pts * reader.time_base), reader.length_s)
@@ -169,7 +240,7 @@ def _read(reader: VideoReader, put: Callable[[Any], None], profile: Profile) -> 
             return
 
 
-def _write(writer: VideoWriter, get: Callable[[], Any], painter: FilmPainter, profile: Profile) -> None:
+def _write(writer: VideoWriter | SequenceWriter, get: Callable[[], Any], painter: FilmPainter, profile: Profile) -> None:
     """Packets, and moments of the film with their stylized images, until None."""
     stylized_frame: np.ndarray | None = None
     while (item := get()) is not None:
@@ -180,21 +251,37 @@ def _write(writer: VideoWriter, get: Callable[[], Any], painter: FilmPainter, pr
         time_s = float(moment.pts * writer.time_base)
         stylized_frame = painter.finish(moment.frame, stylized_image, time_s, stylized_frame)
         with profile.stage("write"):
-            writer.write(stylized_frame, moment.pts, moment.duration)
+            writer.write(stylized_frame, moment.pts, moment.duration, moment.alpha)
 
 
-def _notes(reader: VideoReader, writer: VideoWriter) -> tuple[str, ...]:
+def _notes(reader: VideoReader, writer: VideoWriter | SequenceWriter) -> tuple[str, ...]:
     notes = []
+    if writer.encoded_anew:
+        text = f"{writer.path.suffix.lower()} cannot take the sound as it is"
+        notes.append(f"{text}; it is encoded anew: {', '.join(writer.encoded_anew)}")
     if writer.left_out or reader.left_out:
-        advice = "; .mkv holds more" if writer.left_out and writer.path.suffix.lower() != ".mkv" else ""
+        advice = (
+            "; .mkv holds more"
+            if writer.left_out and not isinstance(writer, SequenceWriter) and writer.path.suffix.lower() != ".mkv"
+            else ""
+        )
         notes.append(f"left out: {', '.join([*writer.left_out, *reader.left_out])}{advice}")
     if writer.pixel_format == "yuv444p":
         text = f"{reader.to_rgb.width}x{reader.to_rgb.height} is odd, so color is written at full resolution (4:4:4)"
         notes.append(f"{text}, which some players refuse; with --codec av1 that is not needed")
     if reader.to_rgb.depth > 8:
         notes.append(f"{reader.to_rgb.depth} bits a channel in, 8 out")
-    if reader.to_rgb.has_alpha:
-        notes.append("transparency is not kept; white shows through")
+    pictures = isinstance(writer, SequenceWriter)
+    if pictures and reader.chapters:
+        notes.append("left out: chapters")
+    if pictures and reader.rate != RATE:
+        notes.append(f"pictures keep no time; these are seen {float(reader.rate):g} a second, on average")
+    if reader.alpha_unread:
+        notes.append("its transparency cannot be read (PyAV has no libvpx); what is hidden is painted, too")
+    if reader.timeless:
+        notes.append(f"there are no timestamps in it; {float(reader.rate):g} frames a second are taken")
+    if reader.dropped_tags:
+        notes.append(f"tags that are not kept: {', '.join(reader.dropped_tags)}")
     if reader.interlaced:
         notes.append("the film is interlaced; its combs are painted, too")
     return tuple(notes)

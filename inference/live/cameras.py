@@ -124,7 +124,7 @@ class FileCamera:
         self._reader = VideoReader(path)
         self._items = iter(self._reader)
         self._start_s = time.perf_counter()
-        self._seen = 0
+        self._stays_s = 0.0  # the picture that was read last; 0 before the first one
         self._closed = threading.Event()
 
     def read(self) -> np.ndarray | None:
@@ -132,7 +132,7 @@ class FileCamera:
             item = next(self._items, None)
             if isinstance(item, Moment):
                 self._wait_for(float(item.pts * self._reader.time_base))
-                self._seen += 1
+                self._stays_s = float(item.duration * self._reader.time_base or 1 / self._reader.rate)
                 return _shrunk(item.frame, self._size, self._buffers)
             if item is None:
                 self._rewind()
@@ -146,14 +146,12 @@ class FileCamera:
             self._start_s += late_s
 
     def _rewind(self) -> None:
-        if not self._seen:
+        if not self._stays_s:
             raise VideoError(f"{self._path} holds no frame that can be decoded")
-        self._seen = 0
-        frame_s = float(1 / self._reader.rate)
         self._reader.close()
         self._reader = VideoReader(self._path)
         self._items = iter(self._reader)
-        self._start_s = time.perf_counter() + frame_s
+        self._start_s, self._stays_s = time.perf_counter() + self._stays_s, 0.0
 
     def close(self) -> None:
         self._closed.set()

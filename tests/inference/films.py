@@ -1,4 +1,4 @@
-"""Small films for the tests, made by PyAV."""
+"""Small films for the tests, made by PyAV, and stand-ins that paint them."""
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -7,7 +7,10 @@ from pathlib import Path
 import av
 import numpy as np
 
+from inference.film.video import VideoReport, paint_video
 from inference.landscape import paint_landscape
+from inference.options import StylizeOptions, VideoOptions
+from models.contract import Contract
 
 
 def drifting(count: int, height: int = 96, width: int = 128) -> list[np.ndarray]:
@@ -97,3 +100,27 @@ def packets_of(path: Path, kind: str) -> list[list[tuple[int | None, bytes]]]:
             if packet.size:
                 found[packet.stream.index].append((packet.pts, bytes(packet)))
     return list(found.values())
+
+
+class Inverter:
+    """A session whose painting is the negative."""
+
+    contract = Contract(1, 1)
+
+    def stylize_image(self, image: np.ndarray) -> np.ndarray:
+        return 1.0 - image
+
+
+class Copier(Inverter):
+    """A session whose painting is the photo."""
+
+    def stylize_image(self, image: np.ndarray) -> np.ndarray:
+        return image.copy()
+
+
+def paint(source: Path, output: Path, session=None, **options) -> VideoReport:
+    return paint_video(source, output, session or Copier(), how=StylizeOptions(), options=VideoOptions(quality=100, **options))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2))))

@@ -13,41 +13,16 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from films import drifting, packets_of, read_film, write_film
+from films import Copier, Inverter, drifting, packets_of, paint, psnr, read_film, write_film
 
 from inference.film.frames import Moment, VideoReader
 from inference.film.sinks import VideoWriter, encoder_opens
-from inference.film.video import VideoReport, paint_video
+from inference.film.video import paint_video
 from inference.options import StylizeOptions, VideoOptions
 from inference.style.session import StyleSession
-from models.contract import Contract
 from models.errors import Interrupted, VideoError
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-class Inverter:
-    """A session whose painting is the negative."""
-
-    contract = Contract(1, 1)
-
-    def stylize_image(self, image: np.ndarray) -> np.ndarray:
-        return 1.0 - image
-
-
-class Copier(Inverter):
-    """A session whose painting is the photo."""
-
-    def stylize_image(self, image: np.ndarray) -> np.ndarray:
-        return image.copy()
-
-
-def paint(source: Path, output: Path, session=None, **options) -> VideoReport:
-    return paint_video(source, output, session or Copier(), how=StylizeOptions(), options=VideoOptions(quality=100, **options))
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2))))
 
 
 def test_every_frame_is_painted_in_its_place(tmp_path):

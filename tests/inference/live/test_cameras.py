@@ -173,7 +173,7 @@ def test_a_hundred_unpluggings_leave_no_thread_and_no_descriptor(hurried, monkey
 
     class Unplugged(FileCamera):
         def read(self) -> np.ndarray | None:
-            return None if self._seen else super().read()
+            return None if self._stays_s else super().read()
 
     def open_again() -> FileCamera:
         nonlocal opened
@@ -204,6 +204,26 @@ def test_a_film_plays_at_its_own_speed_and_over_and_over(tmp_path):
     assert seconds > 0.4
     np.testing.assert_array_equal(frames[0], frames[5])
     np.testing.assert_array_equal(frames[2], frames[12])
+
+
+def test_a_raw_film_plays_at_the_rate_in_its_header_and_a_last_picture_stays(tmp_path, monkeypatch):
+    raw = write_film(tmp_path / "a.h264", drifting(3), rate=10)
+    late = write_film(tmp_path / "b.mkv", drifting(3), [0, 100, 200], rate=1)  # the last one stays for a second
+    for film, wanted_s in ((raw, [0.0, 0.1, 0.2, 0.3, 0.4]), (late, [0.0, 0.1, 0.2, 1.2, 1.3])):
+        now_s, seen_s = 0.0, []
+
+        def wait(seconds: float) -> None:
+            nonlocal now_s
+            now_s += seconds
+
+        monkeypatch.setattr(cameras.time, "perf_counter", lambda: now_s)  # noqa: B023
+        camera = FileCamera(film, None, Buffers())
+        monkeypatch.setattr(camera._closed, "wait", wait)
+        for _ in wanted_s:
+            camera.read()
+            seen_s.append(now_s)
+        camera.close()
+        assert seen_s == pytest.approx(wanted_s, abs=0.001)
 
 
 def test_size_fits_a_film_in_without_squashing_it(tmp_path):

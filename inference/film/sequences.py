@@ -1,0 +1,109 @@
+"""Films as numbered pictures, frames/%05d.png, as compositing programs read and write them."""
+
+import contextlib
+import re
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from inference.pictures import FORMATS, Picture, check_folder, write_picture
+from models.errors import PictureError, VideoError
+
+NUMBER = re.compile(r"%(?:0(\d+))?d")
+RATE = 25  # pictures a second, as in FFmpeg: nothing in a sequence says it
+
+
+def is_sequence(path: Path) -> bool:
+    """Whether a name stands for numbered pictures; a file that really is called so is a file."""
+    return path.suffix.lower() in FORMATS and bool(NUMBER.search(path.name)) and not path.exists()
+
+
+def numbers_of(path: Path) -> list[int]:
+    """The numbers of a sequence's pictures that exist, in their order."""
+    before, width, after = NUMBER.split(path.name, maxsplit=1)
+    name = re.compile(rf"{re.escape(before)}(\d{{{width or 1},}}){re.escape(after)}")
+    with contextlib.suppress(OSError):
+        return sorted(int(found[1]) for file in path.parent.iterdir() if (found := name.fullmatch(file.name)))
+    return []
+
+
+def sequence_options(path: Path) -> tuple[str, dict[str, str]]:
+    """How FFmpeg is told to read a sequence: the name and its options.
+
+    Raises:
+        VideoError: no such pictures, or one is missing in their midst, where FFmpeg would end in silence.
+    """
+    numbers = numbers_of(path)
+    if not numbers:
+        raise VideoError(f"{path}: there is no picture of such a name with a number in it")
+    missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
+    if missing:
+        raise VideoError(f"{path}: number {missing[0]} is missing between {numbers[0]} and {numbers[-1]}; a film has no gaps")
+    found = NUMBER.search(path.name)
+    assert found
+    before, after = path.name[: found.start()], path.name[found.end() :]
+    folder = str(path.parent.absolute() / before)
+    name = f"{folder.replace('%', '%%')}{'' if before else '/'}{found[0]}{after.replace('%', '%%')}"
+    return name, {"start_number": str(numbers[0]), "framerate": str(RATE)}
+
+
+class SequenceWriter:
+    """Numbered pictures, from 1; each appears as soon as it is painted. The twin of `VideoWriter`.
+
+    Args:
+        path: .png, .jpg, ... with %05d where the number goes.
+        time_base: seconds a unit of the timestamps.
+        others: streams of a source, which pictures do not hold.
+        overwrite: whether such pictures may be replaced.
+    Attributes:
+        as in `VideoWriter`.
+    Raises:
+        VideoError: a folder that cannot be written to, such pictures exist.
+    """
+
+    def __init__(
+        self, path: Path, *, rate: Fraction, time_base: Fraction, others: tuple[Any, ...] = (), overwrite: bool = False
+    ) -> None:
+        check_sequence_writable(path, overwrite)
+        self.path, self.time_base, self._rate = path, time_base, rate
+        self.encoder, self.pixel_format = FORMATS[path.suffix.lower()], "rgb24"
+        self.encoded_anew: list[str] = []
+        self.left_out = [stream.type for stream in others]
+        self.frames, self.end_s, self.skipped = 0, 0.0, 0
+
+    def write(self, frame: np.ndarray, pts: int, duration: int = 0, alpha: np.ndarray | None = None) -> None:
+        """Write a frame, (H, W, 3) uint8 RGB, and its transparency, (H, W) uint8, if it has any.
+
+        Raises:
+            VideoError: the disk is full, ...
+        """
+        self.frames += 1
+        name = NUMBER.sub(lambda found: f"{self.frames:0{found[1] or 1}d}", self.path.name, count=1)
+        try:
+            write_picture(self.path.with_name(name), Picture(frame, alpha))
+        except PictureError as error:
+            raise VideoError(str(error)) from error
+        self.end_s = float(pts * self.time_base) + float(duration * self.time_base or 1 / self._rate)
+
+    def mux(self, packet: Any) -> None:
+        """Pictures hold no sound."""
+
+    def keep_existing(self) -> None:
+        """Each picture has its name already."""
+
+    def __enter__(self) -> "SequenceWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing is open."""
+
+
+def check_sequence_writable(path: Path, overwrite: bool) -> None:
+    """Raises VideoError where such pictures cannot be written, as far as can be told before."""
+    check_folder(path, VideoError)
+    numbers = numbers_of(path)
+    if numbers and not overwrite:
+        raise VideoError(f"{path}: {len(numbers)} such pictures exist; give --overwrite to replace them, or another name")

@@ -1,0 +1,253 @@
+"""Films as they come: from old cameras, screen recorders, the web. Nothing of them is lost in silence."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+from films import drifting, paint, psnr, read_film, write_film
+from PIL import Image, ImageOps
+
+from inference.film import frames
+from inference.film.frames import VideoReader
+
+
+def length_s(path: Path) -> float:
+    with av.open(str(path)) as container:
+        assert container.duration
+        return container.duration / av.time_base
+
+
+def write_gif(path: Path, durations_ms: list[int]) -> Path:
+    first, *others = [Image.fromarray(frame) for frame in drifting(len(durations_ms))]
+    first.save(path, save_all=True, append_images=others, duration=durations_ms, disposal=2)
+    return path
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_mjpeg_with_exif_is_painted_upright(tmp_path, orientation):
+    """EXIF is side data that PyAV 18 has no name for; the orientation in it is a display matrix beside it."""
+    picture, exif = Image.fromarray(drifting(1)[0]), Image.Exif()
+    exif[0x112] = orientation
+    encoded, png = io.BytesIO(), io.BytesIO()
+    picture.save(encoded, "JPEG", exif=exif, quality=95)
+    picture.save(png, "PNG", exif=exif)
+    with av.open(str(tmp_path / "a.avi"), "w") as out:
+        stream = out.add_stream("mjpeg", 10)
+        stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuvj420p"
+        out.start_encoding()
+        for i in range(3):
+            packet = av.Packet(encoded.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, i, i, Fraction(1, 10)
+            out.mux(packet)
+    assert paint(tmp_path / "a.avi", tmp_path / "b.mp4").frames == 3
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(png)))
+    assert psnr(read_film(tmp_path / "b.mp4")[0][0], upright) > 30
+
+
+def test_what_a_decoder_throws_costs_one_packet(tmp_path, monkeypatch):
+    source = write_film(tmp_path / "a.mkv", drifting(6), codec="mjpeg", pixel_format="yuvj420p")
+
+    class Moody:
+        calls = 0
+
+        def decode(self, packet):
+            self.calls += 1
+            if self.calls == 5:  # one was decoded to see what they are like
+                raise NotImplementedError("no such pixels")
+            return self.decoder.decode(packet)
+
+    moody = Moody()
+
+    def decoder(stream):
+        moody.decoder = stream.codec_context
+        return moody
+
+    monkeypatch.setattr(frames, "_decoder", decoder)
+    report = paint(source, tmp_path / "b.mkv")
+    assert (report.frames, report.skipped) == (5, 1)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".webm"])
+def test_the_last_picture_of_a_gif_stays_as_long_as_it_did(tmp_path, suffix):
+    source = write_gif(tmp_path / "a.gif", [100, 200, 3000])
+    report = paint(source, tmp_path / f"b{suffix}")
+    assert not report.notes  # none about transparency: every GIF could be, this one is not
+    assert report.end_s == pytest.approx(3.3, abs=0.001)
+    assert length_s(tmp_path / f"b{suffix}") == pytest.approx(3.3, abs=0.001)
+    assert read_film(tmp_path / f"b{suffix}")[1] == pytest.approx([0, 100, 300], abs=1)
+
+
+def test_a_part_of_a_gif_begins_with_the_picture_that_is_there_and_ends_with_the_part(tmp_path):
+    source = write_gif(tmp_path / "a.gif", [100, 200, 3000])
+    pictures, _ = read_film(source)
+    for start_s, duration_s, wanted, times_ms in ((0.15, 1.0, [1, 2], [0, 150]), (2.0, 0.5, [2], [0]), (0.1, 0.1, [1], [0])):
+        output = tmp_path / f"{start_s}.mkv"
+        assert paint(source, output, start_s=start_s, duration_s=duration_s).end_s == pytest.approx(duration_s, abs=0.001)
+        painted, found_ms = read_film(output)
+        assert found_ms == pytest.approx(times_ms, abs=1)
+        assert length_s(output) == pytest.approx(duration_s, abs=0.001)
+        for frame, index in zip(painted, wanted, strict=True):
+            assert psnr(frame, pictures[index]) > 28
+
+
+@pytest.mark.parametrize(("rate", "count"), [(Fraction(1, 5), 3), (Fraction(480), 48)])
+def test_slow_and_fast_films_last_as_long_as_before(tmp_path, rate, count):
+    with av.open(str(tmp_path / "a.mp4"), "w") as out:
+        stream = out.add_stream("mpeg4", rate)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for frame in drifting(count):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        out.mux(stream.encode(None))
+    report = paint(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert report.frames == count
+    assert report.end_s == pytest.approx(float(count / rate), abs=0.001)
+    assert length_s(tmp_path / "b.mp4") == pytest.approx(float(count / rate), abs=0.001)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("libx264", ".h264"), ("libx265", ".hevc")])
+def test_a_raw_stream_plays_at_its_own_rate(tmp_path, codec, suffix):
+    options = {"libx265": {"x265-params": "log-level=none"}}.get(codec, {})
+    source = write_film(tmp_path / f"a{suffix}", drifting(10), codec=codec, rate=10, options=options)
+    report = paint(source, tmp_path / "b.mp4")
+    assert (report.frames, report.end_s) == (10, pytest.approx(1.0, abs=0.001))
+    assert read_film(tmp_path / "b.mp4")[1] == pytest.approx([100 * i for i in range(10)], abs=1)
+    assert "there are no timestamps in it; 10 frames a second are taken" in report.notes
+    with VideoReader(source) as reader:
+        assert reader.rate == 10
+
+
+def write_rich(path: Path) -> Path:
+    """A film with two chapters, two sounds, the second of which is the default, and forced subtitles."""
+    plain = write_film(path.with_name("plain.mkv"), drifting(25), sounds=2, subtitle=True)
+    flags = (Disposition(0), Disposition(0), Disposition.default, Disposition.forced)
+    titles = ("The film", "Commentary", "Original", "Signs")
+    with av.open(str(plain)) as source, av.open(str(path), "w") as out:
+        out.set_chapters(
+            [
+                {
+                    "id": i + 1,
+                    "start": 500 * i,
+                    "end": 500 * (i + 1),
+                    "time_base": Fraction(1, 1000),
+                    "metadata": {"title": title},
+                }
+                for i, title in enumerate(("First", "Second"))
+            ]
+        )
+        streams = [out.add_stream_from_template(stream) for stream in source.streams]
+        for stream, flag, title in zip(streams, flags, titles, strict=True):
+            stream.disposition, stream.metadata["title"], stream.metadata["language"] = flag, title, "deu"
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return path
+
+
+def chapters_s(path: Path) -> list[tuple[str, float, float]]:
+    with av.open(str(path)) as container:
+        return [
+            (chapter["metadata"]["title"], *(float(chapter[side] * chapter["time_base"]) for side in ("start", "end")))
+            for chapter in container.chapters()
+        ]
+
+
+def test_chapters_titles_and_flags_stay(tmp_path):
+    source = write_rich(tmp_path / "a.mkv")
+    assert not paint(source, tmp_path / "b.mkv").notes
+    assert chapters_s(tmp_path / "b.mkv") == chapters_s(source) == [("First", 0.0, 0.5), ("Second", 0.5, 1.0)]
+    with av.open(str(tmp_path / "b.mkv")) as container:
+        assert [stream.disposition for stream in container.streams] == [0, 0, Disposition.default, Disposition.forced]
+        titles = [stream.metadata["title"] for stream in container.streams]
+        assert titles == ["The film", "Commentary", "Original", "Signs"]
+        assert {stream.metadata["language"] for stream in container.streams} == {"deu"}
+
+
+def test_chapters_of_a_part_are_counted_from_its_beginning_and_those_of_an_mp4_are_no_stream(tmp_path):
+    paint(write_rich(tmp_path / "a.mkv"), tmp_path / "b.mp4")
+    assert chapters_s(tmp_path / "b.mp4") == [("First", 0.0, 0.5), ("Second", 0.5, 1.0)]
+    assert not paint(tmp_path / "b.mp4", tmp_path / "c.mp4", start_s=0.2, duration_s=0.5).notes
+    assert chapters_s(tmp_path / "c.mp4") == [("First", 0.0, 0.3), ("Second", 0.3, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("source_codec", "source_suffix", "suffix", "name"),
+    [("wmav2", ".wmv", ".mp4", "aac"), ("wmav2", ".wmv", ".mkv", "aac"), ("aac", ".mp4", ".webm", "opus")],
+)
+def test_sound_that_a_format_refuses_is_encoded_anew_and_stays_in_step(tmp_path, source_codec, source_suffix, suffix, name):
+    source = tmp_path / f"a{source_suffix}"
+    with av.open(str(source), "w") as out:
+        film, tone = out.add_stream("mpeg4", 25), out.add_stream(source_codec, 44100)
+        film.width, film.height, film.pix_fmt, tone.layout = 128, 96, "yuv420p", "stereo"
+        tone.bit_rate = 128_000
+        wave = np.zeros((2, 2 * 44100), np.float32)
+        wave[:, 44100:] = 0.5 * np.sin(np.arange(44100) * 0.1)  # silence for a second, then a tone
+        for frame in drifting(50):
+            out.mux(film.encode(av.VideoFrame.from_ndarray(frame)))
+        sound = av.AudioFrame.from_ndarray(wave, format="fltp", layout="stereo")
+        sound.sample_rate, sound.pts, sound.time_base = 44100, 0, Fraction(1, 44100)
+        out.mux([*film.encode(None), *tone.encode(sound), *tone.encode(None)])
+    report = paint(source, tmp_path / f"b{suffix}")
+    assert any("encoded anew" in note and source_codec in note for note in report.notes)
+    assert not any("left out" in note for note in report.notes)
+
+    def tone_s(path: Path) -> float:
+        with av.open(str(path)) as container:
+            stream = container.streams.audio[0]
+            if path != source:
+                assert stream.codec_context.name == name
+            assert stream.codec_context.layout.nb_channels == 2
+            sounds = list(container.decode(stream))
+        loud = next(frame for frame in sounds if np.abs(frame.to_ndarray()).max() > 0.2)
+        first = np.argmax(np.abs(loud.to_ndarray()[0]) > 0.2)
+        return float(loud.pts * loud.time_base) + first / loud.sample_rate
+
+    assert tone_s(tmp_path / f"b{suffix}") == pytest.approx(tone_s(source), abs=0.01)
+    assert report.end_s == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("codec", "options"), [("libvpx", {"auto-alt-ref": "0"}), ("libvpx-vp9", {"auto-alt-ref": "0"})])
+@pytest.mark.parametrize("known", [True, False])
+def test_hidden_parts_of_a_vp8_or_vp9_are_white_or_it_is_said(tmp_path, monkeypatch, codec, options, known):
+    rgba = [np.dstack([frame, np.full(frame.shape[:2], 255, np.uint8)]) for frame in drifting(3)]
+    for frame in rgba:
+        frame[:48, :, 3] = 0
+    source = write_film(
+        tmp_path / "a.webm", rgba, codec=codec, pixel_format="yuva420p", source_format="rgba", options={**options, "b": "2M"}
+    )
+    if not known:
+        monkeypatch.setattr(frames, "_decoder", lambda stream: stream.codec_context)
+    [note] = paint(source, tmp_path / "b.mp4").notes
+    painted = read_film(tmp_path / "b.mp4")[0][0]
+    if known:
+        assert "white shows through" in note
+        assert painted[:40].min() > 240
+    else:
+        assert "transparency cannot be read" in note
+        assert painted[:40].mean() < 240
+    assert psnr(painted[56:], rgba[0][56:, :, :3]) > 24
+
+
+def test_hdr_tags_that_are_lost_are_said(tmp_path):
+    light = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
+    options = {"x265-params": f"log-level=none:{light}"}
+    source = write_film(tmp_path / "a.mkv", drifting(2), codec="libx265", pixel_format="yuv420p10le", options=options)
+    notes = paint(source, tmp_path / "b.mp4").notes
+    assert "tags that are not kept: HDR mastering display, HDR light level" in notes
+
+
+def test_where_the_first_film_in_a_file_is_empty_the_next_one_is_painted(tmp_path):
+    source = write_film(tmp_path / "a.mkv", drifting(5))
+    with av.open(str(source)) as film, av.open(str(tmp_path / "b.mkv"), "w") as out:
+        empty, full = (out.add_stream_from_template(film.streams.video[0]) for _ in range(2))
+        empty.disposition = Disposition.default
+        for packet in film.demux(video=0):
+            if packet.size:
+                packet.stream = full
+                out.mux(packet)
+    report = paint(tmp_path / "b.mkv", tmp_path / "c.mkv")
+    assert (report.frames, report.notes) == (5, ("left out: video",))
