@@ -22,7 +22,7 @@ class AtomicFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(os.path.realpath(path))  # a link stays, what it leads to is written
+        self.path = Path(os.path.realpath(path)) if path.is_symlink() else path  # a link stays, what it leads to is written
         prefix = f".{self.path.name[:20]}."  # a letter may take four bytes of the 255 that a name may have
         self.handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=self.path.parent)
         self.temporary = Path(temporary)
