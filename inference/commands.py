@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from inference.options import CODECS, COLOR_MODES, QUALITY, StylizeOptions, VideoOptions
 from models.errors import Interrupted, StyleError, VideoError, WebError
-from models.options import Commands, add_command, number, whole_number
+from models.options import Commands, add_command, number, strokes, whole_number
 
 if TYPE_CHECKING:
     from inference.style.session import StyleSession
@@ -523,14 +523,9 @@ def _add_strokes(parser: argparse.ArgumentParser, default: float = StylizeOption
         "how large strokes are; 1 as on a picture of 768 px, whatever the size, 2 twice as large; fine paints in one pass, "
         f"strokes of a few pixels (default: {f'{default:g}' if default else 'fine'})"
     )
-    parser.add_argument("--strokes", type=_strokes, default=default, metavar="X|fine", help=what)
+    parser.add_argument("--strokes", type=strokes, default=default, metavar="X|fine", help=what)
     what = "how much of a large picture's own fine lines comes back (default: 1)"
     parser.add_argument("--detail", type=number(0.0, 1.0), default=StylizeOptions.detail, metavar="0..1", help=what)
-
-
-def _strokes(text: str) -> float:
-    """0 for fine."""
-    return 0.0 if text == "fine" else number(0.1, 10.0)(text)
 
 
 def _seconds(text: str) -> float:

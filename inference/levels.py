@@ -13,15 +13,8 @@ import numpy as np
 
 from inference.buffers import Scratch
 from inference.style.session import StyleSession
+from models.levels_graph import MAX_GAIN, MIN_FINER, OWN, STROKES_PIXELS
 
-STROKES_PIXELS = 768 * 576  # of the smallest level: the strokes look as on a picture of this size
-MIN_FINER = 1.2  # a picture whose sides are larger than that by less is painted in one pass
-# Share of a finer painting's own light and color. 0 takes its detail alone, which shows the network's weave at 100 %; 1 has
-# the crispest strokes, but loses the palette and what is painted. Found by looking. Content + 10 style of four squares of
-# 2048 px, scaled to 512 px, starry_night, great_wave, the_scream: one pass 4.02, 3.12, 4.45; with 0 2.71, 2.15, 2.10; with
-# 0.25 2.78, 2.37, 2.81; with 0.5 2.92, 2.86, 4.05; with 1 3.12, 4.69, 7.60.
-OWN = 0.25
-MAX_GAIN = 2.0  # of contrast, when a finer painting's palette is held to the coarser one's
 BAND_ROWS = 256
 SLOW_PIXELS = 1_000_000  # levels of at most so many are painted by the better of two tiers
 

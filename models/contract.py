@@ -5,7 +5,8 @@ One network comes in two kinds of file.
 image  float32 NCHW RGB, sRGB-encoded, in [0, 1]; N, H and W are free, H and W multiples of `stride_px` and at least
        `least_px`. The caller pads to that and crops the result.
 frame  uint8 NHWC RGB, any height and width from 1 up; padding, cropping and scaling are inside. The scalar inputs
-       `strength` and `keep_color` need not be fed.
+       `strength` and `keep_color` need not be fed. With the levels of `inference.levels` inside it has two more of them,
+       `strokes` and `detail`, and a loop, which not every runtime has.
 """
 
 import json
@@ -16,7 +17,9 @@ from typing import Any
 from models.errors import StyleError
 
 VERSION = "2"
-READABLE = ("1", VERSION)  # 1 had images in fp32 only
+WITH_LEVELS = "3"
+READABLE = ("1", VERSION, WITH_LEVELS)  # 1 had images in fp32 only
+MAX_STROKES = 10.0
 OPSET = 18  # ONNX Runtime had no CUDA kernel for opset 19's Pad for long
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -37,6 +40,7 @@ IMAGE = Tensors("content_image", "stylized_image", ("batch", 3, "height", "width
 FRAME = Tensors("content_frame", "stylized_frame", ("batch", "height", "width", 3), "uint8", "NHWC", "0..255")
 IO = {"image": IMAGE, "frame": FRAME}
 OPTIONAL_INPUTS = ("strength", "keep_color")  # of a frame file: float32 scalars, 0 to 1
+LEVELS_INPUTS = ("strokes", "detail")  # of one with levels inside, too: 0 to `MAX_STROKES`, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Contract:
         report: how the file compared with torch before it was kept.
         thumbnail: a small picture painted with it, base64 of a JPEG file; may be empty.
         version: of the program that wrote it.
+        strokes, detail: of a frame file with levels inside, as in `inference.options.StylizeOptions`, where the inputs of
+            these names are not fed; `strokes` is None for a file without.
     """
 
     stride_px: int
@@ -67,16 +73,24 @@ class Contract:
     report: Mapping[str, Any] = field(default_factory=dict)
     thumbnail: str = ""
     version: str = field(default="", compare=False)
+    strokes: float | None = None
+    detail: float = 1.0
 
     @property
     def tensors(self) -> Tensors:
         return IO[self.io]
 
+    @property
+    def optional(self) -> dict[str, float]:
+        """The inputs that need not be fed, and what they are then."""
+        inputs = (*OPTIONAL_INPUTS, *(LEVELS_INPUTS if self.strokes is not None else ())) if self.io == "frame" else ()
+        return {name: getattr(self, name) for name in inputs}
+
     def to_metadata(self, version: str) -> dict[str, str]:
         """The file's metadata_props, flat and readable in any viewer; `version` is the program's."""
         card, tensors = self.card, self.tensors
         return {
-            "allaprima.contract": VERSION,
+            "allaprima.contract": VERSION if self.strokes is None else WITH_LEVELS,
             "allaprima.version": version,
             "allaprima.io": self.io,
             "allaprima.precision": self.precision,
@@ -88,9 +102,10 @@ class Contract:
             "allaprima.color": "RGB, sRGB-encoded",
             "allaprima.stride_px": str(self.stride_px),
             "allaprima.least_px": str(self.least_px),
-            "allaprima.optional_inputs": ", ".join(OPTIONAL_INPUTS) if self.io == "frame" else "",
+            "allaprima.optional_inputs": ", ".join(self.optional),
             "allaprima.strength": f"{self.strength:g}",
             "allaprima.keep_color": f"{self.keep_color:g}",
+            **({} if self.strokes is None else {f"allaprima.{name}": f"{self.optional[name]:g}" for name in LEVELS_INPUTS}),
             "allaprima.report": json.dumps(self.report, allow_nan=False),
             "allaprima.card": json.dumps(card),
             **{f"allaprima.{key}": str(card.get(key, "")) for key in ("title", "painter", "year", "license", "tier")},
@@ -108,7 +123,7 @@ class Contract:
         if version is None:
             raise StyleError(f"{name} is an ONNX file, but not one of ours; make one with: allaprima export RUN")
         if version not in READABLE:
-            raise StyleError(f"{name} has contract {version[:20]!r}, this program reads up to {VERSION}; update allaprima")
+            raise StyleError(f"{name} has contract {version[:20]!r}, this program reads up to {READABLE[-1]}; update allaprima")
         try:
             contract = cls(
                 int(metadata["allaprima.stride_px"]),
@@ -121,6 +136,8 @@ class Contract:
                 json.loads(metadata.get("allaprima.report", "{}")),
                 metadata.get("allaprima.thumbnail", ""),
                 metadata.get("allaprima.version", ""),
+                float(metadata["allaprima.strokes"]) if version == WITH_LEVELS else None,
+                float(metadata["allaprima.detail"]) if version == WITH_LEVELS else 1.0,
             )
             for text in (contract.card, contract.report):
                 json.dumps(text, ensure_ascii=False).encode()  # what cannot be printed is a ValueError
@@ -132,6 +149,8 @@ class Contract:
             "io": contract.io in IO,
             "precision": contract.precision in PRECISIONS,
             "strength": 0.0 <= contract.strength <= 1.0 and 0.0 <= contract.keep_color <= 1.0,
+            "strokes": contract.strokes is None or (contract.io == "frame" and 0.0 <= contract.strokes <= MAX_STROKES),
+            "detail": 0.0 <= contract.detail <= 1.0,
         }
         for what, is_sane in sane.items():
             if not is_sane:

@@ -6,7 +6,7 @@ The exporter builds them; the runtime refuses a frame file whose nodes outside t
 # Differs from padding with Pad: no runtime's reflecting Pad mirrors more often than once, which a picture of a few pixels
 # needs, and some overran their memory there. Gathering the mirrored rows and columns is exact at any size.
 _MIRRORED = """
-{side} = Shape<end = {end}, start = {axis}>(content_frame)
+{side} = Shape<end = {end}, start = {axis}>({whole})
 {side}_raised = Add({side}, stride_less_one)
 {side}_strides = Div({side}_raised, stride_px)
 {side}_full = Mul({side}_strides, stride_px)
@@ -24,9 +24,19 @@ _MIRRORED = """
 {target} = Concat<axis = {axis}>({source}, {side}_border)
 """
 
+
+def mirrored(side: str, axis: int, *, whole: str, source: str, target: str) -> str:
+    """Nodes that mirror a picture at its end along an axis, up to the next size that a network takes.
+
+    Args:
+        side: a prefix for the names. whole: the picture, whose size counts. source: what is mirrored. target: its name then.
+    """
+    return _MIRRORED.format(side=side, axis=axis, end=axis + 1, whole=whole, source=source, target=target)
+
+
 PROLOGUE = (
-    _MIRRORED.format(side="width", axis=2, end=3, source="content_frame", target="wide_frame")
-    + _MIRRORED.format(side="height", axis=1, end=2, source="wide_frame", target="whole_frame")
+    mirrored("width", 2, whole="content_frame", source="content_frame", target="wide_frame")
+    + mirrored("height", 1, whole="content_frame", source="wide_frame", target="whole_frame")
     + """
 planes = Transpose<perm = [0, 3, 1, 2]>(whole_frame)
 levels = Cast<to = 1>(planes)
@@ -35,21 +45,33 @@ content_image = Mul(levels, one_255th)
 )
 
 # The convolution's attributes are ONNX's defaults; onnxruntime-web's older WebGPU needs them in words.
-EPILOGUE = """
+_MIXED = """
 strength_mixing = Mul(strength, mixing_by_strength)
 kept = Mul(strength, keep_color)
 kept_mixing = Mul(kept, mixing_by_kept)
 both_mixing = Add(strength_mixing, kept_mixing)
 mixing = Add(both_mixing, mixing_content)
-both = Concat<axis = 1>(content_image, stylized_image)
+both = Concat<axis = 1>({content}, {stylized})
 mixed = Conv<dilations = [1, 1], group = 1, kernel_shape = [1, 1], pads = [0, 0, 0, 0], strides = [1, 1]>(both, mixing)
 clipped_levels = Clip(mixed, darkest, lightest)
 rounded_levels = Round(clipped_levels)
 rounded_planes = Cast<to = 2>(rounded_levels)
-painted_frame = Transpose<perm = [0, 2, 3, 1]>(rounded_planes)
+{target} = Transpose<perm = [0, 2, 3, 1]>(rounded_planes)
+"""
+
+
+def mixed(content: str, stylized: str, target: str) -> str:
+    """Nodes that blend two images by `strength` and `keep_color`, as a frame of levels named `target`."""
+    return _MIXED.format(content=content, stylized=stylized, target=target)
+
+
+EPILOGUE = (
+    mixed("content_image", "stylized_image", "painted_frame")
+    + """
 sides = Concat<axis = 0>(height, width)
 stylized_frame = Slice(painted_frame, top_left, sides, height_and_width)
 """
+)
 
 
 def lines(nodes: str) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from models.contract import MAX_STROKES
 from models.errors import AllaPrimaError
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
@@ -187,3 +188,8 @@ def number(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def strokes(text: str) -> float:
+    """Reads how large strokes are; 0 for "fine"."""
+    return 0.0 if text == "fine" else number(0.1, MAX_STROKES)(text)

@@ -10,6 +10,11 @@ from PIL import Image
 
 from inference.landscape import paint_landscape
 
+# A worker of pytest-xdist has a core of its own: threads that wait for each other on cores taken by others are slow.
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 REAL_VGG19 = os.environ.pop("ALLAPRIMA_VGG19", None)  # tests ask for what they need
 
 

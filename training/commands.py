@@ -13,7 +13,7 @@ from typing import Any
 
 from models.contract import IO, PRECISIONS
 from models.errors import Interrupted, OptimizeError, StyleError, TrainingError
-from models.options import Commands, add_command, add_options, chosen, flag, number, several_of, whole_number
+from models.options import Commands, add_command, add_options, chosen, flag, number, several_of, strokes, whole_number
 from training.config import EvaluateConfig, OptimizeConfig, ReconstructConfig, TrainConfig
 
 
@@ -295,6 +295,11 @@ def add_export(commands: Commands) -> None:
     parser.add_argument("--keep-color", type=kind, nargs="?", const=1.0, default=0.0, metavar="0..1", help=what)
     what = "0 is the content as it is, 1 the painting (default: 1)"
     parser.add_argument("--strength", type=kind, default=1.0, metavar="0..1", help=what)
+    what = "with --io frame: paint coarse to fine inside the file, strokes so large (1 as on a picture of 768 px) where the"
+    what += " input strokes is not fed; without a number 1. Needs a runtime with ONNX's Loop"
+    parser.add_argument("--strokes", type=strokes, nargs="?", const=1.0, metavar="X|fine", help=what)
+    what = "with --strokes: how much of a large picture's own fine lines comes back (default: 1)"
+    parser.add_argument("--detail", type=kind, metavar="0..1", help=what)
     what = "to compare on, and for int8 to measure ranges on (default: those of the run, else three that come along)"
     parser.add_argument("--photos", metavar="FOLDER", help=what)
     what = "the painting, which int8 is compared with (default: the run's)"
@@ -310,7 +315,10 @@ def export(options: argparse.Namespace) -> int:
     from training.export.export import export as export_onnx
 
     source = Path(options.run_or_checkpoint)
-    flavor = Flavor(options.io, options.precision, options.strength, options.keep_color)
+    if options.strokes is None and options.detail is not None:
+        raise StyleError("--detail does nothing without --strokes")
+    detail = 1.0 if options.detail is None else options.detail
+    flavor = Flavor(options.io, options.precision, options.strength, options.keep_color, options.strokes, detail)
     base = source / "style" if source.is_dir() else source.with_suffix("")
     output = Path(options.output or f"{base}{flavor.suffix}.onnx")
     if output.exists() and not options.overwrite:

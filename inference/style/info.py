@@ -12,6 +12,8 @@ from models.errors import StyleError
 MEANING = {
     "strength": "0 gives the content, 1 the painting",
     "keep_color": "0 gives the style's colors, 1 the content's (luminance-only)",
+    "strokes": "how large they are, 1 as on a picture of 768 px; 0 paints in one pass",
+    "detail": "how much of a large picture's own fine lines comes back, 0 to 1",
 }
 
 
@@ -43,12 +45,11 @@ def _lines(size: int, contract: Contract) -> list[tuple[str, str]]:
         ("output", f"{tensors.output}: the same"),
         ("sizes", "any, from 1x1" if contract.io == "frame" else sizes),
     ]
-    values = {"strength": contract.strength, "keep_color": contract.keep_color}
-    for name in OPTIONAL_INPUTS:
-        if contract.io == "frame":
-            lines.append(("optional", f"{name}: float32 scalar, {values[name]:g} if not fed; {MEANING[name]}"))
-        elif values[name] != {"strength": 1.0, "keep_color": 0.0}[name]:
-            lines.append(("built in", f"{name} {values[name]:g}; {MEANING[name]}"))
+    for name, value in contract.optional.items():
+        lines.append(("optional", f"{name}: float32 scalar, {value:g} if not fed; {MEANING[name]}"))
+    for name, plain in zip(OPTIONAL_INPUTS, (1.0, 0.0), strict=True):
+        if contract.io == "image" and (value := getattr(contract, name)) != plain:
+            lines.append(("built in", f"{name} {value:g}; {MEANING[name]}"))
     if contract.report:
         lines.append(("compared", report_text(contract.report)))
     if contract.thumbnail:

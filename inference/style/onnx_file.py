@@ -12,15 +12,15 @@ import math
 import re
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models import frame_graph
-from models.contract import IMAGE, OPSET, OPTIONAL_INPUTS, Contract
+from models import frame_graph, levels_graph
+from models.contract import IMAGE, MAX_STROKES, OPSET, Contract
 from models.errors import StyleError
 
 MAX_BYTES = 32 * 2**20  # of a file; ours are below 10 MB
@@ -57,7 +57,8 @@ TENSOR: Schema = {
     9: ("raw_data", BYTES, False),
 }
 # Missing on purpose: what a file may do without, and what makes it dangerous. TensorProto: external data; AttributeProto:
-# graphs and tensors; NodeProto: overload; ModelProto: functions; GraphProto: sparse initializers.
+# tensors, and graphs but in the outermost graph, whose loop has one; NodeProto: overload; ModelProto: functions; GraphProto:
+# sparse initializers.
 ATTRIBUTE: Schema = {
     1: ("name", BYTES, False),
     2: ("f", FIXED32, False),
@@ -82,7 +83,7 @@ VALUE: Schema = {
     2: ("type", {1: ("tensor_type", TENSOR_TYPE, False)}, False),
     3: ("doc_string", BYTES, False),
 }
-GRAPH: Schema = {
+BODY: Schema = {
     1: ("node", NODE, True),
     2: ("name", BYTES, False),
     10: ("doc_string", BYTES, False),
@@ -90,6 +91,8 @@ GRAPH: Schema = {
     11: ("input", VALUE, True),
     12: ("output", VALUE, True),
 }
+OUTER_NODE: Schema = {**NODE, 5: ("attribute", {**ATTRIBUTE, 6: ("g", BODY, False)}, True)}
+GRAPH: Schema = {**BODY, 1: ("node", OUTER_NODE, True)}
 MODEL: Schema = {
     1: ("ir_version", VARINT, False),
     2: ("producer_name", BYTES, False),
@@ -173,10 +176,12 @@ def check_style(data: bytes, name: str) -> Contract:
     try:
         _check_ends(model["graph"], graph, contract)
         if contract.io == "frame":
-            nodes, (stride_px, least_px) = _without_frame(graph), _network_sizes(graph)
+            nodes, (stride_px, least_px) = _without_frame(graph, contract.strokes is not None), _network_sizes(graph)
         else:
             nodes, stride_px, least_px = graph.nodes, contract.stride_px, contract.least_px
-        _check_network(graph, nodes, stride_px, least_px)
+        # What a caller may feed is no constant.
+        arrays = {name: array for name, array in graph.arrays.items() if name not in contract.optional}
+        _check_network(arrays, nodes, stride_px, least_px)
     except _Refused as refused:
         reason = str(refused)[:MAX_REASON]
         raise StyleError(f"{name} is not safe to open: it {reason}; export it again, or get it elsewhere") from None
@@ -219,6 +224,7 @@ class _Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
+    body: "_Graph | None" = None
 
     def __str__(self) -> str:
         """As `models.frame_graph` writes it."""
@@ -228,6 +234,9 @@ class _Node:
 
 @dataclass(frozen=True)
 class _Graph:
+    """A graph, and as it was read."""
+
+    declared: dict[str, Any]
     nodes: list[_Node] = field(default_factory=list)
     arrays: dict[str, _Array] = field(default_factory=dict)
 
@@ -241,16 +250,24 @@ def _graph(model: dict[str, Any]) -> _Graph:
         [("ai.onnx", OPSET)],
     ):
         raise _Refused(f"has operators other than ONNX's own of opset {OPSET}")
-    graph = _Graph()
-    for tensor in model["graph"]["initializer"]:
+    return _whole_graph(model["graph"], set())
+
+
+def _whole_graph(declared: dict[str, Any], outside: set[str]) -> _Graph:
+    """`_graph`; `outside` are the values of the graph around it."""
+    graph = _Graph(declared)
+    for tensor in declared["initializer"]:
         name = _text(tensor["name"])
         if not name:
             raise _Refused("has an initializer without a name")
         if name in graph.arrays:
             raise _Refused(f'has two initializers "{name}"')
         graph.arrays[name] = _array(tensor, name)
-    known = {_text(value["name"]) for value in model["graph"]["input"]} | set(graph.arrays)
-    for node in model["graph"]["node"]:
+    inner = {_text(value["name"]) for value in declared["input"]} | set(graph.arrays)
+    if inner & outside:
+        raise _Refused(f'makes "{min(inner & outside)}" twice')
+    known, taken = inner | outside, inner | outside  # may be used, may not be made again
+    for node in declared["node"]:
         if _text(node["domain"]) not in ("", "ai.onnx"):
             raise _Refused(f"has an operator of the domain {_text(node['domain'])!r}")
         inputs = tuple(_text(value) for value in node["input"])
@@ -258,14 +275,21 @@ def _graph(model: dict[str, Any]) -> _Graph:
         attributes = dict(_attribute(attribute) for attribute in node["attribute"])
         if len(attributes) != len(node["attribute"]):
             raise _Refused(f"has a {_text(node['op_type'])} with an attribute twice")
-        graph.nodes.append(_Node(_text(node["op_type"]), inputs, outputs, attributes))
+        inside = attributes.pop("body", None)
+        body = _whole_graph(inside, taken) if isinstance(inside, dict) else None
+        if inside is not None and (body is None or _text(node["op_type"]) != "Loop"):
+            raise _Refused(f"has a {_text(node['op_type'])} with a body that no style has")
+        if body:
+            taken |= {value for each in body.nodes for value in each.outputs}
+        graph.nodes.append(_Node(_text(node["op_type"]), inputs, outputs, attributes, body))
         for value in inputs:
             if value and value not in known:
                 raise _Refused(f'uses "{value}" before it is there')
         for value in outputs:
-            if not value or value in known:
+            if not value or value in taken:
                 raise _Refused(f'makes "{value}" twice')
             known.add(value)
+            taken.add(value)
     return graph
 
 
@@ -282,14 +306,15 @@ def _array(tensor: dict[str, Any], name: str) -> _Array:
 
 
 def _attribute(attribute: dict[str, Any]) -> tuple[str, Any]:
-    """Name and value: a whole number, several, a text, or a float. Of ONNX's AttributeType: FLOAT, INT, STRING, INTS."""
-    kinds = {1: "f", 2: "i", 3: "s", 7: "ints"}
+    """Name and value: a whole number, several, a text, a float, or a loop's body as it was read. Of ONNX's AttributeType:
+    FLOAT, INT, STRING, GRAPH, INTS."""
+    kinds = {1: "f", 2: "i", 3: "s", 5: "g", 7: "ints"}
     name = _text(attribute["name"])
-    if attribute["type"] not in kinds:
+    if attribute["type"] not in kinds or (attribute["type"] == 5 and name != "body"):
         raise _Refused(f'has an attribute "{name}" of a kind that no style needs')
     kind = kinds[attribute["type"]]
-    value = attribute[kind]
-    if value is None or any(attribute[other] not in (None, []) for other in kinds.values() if other != kind):
+    value = attribute.get(kind)
+    if value is None or any(attribute.get(other) not in (None, []) for other in kinds.values() if other != kind):
         raise _Refused(f'has an attribute "{name}" whose type and value do not agree')
     return name, _text(value) if kind == "s" else value
 
@@ -299,19 +324,24 @@ def _check_ends(declared: dict[str, Any], graph: _Graph, contract: Contract) -> 
     tensors = contract.tensors
     wanted_inputs = [(tensors.input, tensors.type, tensors.dims)]
     if contract.io == "frame":
-        wanted_inputs += [(name, "float32", ()) for name in OPTIONAL_INPUTS]
+        wanted_inputs += [(name, "float32", ()) for name in contract.optional]
     for found, wanted in (
         (declared["input"], wanted_inputs),
         (declared["output"], [(tensors.output, tensors.type, tensors.dims)]),
     ):
-        if [_ends(value) for value in found] != wanted:
-            raise _Refused(f"has tensors {[_ends(value) for value in found]}, {wanted} are wanted")
-    for name in OPTIONAL_INPUTS if contract.io == "frame" else ():
-        array = graph.arrays.get(name)
-        if array is None or (array.type, array.dims) != ("float32", ()) or not 0.0 <= array.values()[0] <= 1.0:
-            raise _Refused(f"has no default from 0 to 1 for its input {name}")
+        _check_values(found, wanted)
+    for name in contract.optional:
+        array, most = graph.arrays.get(name), MAX_STROKES if name == "strokes" else 1.0
+        if array is None or (array.type, array.dims) != ("float32", ()) or not 0.0 <= array.values()[0] <= most:
+            raise _Refused(f"has no default from 0 to {most:g} for its input {name}")
     for name in {tensors.input, tensors.output} & set(graph.arrays):
         raise _Refused(f"brings its own {name}")
+
+
+def _check_values(found: list[dict[str, Any]], wanted: Sequence[tuple[str, str, tuple[str | int, ...]]]) -> None:
+    ends = [_ends(value) for value in found]
+    if ends != list(wanted):
+        raise _Refused(f"has tensors {ends}, {list(wanted)} are wanted")
 
 
 def _ends(value: dict[str, Any]) -> tuple[str, str, tuple[str | int, ...]]:
@@ -325,32 +355,49 @@ def _ends(value: dict[str, Any]) -> tuple[str, str, tuple[str | int, ...]]:
         if dim["dim_param"] is not None and dim["dim_value"] is not None:
             raise _Refused("has an input or output with two lengths of one dimension")
         dims.append(_text(dim["dim_param"]) or dim["dim_value"])
-    return _text(value["name"]), TYPES.get(kind["elem_type"], "?"), tuple(dims)
+    return _text(value["name"]), {**TYPES, 9: "bool"}.get(kind["elem_type"], "?"), tuple(dims)
 
 
-def _without_frame(graph: _Graph) -> list[_Node]:
+def _without_frame(graph: _Graph, levels: bool) -> list[_Node]:
     """The network's own nodes of a frame file, after a look at those around it, which must be exactly ours."""
-    before, after = frame_graph.lines(frame_graph.PROLOGUE), frame_graph.lines(frame_graph.EPILOGUE)
-    network = graph.nodes[len(before) : len(graph.nodes) - len(after)]
-    around = [*graph.nodes[: len(before)], *graph.nodes[len(before) + len(network) :]]
-    for node, line in zip(around, [*before, *after], strict=False):
-        if str(node) != line:
-            raise _Refused(f"has {str(node)[:200]!r} where {line!r} is wanted")
-    if len(around) != len(before) + len(after):
-        raise _Refused(f"has {len(graph.nodes)} nodes, fewer than any frame file")
-    constants = frame_graph.constants(*_network_sizes(graph))
+    written = levels_graph if levels else frame_graph
+    if levels:
+        [*loops] = _between(graph.nodes, levels_graph.BEFORE_LOOP, levels_graph.AFTER_LOOP)
+        if len(loops) != 1 or str(loops[0]) != levels_graph.LOOP or (body := loops[0].body) is None:
+            raise _Refused(f"has {str(loops[0])[:200] if loops else 'nothing'!r} where {levels_graph.LOOP!r} is wanted")
+        if body.arrays:
+            raise _Refused("has a loop with constants of its own")
+        _check_values(body.declared["input"], levels_graph.BODY_INPUTS)
+        _check_values(body.declared["output"], levels_graph.BODY_OUTPUTS)
+        network = _between(body.nodes, levels_graph.BEFORE_NETWORK, levels_graph.AFTER_NETWORK)
+    else:
+        network = _between(graph.nodes, frame_graph.PROLOGUE, frame_graph.EPILOGUE)
+    constants = written.constants(*_network_sizes(graph))
     for name, values in constants.items():
         array = graph.arrays.get(name)
         expected = _Array("int64", (len(values),), memoryview(np.array(values, "<i8").tobytes()))
         if array != expected:
             raise _Refused(f'has no "{name}" of {values}')
-    for name, value in frame_graph.SCALARS.items():
+    for name, value in written.SCALARS.items():
         if graph.arrays.get(name) != _Array("float32", (), memoryview(np.array(value, "<f4").tobytes())):
             raise _Refused(f'has no "{name}" of {value}')
     for name in frame_graph.MATRICES:
         if name not in graph.arrays or (graph.arrays[name].type, graph.arrays[name].dims) != ("float32", (3, 6, 1, 1)):
             raise _Refused(f'has no "{name}" of 3 x 6 numbers')
     return network
+
+
+def _between(nodes: list[_Node], first: str, last: str) -> list[_Node]:
+    """The nodes between those that must be `first` and `last`."""
+    before, after = frame_graph.lines(first), frame_graph.lines(last)
+    between = nodes[len(before) : len(nodes) - len(after)]
+    around = [*nodes[: len(before)], *nodes[len(before) + len(between) :]]
+    for node, line in zip(around, [*before, *after], strict=False):
+        if str(node) != line:
+            raise _Refused(f"has {str(node)[:200]!r} where {line!r} is wanted")
+    if len(around) != len(before) + len(after):
+        raise _Refused(f"has {len(nodes)} nodes, fewer than any frame file")
+    return between
 
 
 def _network_sizes(graph: _Graph) -> tuple[int, int]:
@@ -379,13 +426,11 @@ class _Size:
         return _Size(channels, side(self.least_px), side(self.large_px))
 
 
-def _check_network(graph: _Graph, nodes: list[_Node], stride_px: int, least_px: int) -> None:
+def _check_network(arrays: dict[str, _Array], nodes: list[_Node], stride_px: int, least_px: int) -> None:
     """Follow the size of a picture through the network: nothing is much larger than the picture or takes long, nothing
     can be worked out before a picture is there, no border is longer than what it mirrors."""
     least, large = (-(-side // stride_px) * stride_px for side in (least_px, LARGE_PX))
     sizes = {IMAGE.input: _Size(3, least, large)}
-    # What a caller may feed is no constant.
-    arrays = {name: array for name, array in graph.arrays.items() if name not in OPTIONAL_INPUTS}
     weights = {name: array.dims for name, array in arrays.items()}
     floats = products = 0.0
     for node in nodes:

@@ -5,6 +5,7 @@ import ctypes
 import functools
 import io
 import math
+import os
 import re
 import sys
 import threading
@@ -90,6 +91,8 @@ class StyleSession:
         # Plans one block of memory for each size it has seen: 4.3 instead of 2.6 GB for the second picture of 3 million
         # pixels in the quality tier, and no faster.
         options.enable_mem_pattern = False
+        if hasattr(os, "sched_getaffinity") and (cores := len(os.sched_getaffinity(0))) < (os.cpu_count() or 1):
+            options.intra_op_num_threads = cores  # else it takes the machine's other cores, too, which others were given
         if self._shared:  # else its threads wait for work in a busy loop, on cores that another picture could use
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
@@ -178,7 +181,10 @@ class StyleSession:
         with self._room(content.size // 3):
             self._check_memory(sizes["height"], sizes["width"], sizes.get("batch", 1))
             size = (sizes["height"], sizes["width"])
-            stylized = self._call(self._session, {tensors.input: content}, [tensors.output], size)[0]
+            given = {tensors.input: content}
+            if self.contract.strokes is not None:
+                given["strokes"] = np.array(0.0, np.float32)  # one pass: the levels are `inference.levels`'s, in our own memory
+            stylized = self._call(self._session, given, [tensors.output], size)[0]
         if stylized.shape != content.shape:
             raise StyleError(f"{self.name} made {stylized.shape} of {content.shape}; export it again")
         return np.asarray(stylized)

@@ -12,14 +12,16 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 
 from inference.atomic import write_atomically
 from inference.landscape import paint_landscape
+from inference.levels import paint_levels
 from inference.pictures import read_picture, resize_short_side
 from inference.style.session import StyleSession, frame_to_image, pad_image
 from models import __version__
-from models.contract import Contract
+from models.contract import FRAME, Contract
 from models.errors import PictureError, StyleError, TrainingError
 from models.image_transform_net import ImageTransformNet
 from models.vgg import load_vgg19
@@ -43,6 +45,7 @@ TOLERANCE = 1e-3  # of fp32: largest difference on [0, 1], a quarter of an 8-bit
 WITHIN_ONE_LEVEL = 0.999  # of fp32: share of values within 1/255 of torch's
 MIN_DB = {"fp16": 45.0, "int8": 30.0}  # PSNR against torch in float32
 MAX_ACTIVATION = 65504 / 8  # of fp16: far from the largest number that float16 has
+MAX_LEVELS_APART = 4.0  # of 255, in the mean; measured: 1 to 3, as the two reduce and round otherwise
 MAX_STYLE_LOSS = 1.05  # of int8: times torch's
 
 
@@ -54,11 +57,14 @@ class Flavor:
     precision: str = "fp32"
     strength: float = 1.0
     keep_color: float = 0.0
+    strokes: float | None = None
+    detail: float = 1.0
 
     @property
     def suffix(self) -> str:
         """For a file's name: "style" + suffix + ".onnx"."""
-        parts = (self.io if self.io != "image" else "", self.precision if self.precision != "fp32" else "")
+        levels = "strokes" if self.strokes is not None else ""
+        parts = (self.io if self.io != "image" else "", levels, self.precision if self.precision != "fp32" else "")
         return "".join(f".{part}" for part in parts if part)
 
 
@@ -92,6 +98,8 @@ def export(
     flavor, yardstick = flavor or Flavor(), yardstick or Yardstick()
     if output.suffix.lower() != ".onnx":
         raise StyleError(f"{output} is not named .onnx; give -o FILE.onnx")
+    if flavor.strokes is not None and flavor.io != "frame":
+        raise StyleError("an image file paints in one pass, as its caller says the size; for strokes give --io frame, too")
     net, card = load_net(find_weights(run_or_checkpoint))
     paths, photos_from = find_photos(run_or_checkpoint, yardstick.photos)
     # A quarter of them to compare on, the others to measure ranges on.
@@ -117,8 +125,8 @@ def export(
     def with_all(strength: float, keep_color: float) -> tuple[onnx.ModelProto, Contract]:
         about = (flavor.io, flavor.precision, strength, keep_color)
         if flavor.io == "frame":
-            framed = as_frame(model, net.stride_px, net.least_px, strength, keep_color)
-            return framed, Contract(1, 1, card, *about)
+            contract = Contract(1, 1, card, *about, strokes=flavor.strokes, detail=flavor.detail)
+            return as_frame(model, net.stride_px, net.least_px, contract.optional), contract
         mixed = model if (strength, keep_color) == (1.0, 0.0) else with_color(model, strength, keep_color)
         return mixed, Contract(net.stride_px, net.least_px, card, *about)
 
@@ -128,6 +136,8 @@ def export(
     for reason in [reason for each in (report, *found) for reason in too_bad(each, flavor)]:
         raise StyleError(f"{reason}; {output} is not written")
     finished, contract = with_all(flavor.strength, flavor.keep_color)
+    if flavor.strokes is not None:
+        check_levels(_opened(model, Contract(net.stride_px, net.least_px)), serialized(finished, contract))
     onnx.checker.check_model(finished, full_check=True)
     contract = dataclasses.replace(contract, report=report, thumbnail=thumbnail)
     try:
@@ -182,6 +192,22 @@ def serialized(model: onnx.ModelProto, contract: Contract) -> bytes:
     onnx.helper.set_model_props(complete, contract.to_metadata(__version__))
     complete.producer_name, complete.producer_version = "allaprima", __version__
     return complete.SerializeToString()
+
+
+def check_levels(session: StyleSession, data: bytes) -> None:
+    """Raises StyleError if a file paints coarse to fine other than we do, on a made-up picture of two levels."""
+    content_frame = cv2.resize(paint_landscape(320, 320), (1280, 1024), interpolation=cv2.INTER_CUBIC)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    alone = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    feeds = {FRAME.input: content_frame[None]} | {
+        name: np.array(value, np.float32)
+        for name, value in {"strength": 1.0, "keep_color": 0.0, "strokes": 1.0, "detail": 1.0}.items()
+    }
+    found = alone.run(None, feeds)[0][0]
+    levels = cv2.absdiff(found, paint_levels(session, content_frame, strokes=1.0, detail=1.0)).mean()
+    if not levels <= MAX_LEVELS_APART:
+        raise StyleError(f"painted coarse to fine it is {levels:.1f} levels from our own ({MAX_LEVELS_APART:g} are allowed)")
 
 
 def _opened(model: onnx.ModelProto, contract: Contract) -> StyleSession:

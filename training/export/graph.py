@@ -3,7 +3,7 @@
 import copy
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from onnx import GraphProto, ModelProto, numpy_helper, parser
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from models import frame_graph
-from models.contract import FRAME, IMAGE, OPSET, OPTIONAL_INPUTS, Tensors
+from models import frame_graph, levels_graph
+from models.contract import FRAME, IMAGE, OPSET, Tensors
 
 LUMA = (0.299, 0.587, 0.114)  # Y of YIQ and of inference.color: ITU-R BT.601
 FOLDED = 2**26  # elements
@@ -128,30 +128,59 @@ def with_color(model: ModelProto, strength: float, keep_color: float) -> ModelPr
     return _around(model, graph, 0, "painted_image")
 
 
-def as_frame(model: ModelProto, stride_px: int, least_px: int, strength: float, keep_color: float) -> ModelProto:
-    """The graph that takes and gives frames of any size, with optional inputs `strength` and `keep_color`.
+def as_frame(model: ModelProto, stride_px: int, least_px: int, optional: Mapping[str, float]) -> ModelProto:
+    """The graph that takes and gives frames of any size; with levels inside, a loop over them with the network in it, where
+    `optional` has `strokes`.
 
     Args:
         model: an image graph. stride_px, least_px: of its network.
-        strength, keep_color: 0 to 1, what counts where a caller does not feed them.
+        optional: as `Contract.optional`, what counts where a caller does not feed them.
     """
+    if "strokes" not in optional:
+        before, after = frame_graph.lines(frame_graph.PROLOGUE), frame_graph.lines(frame_graph.EPILOGUE)
+        graph = _frame_graph(before + after, frame_graph.constants(stride_px, least_px), frame_graph.SCALARS, optional)
+        return _around(model, graph, len(before), IMAGE.output)
+    first, last = frame_graph.lines(levels_graph.BEFORE_NETWORK), frame_graph.lines(levels_graph.AFTER_NETWORK)
+    body = parser.parse_graph(f"level () => () {{ {_parsed([*first, *last])} }}")
+    for ends, declared in ((body.input, levels_graph.BODY_INPUTS), (body.output, levels_graph.BODY_OUTPUTS)):
+        ends.extend(onnx.helper.make_tensor_value_info(name, _TYPES[kind], dims) for name, kind, dims in declared)
+    body = _around(model, body, len(first), IMAGE.output).graph
+    before, after = frame_graph.lines(levels_graph.BEFORE_LOOP), frame_graph.lines(levels_graph.AFTER_LOOP)
+    graph = _frame_graph(before + after, levels_graph.constants(stride_px, least_px), levels_graph.SCALARS, optional)
+    graph.initializer.extend(body.initializer)  # outside the loop they are prepared once
+    del body.initializer[:]
+    nodes = list(graph.node)
+    del graph.node[:]
+    loop = onnx.helper.make_node("Loop", *levels_graph.LOOP_ENDS, body=body)
+    graph.node.extend([*nodes[: len(before)], loop, *nodes[len(before) :]])
+    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=IR_VERSION)
+
+
+_TYPES = {"int64": onnx.TensorProto.INT64, "bool": onnx.TensorProto.BOOL, "float32": onnx.TensorProto.FLOAT}
+
+
+def _parsed(nodes: Sequence[str]) -> str:
+    """As onnx.parser reads them."""
+    return "\n".join(nodes).replace("'", '"')
+
+
+def _frame_graph(
+    nodes: Sequence[str], vectors: Mapping[str, list[int]], scalars: Mapping[str, float], optional: Mapping[str, float]
+) -> GraphProto:
+    """A graph from frame to frame of nodes and the constants and optional inputs that they name."""
     dims = ", ".join(str(dim) for dim in FRAME.dims)
-    before, after = frame_graph.lines(frame_graph.PROLOGUE), frame_graph.lines(frame_graph.EPILOGUE)
-    nodes = "\n".join([*before, *after])
-    graph = parser.parse_graph(f"frame (uint8[{dims}] {FRAME.input}) => (uint8[{dims}] {FRAME.output}) {{ {nodes} }}")
+    graph = parser.parse_graph(f"frame (uint8[{dims}] {FRAME.input}) => (uint8[{dims}] {FRAME.output}) {{ {_parsed(nodes)} }}")
     matrices = 255.0 * mixing_matrices().reshape(3, 3, 6, 1, 1)
     arrays = {
-        **{name: np.array(values, np.int64) for name, values in frame_graph.constants(stride_px, least_px).items()},
-        **{name: np.array(value, np.float32) for name, value in frame_graph.SCALARS.items()},
+        **{name: np.array(values, np.int64) for name, values in vectors.items()},
+        **{name: np.array(value, np.float32) for name, value in {**scalars, **optional}.items()},
         **{name: matrix.astype(np.float32) for name, matrix in zip(frame_graph.MATRICES, matrices, strict=True)},
-        "strength": np.array(strength, np.float32),
-        "keep_color": np.array(keep_color, np.float32),
     }
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
-    for name in OPTIONAL_INPUTS:
+    for name in optional:
         # A graph input that has an initializer may be fed, and is the initializer where it is not.
         graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
-    return _around(model, graph, len(before), IMAGE.output)
+    return graph
 
 
 def quantize(model: ModelProto, content_images: Sequence[np.ndarray]) -> ModelProto:

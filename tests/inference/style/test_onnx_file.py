@@ -21,22 +21,29 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from inference.style import onnx_file
 from inference.style.onnx_file import read_style
 from inference.style.session import StyleSession
-from models import frame_graph
+from models import frame_graph, levels_graph
 from models.contract import Contract
 from models.errors import StyleError
 
 MB = 2**20
 MUTANTS = 10_000
-FLAVORS = ("image", "image.color", "image.fp16", "image.int8", "frame", "frame.fp16", "frame.int8")
+FLAVORS = ("image", "image.color", "image.fp16", "image.int8", "frame", "frame.fp16", "frame.int8", "levels")
 
 
 def sealed(model, io="image", **metadata):
     """The file of a model, with metadata of ours."""
     complete = onnx.ModelProto()
     complete.CopyFrom(model)
-    contract = Contract(1, 1, io="frame") if io == "frame" else Contract(4, 16)
+    contract = {
+        "image": Contract(4, 16),
+        "frame": Contract(1, 1, io="frame"),
+        "levels": Contract(1, 1, io="frame", strokes=1.0),
+    }[io]
     helper.set_model_props(complete, contract.to_metadata("1") | metadata)
     return complete.SerializeToString()
+
+
+PLAIN = {"strength": 1.0, "keep_color": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +64,8 @@ def models():
         "image.color": with_color(image, 0.5, 1.0),
         "image.fp16": half,
         "image.int8": int8,
-        **{f"frame{kind}": as_frame(each, 4, 16, 1.0, 0.0) for kind, each in (("", image), (".fp16", half), (".int8", int8))},
+        **{f"frame{kind}": as_frame(each, 4, 16, PLAIN) for kind, each in (("", image), (".fp16", half), (".int8", int8))},
+        "levels": as_frame(image, 4, 16, {**PLAIN, "strokes": 1.0, "detail": 1.0}),
     }
 
 
@@ -75,6 +83,11 @@ def image(models):
 @pytest.fixture
 def frame(models):
     return copied(models["frame"])
+
+
+@pytest.fixture
+def levels(models):
+    return copied(models["levels"])
 
 
 @pytest.fixture
@@ -194,7 +207,7 @@ def test_onnx_own_domain_may_be_spelled_out(image, paint):
 def test_a_frame_file_may_pad_to_more_than_64_pixels(models, paint):
     from training.export.graph import as_frame
 
-    assert paint(sealed(as_frame(models["image"], 4, 256, 1.0, 0.0), "frame")).shape == (16, 16, 3)
+    assert paint(sealed(as_frame(models["image"], 4, 256, PLAIN), "frame")).shape == (16, 16, 3)
 
 
 # What nothing of ours has
@@ -249,10 +262,6 @@ def add_values(model):
 
 def add_quantization(model):
     model.graph.quantization_annotation.add().tensor_name = "pad"
-
-
-def add_subgraph(model):
-    model.graph.node[0].attribute.append(helper.make_attribute("body", SUBGRAPH))
 
 
 def add_subgraphs(model):
@@ -325,7 +334,6 @@ def denote(model):
         (add_sparse, "15 of graph"),
         (add_values, "13 of graph"),
         (add_quantization, "14 of graph"),
-        (add_subgraph, "6 of attribute"),
         (add_subgraphs, "11 of attribute"),
         (add_tensor_attribute, "5 of attribute"),
         (add_strings, "9 of attribute"),
@@ -824,6 +832,132 @@ def test_a_frame_file_without_a_network_is_refused(frame, refuse):
 def test_an_image_file_that_says_it_is_a_frame_file_is_refused_and_the_other_way_round(image, frame, refuse):
     refuse(sealed(image, "frame"), "has tensors")
     refuse(sealed(frame, "image"), "has tensors")
+
+
+# A loop over levels
+
+
+def body_of(model):
+    return find(model, "Loop").attribute[0].g
+
+
+def in_body(model, name):
+    return next(each for each in body_of(model).node if name in each.output)
+
+
+LEVELS_AROUND = [
+    line.split(" = ")[0] for nodes in (levels_graph.BEFORE_LOOP, levels_graph.AFTER_LOOP) for line in frame_graph.lines(nodes)
+]
+IN_LOOP = [
+    line.split(" = ")[0]
+    for nodes in (levels_graph.BEFORE_NETWORK, levels_graph.AFTER_NETWORK)
+    for line in frame_graph.lines(nodes)
+]
+
+
+@pytest.mark.parametrize("name", LEVELS_AROUND)
+def test_a_file_of_levels_with_another_node_around_the_loop_is_refused(levels, refuse, name):
+    at(levels, name).op_type = "Neg"
+    refuse(sealed(levels, "levels"), f"has [\"']{name} = Neg")
+
+
+@pytest.mark.parametrize("name", IN_LOOP)
+def test_a_loop_with_another_node_around_the_network_is_refused(levels, refuse, name):
+    in_body(levels, name).op_type = "Neg"
+    refuse(sealed(levels, "levels"), f"has [\"']{name} = Neg")
+
+
+@pytest.mark.parametrize("name", [*levels_graph.constants(4, 16), *levels_graph.SCALARS])
+def test_a_file_of_levels_with_another_constant_is_refused(levels, refuse, name):
+    tensor = find_array(levels, name)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 10**5 + 10**5, name))
+    refuse(sealed(levels, "levels"), "has no ")
+
+
+@pytest.mark.parametrize(("name", "default", "most"), [("strokes", 11.0, 10), ("strokes", np.nan, 10), ("detail", 2.0, 1)])
+def test_a_default_of_levels_out_of_range_is_refused(levels, refuse, name, default, most):
+    find_array(levels, name).CopyFrom(array(name, default))
+    refuse(sealed(levels, "levels"), f"no default from 0 to {most} for its input {name}")
+
+
+def loop_for_ever(levels):
+    find(levels, "Loop").input[0] = ""
+
+
+def loop_of_another_count(levels):
+    find(levels, "Loop").input[0] = "batch_and_channels"
+
+
+def loop_in_the_loop(levels):
+    in_body(levels, "go_on").CopyFrom(node("Loop", ["level", "going"], "go_on", body=SUBGRAPH))
+
+
+def two_loops(levels):
+    index = list(levels.graph.node).index(find(levels, "Loop"))
+    second = onnx.NodeProto()
+    second.CopyFrom(levels.graph.node[index])
+    second.output[:] = ["painting_again", "content_again"]
+    levels.graph.node.insert(index, second)
+
+
+def no_loop(levels):
+    levels.graph.node.remove(find(levels, "Loop"))
+    levels.graph.initializer.append(array("painting", np.zeros((1, 3, 16, 16))))
+
+
+def a_body_elsewhere(levels):
+    at(levels, "pixels").attribute.append(helper.make_attribute("body", SUBGRAPH))
+
+
+def a_body_in_the_network(levels):
+    next(each for each in body_of(levels).node if each.op_type == "Conv").attribute.append(
+        helper.make_attribute("body", SUBGRAPH)
+    )
+
+
+def a_constant_of_the_loop(levels):
+    body_of(levels).initializer.append(array("mine", [1.0]))
+
+
+def a_body_that_is_a_number(levels):
+    find(levels, "Loop").attribute[0].CopyFrom(helper.make_attribute("body", 1))
+
+
+def another_end_of_the_body(levels):
+    body_of(levels).input[2].type.tensor_type.elem_type = onnx.TensorProto.INT64
+
+
+def the_networks_value_made_again_outside(levels):
+    name = next(each for each in body_of(levels).node if each.op_type == "Conv").output[0]
+    for each in body_of(levels).node:
+        each.input[:] = ["mixed" if value == name else value for value in each.input]
+        each.output[:] = ["mixed" if value == name else value for value in each.output]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (loop_for_ever, "where .* is wanted"),
+        (loop_of_another_count, "where .* is wanted"),
+        (loop_in_the_loop, "has field 6 of attribute, which no style needs"),
+        (two_loops, "where .* is wanted|twice"),
+        (no_loop, "has 'nothing' where .* is wanted"),
+        (a_body_elsewhere, "has a Mul with a body that no style has"),
+        (a_body_in_the_network, "has field 6 of attribute, which no style needs"),
+        (a_constant_of_the_loop, "has a loop with constants of its own"),
+        (a_body_that_is_a_number, "has a Loop with a body that no style has"),
+        (another_end_of_the_body, "has tensors .*'coarse', 'int64'"),
+        (the_networks_value_made_again_outside, 'makes "mixed" twice'),
+    ],
+)
+def test_a_loop_that_is_not_ours_is_refused(levels, refuse, change, reason):
+    change(levels)
+    refuse(sealed(levels, "levels"), reason)
+
+
+def test_a_file_of_levels_is_no_frame_file_and_the_other_way_round(frame, levels, refuse):
+    refuse(sealed(levels, "frame"), "has tensors")
+    refuse(sealed(frame, "levels"), "has tensors")
 
 
 # Bytes

@@ -92,6 +92,7 @@ FLAVORS = [
     Flavor("frame", "fp16"),
     Flavor(precision="int8", keep_color=1.0),
     Flavor("frame", "int8"),
+    Flavor("frame", "int8", keep_color=0.5, strokes=0.5, detail=0.75),
 ]
 
 
