@@ -4,8 +4,7 @@ const $ = (id) => document.getElementById(id);
 const stage = $("stage"), contentCanvas = $("content"), paintingCanvas = $("painting");
 const grab = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
 
-const AUTO_PX = { photo: 1024, webgpu: 640, wasm: 384 }; // longest side
-const MAX_PX = 4096;
+const AUTO_PIXELS = { photo: 1024 * 768, webgpu: 640 * 360, wasm: 384 * 216 };
 
 let assets; // the styles and ONNX Runtime: from the server, or from inside a single file
 let engine; // what the worker runs on
@@ -272,10 +271,9 @@ async function pump() {
   [busy, wanted] = [true, ""];
   const slow = setTimeout(() => { $("speed").textContent = "Painting …"; }, 500);
   try {
-    const mixture = { strength: $("strength").value / 100, keepColor: $("keep_color").value / 100 };
     const picture = task === "paint" ? takePicture() : null;
-    const values = picture ? { ...mixture, pixels: picture.data, width: picture.width, height: picture.height } : mixture;
-    const result = await ask(task, values);
+    const values = picture ? { strokes: strokes(), pixels: picture.data, width: picture.width, height: picture.height } : {};
+    const result = await ask(task, { ...values, ...mixture() });
     if (source === from) show(result, picture);
   } catch (error) {
     await recover(error, painter);
@@ -286,6 +284,11 @@ async function pump() {
   if (source && source.kind !== "photo" && !paused) requestAnimationFrame(() => want("paint"));
   else pump();
 }
+
+const mixture = () => ({ strength: $("strength").value / 100, keepColor: $("keep_color").value / 100 });
+
+/** How large the strokes are; the leftmost place of the slider is one pass. */
+const strokes = () => ($("strokes").value === $("strokes").min ? 0 : 2 ** $("strokes").value);
 
 /** After a failure: a GPU may have been lost, then it goes on without; else it stops and says why. */
 async function recover(error, painter) {
@@ -308,9 +311,9 @@ async function recover(error, painter) {
 function takePicture() {
   const { element, kind } = source;
   const [width, height] = kind === "photo" ? [source.width, source.height] : [element.videoWidth, element.videoHeight];
-  const auto = kind === "photo" ? AUTO_PX.photo : AUTO_PX[style.onGpu ? "webgpu" : "wasm"];
-  const most = $("size").value === "auto" ? auto : Math.min(Number($("size").value), MAX_PX);
-  const scale = Math.min(1, most / Math.max(width, height));
+  const auto = kind === "photo" ? AUTO_PIXELS.photo : AUTO_PIXELS[style.onGpu ? "webgpu" : "wasm"];
+  const most = $("size").value;
+  const scale = Math.min(1, most === "auto" ? Math.sqrt(auto / (width * height)) : most / Math.max(width, height));
   const [w, h] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
   Object.assign(grab.canvas, { width: w, height: h });
   grab.imageSmoothingQuality = "high";
@@ -462,6 +465,11 @@ function connectControls() {
       else if (stage.dataset.state === "painted") want("mix");
     });
   }
+  $("strokes").addEventListener("input", ({ target }) => {
+    const size = strokes();
+    target.nextElementSibling.textContent = size ? `${Number(size.toPrecision(2))} ×` : "fine";
+    want("paint");
+  });
   $("size").addEventListener("change", () => want("paint"));
   $("mirror").addEventListener("change", () => want("paint"));
   $("precision").addEventListener("change", () => document.querySelector("#choices input:checked")?.dispatchEvent(new Event("change")));
@@ -503,7 +511,7 @@ async function findAssets() {
   const answer = await fetch(at("styles.json"));
   if (!answer.ok) throw new Error(`styles.json is missing here (${answer.status})`);
   // From a blob: address it has this page's security policy, whatever headers the server sends.
-  const code = await fetch(at("painter.js"));
+  const code = await fetch(at("worker.js"));
   return {
     worker: URL.createObjectURL(new Blob([await code.text()], { type: "text/javascript" })),
     sources: { webgpu: { module: at("ort/ort.webgpu.bundle.min.mjs") }, wasm: { module: at("ort/ort.wasm.bundle.min.mjs") } },

@@ -1,11 +1,13 @@
 // The worker that paints: ONNX Runtime Web with one style. It gets pixels and gives pixels, and knows nothing of the page.
 
+import { paintLevels } from "./levels.js";
+
 const LUMA = [0.299, 0.587, 0.114]; // Y of YIQ, as in the program's own luminance-only
 const CONTRACTS = ["1", "2"];
 
 let ort, provider, half;
 let session, contract;
-let last; // the picture painted last, to be mixed again with another strength or color
+let last; // the content painted last and its painting, to be mixed again with another strength or color
 
 /** A file that is not one of ours: no other backend would take it. */
 class Refused extends Error {}
@@ -54,7 +56,7 @@ async function open({ bytes }) {
   [session, contract] = [fresh, opened];
   try {
     // A small picture first: a GPU's programs are made, and fail, when something is painted.
-    await paint({ pixels: new Uint8ClampedArray(4 * 16 * 16), width: 16, height: 16, strength: 1, keepColor: 0 });
+    await paintPicture({ pixels: new Uint8ClampedArray(4 * 16 * 16), width: 16, height: 16 });
   } catch (error) {
     [session, contract] = [oldSession, oldContract];
     await fresh.release().catch(() => {});
@@ -66,20 +68,20 @@ async function open({ bytes }) {
 }
 
 /**
- * Paint RGBA pixels.
- * @param {{pixels: Uint8ClampedArray, width: number, height: number, strength: number, keepColor: number}} values
+ * Paint RGBA pixels, coarse to fine.
+ * @param {{pixels: Uint8ClampedArray, width: number, height: number, strokes: number, strength: number, keepColor: number}} values
  */
 async function paint(values) {
   const { pixels, width, height } = values;
   const began = performance.now();
-  const stylized = contract.io === "frame" ? await paintFrame(pixels, width, height) : await paintImage(pixels, width, height);
-  last = { pixels, stylized, width, height };
+  const content = { pixels, width, height };
+  last = { content, stylized: await paintLevels(content, values.strokes, paintPicture) };
   return { ...mix(values), ms: performance.now() - began };
 }
 
 /** The picture painted last, blended: strength 0 is the content; keepColor 1 takes only light and dark from the painting. */
 function mix({ strength, keepColor }) {
-  const { pixels, stylized, width, height } = last;
+  const { pixels, width, height } = last.content, stylized = last.stylized.pixels;
   const mixed = new Uint8ClampedArray(pixels.length); // rounds and clips
   const [r, g, b] = LUMA;
   const ofStylized = strength * (1 - keepColor), ofContent = 1 - ofStylized, ofChange = strength * keepColor;
@@ -94,7 +96,13 @@ function mix({ strength, keepColor }) {
   return { pixels: mixed, width, height };
 }
 
-/** A frame file: uint8 NHWC RGB of any size. Returns RGBA levels. */
+/** What the network makes of a picture, {pixels: RGBA, width, height}, in one pass. */
+async function paintPicture({ pixels, width, height }) {
+  const stylized = contract.io === "frame" ? await paintFrame(pixels, width, height) : await paintImage(pixels, width, height);
+  return { pixels: stylized, width, height };
+}
+
+/** A frame file: uint8 NHWC RGB of any size. */
 async function paintFrame(pixels, width, height) {
   const frame = new Uint8Array(3 * width * height);
   for (let i = 0, j = 0; i < pixels.length; i += 4, j += 3) {
@@ -103,7 +111,7 @@ async function paintFrame(pixels, width, height) {
     frame[j + 2] = pixels[i + 2];
   }
   const painted = await run(new ort.Tensor("uint8", frame, [1, height, width, 3]));
-  const stylized = new Uint8Array(pixels.length);
+  const stylized = new Uint8ClampedArray(pixels.length);
   for (let i = 0, j = 0; i < pixels.length; i += 4, j += 3) {
     stylized[i] = painted[j];
     stylized[i + 1] = painted[j + 1];
@@ -112,7 +120,7 @@ async function paintFrame(pixels, width, height) {
   return stylized;
 }
 
-/** An image file: float32 NCHW RGB in [0, 1], sides that the network takes. Returns RGBA levels. */
+/** An image file: float32 NCHW RGB in [0, 1], sides that the network takes. */
 async function paintImage(pixels, width, height) {
   const columns = mirrored(width), rows = mirrored(height);
   const plane = columns.length * rows.length;
@@ -128,7 +136,7 @@ async function paintImage(pixels, width, height) {
     }
   }
   const painted = await run(new ort.Tensor("float32", image, [1, 3, rows.length, columns.length]));
-  const stylized = new Float32Array(pixels.length);
+  const stylized = new Uint8ClampedArray(pixels.length);
   let i = 0;
   for (let y = 0; y < height; y++) {
     j = y * columns.length;

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from models.errors import WebError
 
 PAGE = Path(__file__).parent
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
-SOURCES = ("index.html", "style.css", "page.js", "painter.js")
+SOURCES = ("index.html", "style.css", "page.js")
+WORKER_SOURCES = ("levels.js", "painter.js")  # a worker of a local file takes no modules, so they become one script
 # onnxruntime-web in two builds, of which a browser fetches one: with WebGPU, and the smaller one without.
 WASM_ONLY = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 WITH_WEBGPU = ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
@@ -85,11 +86,18 @@ def site(folder: Path = FOLDER) -> dict[str, Content]:
     check_runtime()
     styles = styles_list(folder)
     files: dict[str, Content] = {name: (PAGE / name).read_bytes for name in SOURCES}
+    files["worker.js"] = lambda: joined(WORKER_SOURCES)
     files |= {f"ort/{name}": (RUNTIME / name).read_bytes for name in (*WASM_ONLY, *WITH_WEBGPU)}
     for style in styles:
         files |= {path: (folder / path.removeprefix("styles/")).read_bytes for path in style["files"].values()}
     files["styles.json"] = json.dumps(styles, indent=1).encode
     return files
+
+
+def joined(names: Sequence[str]) -> bytes:
+    """JavaScript modules as one script; each must come after those it imports, and a name may be used once."""
+    texts = ((PAGE / name).read_text(encoding="utf-8") for name in names)
+    return "".join(re.sub(r"^import .*\n|^export ", "", text, flags=re.MULTILINE) for text in texts).encode()
 
 
 def check_runtime() -> None:
@@ -201,7 +209,7 @@ def write_single_file(output: Path, overwrite: bool, folder: Path = FOLDER) -> i
         style["files"] = {"fp32": path}
     module, wasm = ((RUNTIME / name).read_bytes() for name in WASM_ONLY)
     inside = {
-        "worker": _packed((PAGE / "painter.js").read_bytes()),
+        "worker": _packed(joined(WORKER_SOURCES)),
         "module": _packed(module),
         "wasm": _packed(wasm),
         "styles": styles,

@@ -19,6 +19,8 @@ from films import drifting, write_film
 from PIL import Image
 
 from inference.color import keep_luminance
+from inference.landscape import paint_landscape
+from inference.levels import level_sizes, paint_levels
 from inference.page import web
 from inference.pictures import read_picture
 from inference.style.session import StyleSession
@@ -186,6 +188,37 @@ def test_sliders_blend_and_keep_colors_as_python_does(address, browser, photo, f
         assert np.abs(page.set("strength", 0) - frame).max() == 0
         page.set("keep_color", 0)
         assert np.abs(page.set("strength", 40) - (0.4 * stylized + 0.6 * frame)).max() <= 2
+
+
+SIZES = [(576, 768), (640, 853), (768, 1024), (3024, 4032), (576, 769), (200, 30000), (54, 8146), (1, 1), (6000, 4000)]
+
+
+def test_levels_have_the_sizes_that_python_gives_them(address, browser):
+    cases = [[*size, strokes] for size in SIZES for strokes in (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)]
+    with Page(browser, address) as page:
+        found = page.tab.workers[0].evaluate("(cases) => cases.map((each) => levelSizes(...each))", cases)
+    assert [[tuple(size) for size in sizes] for sizes in found] == [level_sizes(*case) for case in cases]
+
+
+@pytest.mark.parametrize(("octaves", "strokes"), [(2, 4.0), (1.5, 2**1.5), (-2.25, 0.0)])
+def test_strokes_are_as_large_as_python_makes_them(address, browser, tmp_path, octaves, strokes):
+    content = paint_landscape(481, 640)
+    Image.fromarray(content).save(tmp_path / "photo.png")
+    expected = paint_levels(StyleSession(find_style("starry_night/realtime")), content, strokes, 1.0)
+    with Page(browser, address) as page:
+        exact(page)
+        page.choose("The Starry Night")
+        page.open(tmp_path / "photo.png")
+        painted = page.set("strokes", octaves)
+        assert np.abs(painted - expected).mean() <= 1.5
+        assert page.tab.inner_text("#strokes + output").split()[0] == (f"{strokes:.2g}" if strokes else "fine")
+
+
+def test_auto_limits_the_pixels_and_not_the_sides(address, browser, tmp_path):
+    Image.fromarray(np.full((100, 12000, 3), 128, np.uint8)).save(tmp_path / "panorama.png")
+    with Page(browser, address) as page:
+        height, width = page.open(tmp_path / "panorama.png").shape[:2]
+        assert abs(height * width / (1024 * 768) - 1) < 0.02
 
 
 @pytest.mark.parametrize("flavor", ["frame", "int8", "fp16"])
