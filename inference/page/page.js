@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const stage = $("stage"), contentCanvas = $("content"), paintingCanvas = $("painting");
 const grab = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
 
+const MAX_PIXELS = 25e6; // saved; what a phone's browser has memory for
 const AUTO_PIXELS = { photo: 1024 * 768, webgpu: 640 * 360, wasm: 384 * 216 };
 
 let assets; // the styles and ONNX Runtime: from the server, or from inside a single file
@@ -18,16 +19,18 @@ let recorder;
 let worker;
 const waiting = new Map();
 
-function ask(task, values, transfer = []) {
+/** @param {(share: number) => void} progress is told how much of a long task is done */
+function ask(task, values, transfer = [], progress = undefined) {
   const id = crypto.getRandomValues(new Uint32Array(1))[0];
   worker.postMessage({ id, task, values }, transfer);
-  return new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
+  return new Promise((resolve, reject) => waiting.set(id, { resolve, reject, progress }));
 }
 
 async function startWorker(backend) {
   worker?.terminate();
   worker = new Worker(assets.worker); // a classic one: from a local file a browser takes no module
-  worker.addEventListener("message", ({ data: { id, result, error, refused } }) => {
+  worker.addEventListener("message", ({ data: { id, result, error, refused, progress } }) => {
+    if (progress !== undefined) return waiting.get(id).progress(progress);
     const { resolve, reject } = waiting.get(id);
     waiting.delete(id);
     if (error === undefined) resolve(result);
@@ -100,6 +103,7 @@ function openStyle(bytes, name) {
     stage.dataset.state = source ? "painting" : "empty";
     const previous = style;
     style = undefined; // nothing is painted meanwhile
+    cancelSaving();
     await idle();
     try {
       const { contract } = await opened(bytes, previous).catch((error) => {
@@ -148,6 +152,7 @@ async function startWithoutGpu(error) {
 let request = 0; // the latest source that was asked for counts
 
 function setSource(next) {
+  cancelSaving();
   recorder?.stop();
   source?.stop();
   source = next;
@@ -156,6 +161,7 @@ function setSource(next) {
   $("pause").textContent = "Pause";
   $("flip").hidden = $("mirroring").hidden = source.kind !== "camera";
   $("snapshot").disabled = $("record").disabled = true;
+  $("full_size").hidden = true;
   $("camera").textContent = source.kind === "camera" ? "Stop camera" : "Camera";
   paused = false;
   finished = [];
@@ -166,12 +172,13 @@ function setSource(next) {
 
 function clearSource() {
   request++;
+  cancelSaving();
   recorder?.stop();
   source?.stop();
   source = undefined;
   stage.dataset.state = "empty";
   $("camera").textContent = "Camera";
-  $("flip").hidden = $("mirroring").hidden = true;
+  $("flip").hidden = $("mirroring").hidden = $("full_size").hidden = true;
   for (const id of ["pause", "snapshot", "record"]) $(id).disabled = true;
   $("speed").textContent = "";
 }
@@ -263,7 +270,9 @@ function want(what) {
   pump();
 }
 
-const idle = () => (busy ? new Promise((resolve) => whenIdle.push(resolve)) : Promise.resolve());
+async function idle() {
+  while (busy) await new Promise((resolve) => whenIdle.push(resolve));
+}
 
 async function pump() {
   if (busy || !wanted || !source || !style) return;
@@ -279,6 +288,11 @@ async function pump() {
     await recover(error, painter);
   }
   clearTimeout(slow);
+  free();
+}
+
+/** The worker may have something else to do. */
+function free() {
   busy = false;
   for (const resolve of whenIdle.splice(0)) resolve();
   if (source && source.kind !== "photo" && !paused) requestAnimationFrame(() => want("paint"));
@@ -342,6 +356,7 @@ function show({ pixels, width, height, ms }, picture) {
   stage.dataset.painted = Number(stage.dataset.painted ?? 0) + 1;
   $("snapshot").disabled = false;
   $("record").disabled = source.kind === "photo";
+  $("full_size").hidden = source.kind !== "photo" || width * height >= source.width * source.height;
   if (recorder) recorder.put();
   if (!picture) return;
   finished = [...finished.slice(-20), performance.now()];
@@ -387,6 +402,42 @@ function save(blob, ending) {
 
 function snapshot() {
   paintingCanvas.toBlob((blob) => save(blob, "png"), "image/png");
+}
+
+/** A photo's size to be saved at: [width, height]. */
+function fullSize({ width, height }) {
+  const scale = Math.min(1, Math.sqrt(MAX_PIXELS / (width * height)));
+  return [width, height].map((side) => Math.max(1, Math.round(side * scale)));
+}
+
+let saving = false;
+
+/** Paint the photo at its own size, as it is shown, and save it; what the page is asked meanwhile waits. */
+async function saveFullSize() {
+  if (saving) return cancelSaving();
+  saving = true;
+  $("full_size").textContent = "Cancel";
+  await idle();
+  busy = true;
+  const painter = style, [width, height] = fullSize(source);
+  const report = (share) => { $("speed").textContent = `Full size, ${width} × ${height} px: ${Math.floor(100 * share)} %`; };
+  report(0);
+  try {
+    const how = { resizeWidth: width, resizeHeight: height, resizeQuality: "high" };
+    const picture = await createImageBitmap(source.element, how);
+    const { blob } = await ask("save", { picture, strokes: strokes(), ...mixture() }, [picture], report);
+    if (blob) save(blob, "jpg");
+    $("speed").textContent = blob ? `Saved at ${width} × ${height} px` : "Cancelled";
+  } catch (error) {
+    await recover(error, painter);
+  }
+  saving = false;
+  $("full_size").textContent = "Save full size";
+  free();
+}
+
+function cancelSaving() {
+  if (saving) ask("cancel").catch(say);
 }
 
 /** Films what is painted, at the size of its beginning, whatever size is painted later. */
@@ -475,6 +526,7 @@ function connectControls() {
   $("precision").addEventListener("change", () => document.querySelector("#choices input:checked")?.dispatchEvent(new Event("change")));
   $("pause").addEventListener("click", togglePause);
   $("snapshot").addEventListener("click", snapshot);
+  $("full_size").addEventListener("click", saveFullSize);
   $("record").addEventListener("click", toggleRecording);
   addEventListener("keydown", (event) => {
     const button = { " ": "pause", s: "snapshot", r: "record" }[event.key];

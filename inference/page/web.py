@@ -21,7 +21,8 @@ from models.errors import WebError
 PAGE = Path(__file__).parent
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
 SOURCES = ("index.html", "style.css", "page.js")
-WORKER_SOURCES = ("levels.js", "painter.js")  # a worker of a local file takes no modules, so they become one script
+# A worker of a local file takes no modules, so they become one script.
+WORKER_SOURCES = ("levels.js", "tiles.js", "onnx.js", "painter.js")
 # onnxruntime-web in two builds, of which a browser fetches one: with WebGPU, and the smaller one without.
 WASM_ONLY = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 WITH_WEBGPU = ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
