@@ -3,7 +3,7 @@
 
 const CONTRACTS = ["1", "2"];
 const FLOAT = 1, INT64 = 7; // of TensorProto.DataType
-export const MARGINS = "margins", SIDES = "sides"; // what the measuring network takes besides pictures
+export const MARGINS = "tiles/margins", SIDES = "tiles/sides"; // what the measuring network takes besides pictures
 
 /** A file that is not one of ours: no other backend would take it. */
 export class Refused extends Error {}

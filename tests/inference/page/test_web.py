@@ -260,6 +260,75 @@ def test_a_snapshot_is_the_picture_on_the_screen(address, browser, photo):
         np.testing.assert_array_equal(saved, painted)
 
 
+LARGE = (1240, 1640)  # more than the page paints at once, and no multiple of anything
+
+
+@pytest.fixture(scope="module")
+def large_photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("large") / "large.png"
+    Image.fromarray(paint_landscape(*LARGE)).save(path)
+    return path
+
+
+def test_a_photo_is_saved_at_full_size_as_python_paints_it_without_seams(address, browser, large_photo):
+    content = paint_landscape(*LARGE)
+    with Page(browser, address) as page:
+        preview = page.open(large_photo)
+        assert preview.shape[0] * preview.shape[1] <= 1024 * 768 * 1.01
+        page.set("strength", 80)
+        page.set("keep_color", 50)
+        with page.tab.expect_download() as download:
+            page.tab.click("#full_size")
+            page.tab.locator("#speed", has_text=re.compile(r"Full size, 1640 . 1240 px: \d+ %")).wait_for()
+        assert download.value.suggested_filename.endswith(".jpg")
+        saved = np.asarray(Image.open(download.value.path()).convert("RGB")).astype(int)
+        page.tab.locator("#speed", has_text="Saved at").wait_for()
+        assert page.set("keep_color", 0).shape == preview.shape  # it goes on as before
+    assert saved.shape == content.shape
+    painted = paint_levels(StyleSession(find_style(f"{FIRST.full_name}.int8")), content, 1.0, 1.0)
+    half = 0.5 * painted + 0.5 * keep_luminance(content, painted)
+    expected = 0.8 * half + 0.2 * content
+    assert np.abs(saved - expected).mean() <= 4
+    # The steps from row to row, and from column to column, beyond those of the painting that has no tiles.
+    for axis in (0, 1):
+        steps, true_steps = (np.abs(np.diff(each, axis=axis)).mean(axis=(1 - axis, 2)) for each in (saved, expected))
+        assert (steps - true_steps).max() <= (steps - true_steps).mean() + 2
+
+
+def test_a_full_size_is_cancelled_by_its_button_and_by_another_photo(address, browser, large_photo, photo):
+    with Page(browser, address) as page:
+        page.open(large_photo)
+        for cancel in (lambda: page.tab.click("#full_size"), lambda: page.open(photo)):
+            page.tab.click("#full_size")
+            page.tab.locator("#full_size", has_text="Cancel").wait_for()
+            cancel()
+            page.tab.wait_for_selector("#full_size:text-is('Save full size')", state="attached")
+        assert page.tab.locator("#full_size").is_hidden()  # it is shown as it is
+
+
+@pytest.mark.parametrize("flavor", ["onnx", "frame.onnx", "int8.onnx", "fp16.onnx"])
+def test_a_network_that_is_given_a_pictures_statistics_paints_it_as_before(address, browser, flavor):
+    with Page(browser, address) as page:
+        page.tab.set_input_files("#model", find_style("starry_night/realtime").with_name(f"realtime.{flavor}"))
+        page.tab.locator("#card", has_text="The Starry Night").wait_for()
+        differences = page.tab.workers[0].evaluate("""async () => {
+          const picture = blank(144, 100);
+          for (let i = 0; i < picture.pixels.length; i++) picture.pixels[i] = 99 * Math.sin(i / 99) + 130 + (i % 7);
+          const statistics = await statisticsOf([picture], [0, 0]);
+          const [painted, expected] = [await paintWhole(tiling.given, picture, statistics), await paintWhole(session, picture)];
+          return Array.from(painted.pixels, (level, i) => level - expected.pixels[i]);
+        }""")
+        assert np.abs(differences).mean() <= 0.5
+        assert np.abs(differences).max() <= (24 if "int8" in flavor else 3)
+
+
+def test_no_name_is_used_twice_in_what_becomes_one_script():
+    declared = r"^(?:async )?(?:function\*?|class|const|let) (\w+)"
+    names = re.findall(declared, web.joined(web.WORKER_SOURCES).decode(), flags=re.MULTILINE)
+    assert len(names) > 40
+    assert len(set(names)) == len(names)
+
+
 def recorded_sizes(page: Page, button: str, folder) -> list[str]:
     """The size of each frame of the film that a click on a button finishes."""
     with page.tab.expect_download() as download:
