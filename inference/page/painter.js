@@ -84,6 +84,7 @@ function openSession(bytes, onGpu, options = {}) {
 async function paint(values) {
   const { pixels, width, height } = values;
   const began = performance.now();
+  cancelled = false; // a late word about another picture
   const content = { pixels, width, height };
   last = { content, stylized: await paintLevels(content, values.strokes, paintPicture) };
   return { ...mix(values), ms: performance.now() - began };
@@ -132,7 +133,6 @@ async function save({ picture, strokes, strength, keepColor }, report) {
     throw error;
   } finally {
     progress = () => {};
-    cancelled = false;
   }
 }
 

@@ -20,8 +20,9 @@ from models.errors import WebError
 
 PAGE = Path(__file__).parent
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
-SOURCES = ("index.html", "style.css", "page.js")
-# A worker of a local file takes no modules, so they become one script.
+PAGE_SOURCES = ("state.js", "engine.js", "painting.js", "saving.js", "styles.js", "sources.js", "page.js")
+SOURCES = ("index.html", "style.css", *PAGE_SOURCES)
+# A local file's page and worker take no modules that lie elsewhere, so they become one script.
 WORKER_SOURCES = ("levels.js", "tiles.js", "onnx.js", "painter.js")
 # onnxruntime-web in two builds, of which a browser fetches one: with WebGPU, and the smaller one without.
 WASM_ONLY = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -53,7 +54,9 @@ def headers() -> dict[str, str]:
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
         # The page's own policy once more: a worker, where the pictures are, takes it from the answer that it comes in.
-        "Content-Security-Policy": re.findall(r'Policy" content="([^"]+)"', (PAGE / "index.html").read_text())[0],
+        "Content-Security-Policy": re.findall(r'Policy" content="([^"]+)"', (PAGE / "index.html").read_text(encoding="utf-8"))[
+            0
+        ],
     }
 
 
@@ -96,7 +99,7 @@ def site(folder: Path = FOLDER) -> dict[str, Content]:
 
 
 def joined(names: Sequence[str]) -> bytes:
-    """JavaScript modules as one script; each must come after those it imports, and a name may be used once."""
+    """JavaScript modules as one script, in which a name can be used once only."""
     texts = ((PAGE / name).read_text(encoding="utf-8") for name in names)
     return "".join(re.sub(r"^import .*\n|^export ", "", text, flags=re.MULTILINE) for text in texts).encode()
 
@@ -216,7 +219,8 @@ def write_single_file(output: Path, overwrite: bool, folder: Path = FOLDER) -> i
         "styles": styles,
         "files": files,
     }
-    page, css, script = ((PAGE / name).read_text() for name in ("index.html", "style.css", "page.js"))
+    page, css = ((PAGE / name).read_text(encoding="utf-8") for name in ("index.html", "style.css"))
+    script = joined(PAGE_SOURCES).decode()
     for old, new in (
         ('<link rel="stylesheet" href="style.css">', f"<style>\n{css}</style>"),
         (

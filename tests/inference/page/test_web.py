@@ -322,11 +322,14 @@ def test_a_network_that_is_given_a_pictures_statistics_paints_it_as_before(addre
         assert np.abs(differences).max() <= (24 if "int8" in flavor else 3)
 
 
-def test_no_name_is_used_twice_in_what_becomes_one_script():
-    declared = r"^(?:async )?(?:function\*?|class|const|let) (\w+)"
-    names = re.findall(declared, web.joined(web.WORKER_SOURCES).decode(), flags=re.MULTILINE)
-    assert len(names) > 40
+@pytest.mark.parametrize("sources", [web.PAGE_SOURCES, web.WORKER_SOURCES])
+def test_no_name_is_used_twice_in_what_becomes_one_script(sources):
+    """A function of the same name would replace the other, without a word."""
+    script = web.joined(sources).decode()
+    names = re.findall(r"^(?:async )?(?:function\*?|class|const|let) (\w+)", script, flags=re.MULTILINE)
+    assert len(names) > 30
     assert len(set(names)) == len(names)
+    assert not re.search(r"^(import|export)\b", script, flags=re.MULTILINE)
 
 
 def recorded_sizes(page: Page, button: str, folder) -> list[str]:
