@@ -21,7 +21,7 @@ from models.errors import WebError
 PAGE = Path(__file__).parent
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
 PAGE_SOURCES = ("state.js", "engine.js", "painting.js", "saving.js", "styles.js", "sources.js", "page.js")
-SOURCES = ("index.html", "style.css", *PAGE_SOURCES)
+SOURCES = ("index.html", "style.css", "example.jpg", *PAGE_SOURCES)
 # A local file's page and worker take no modules that lie elsewhere, so they become one script.
 WORKER_SOURCES = ("levels.js", "tiles.js", "onnx.js", "painter.js")
 # onnxruntime-web in two builds, of which a browser fetches one: with WebGPU, and the smaller one without.
@@ -35,6 +35,7 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".mjs": "text/javascript; charset=utf-8",
+    ".jpg": "image/jpeg",
     ".json": "application/json",
     ".wasm": "application/wasm",
 }
@@ -221,8 +222,10 @@ def write_single_file(output: Path, overwrite: bool, folder: Path = FOLDER) -> i
     }
     page, css = ((PAGE / name).read_text(encoding="utf-8") for name in ("index.html", "style.css"))
     script = joined(PAGE_SOURCES).decode()
+    example = base64.b64encode((PAGE / "example.jpg").read_bytes()).decode()
     for old, new in (
         ('<link rel="stylesheet" href="style.css">', f"<style>\n{css}</style>"),
+        ('src="example.jpg"', f'src="data:image/jpeg;base64,{example}"'),
         (
             '<script type="module" src="page.js"></script>',
             f'<script type="application/json" id="inside">{_in_html(inside)}</script>\n'

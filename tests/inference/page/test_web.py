@@ -21,7 +21,9 @@ from PIL import Image
 from inference.color import keep_luminance
 from inference.landscape import paint_landscape
 from inference.levels import level_sizes, paint_levels
+from inference.options import StylizeOptions
 from inference.page import web
+from inference.painter import paint_photo
 from inference.pictures import read_picture
 from inference.style.session import StyleSession
 from inference.style.styles import find_style, shipped_styles
@@ -421,6 +423,28 @@ def test_the_whole_picture_is_seen_whatever_its_shape(address, browser, tmp_path
         assert abs(middle["x"] + 1 - stage["x"] - stage["width"] / 2) <= 2
 
 
+EXAMPLE = (
+    "() => { const image = document.querySelector('#example img'); return [image.naturalWidth, image.checkVisibility()]; }"
+)
+
+
+def test_the_first_screen_shows_what_it_is(address, browser, photo):
+    with Page(browser, address) as page:
+        assert page.tab.evaluate(EXAMPLE) == [902, True]
+        assert page.tab.inner_text("#example") == "Your camera or photo, painted. Nothing leaves this device."
+        page.open(photo)
+        assert page.tab.evaluate(EXAMPLE) == [902, False]
+
+
+def test_the_examples_right_half_is_what_the_shipped_style_paints():
+    data = pytest.importorskip("skimage.data")
+    content = np.asarray(Image.fromarray(data.chelsea()).resize((902, 600), Image.Resampling.LANCZOS))
+    example = np.asarray(Image.open(web.PAGE / "example.jpg")).astype(int)
+    painted = paint_photo(StyleSession(find_style("starry_night/realtime")), content, StylizeOptions())
+    whole = np.hstack([content[:, :451], painted[:, 451:]])
+    assert np.abs(example - whole).mean() <= 6  # it is a JPEG file
+
+
 def test_a_photo_chosen_while_the_camera_is_awaited_stays(address, browser, photo):
     with Page(browser, address) as page:
         page.tab.evaluate("""() => {
@@ -566,6 +590,7 @@ def test_the_single_file_works_from_the_disk(address, browser, run, photo, frame
     assert run("web", "--single-file", tmp_path / "one.txt")[0] == 1
     expected = StyleSession(find_style(f"{FIRST.full_name}.int8")).stylize(frame)
     with Page(browser, output.as_uri(), path="") as page:
+        assert page.tab.evaluate(EXAMPLE) == [902, True]
         page.tab.select_option("#size", "4096")
         assert np.abs(page.open(photo) - expected).mean() <= 1.5
         assert page.tab.evaluate(SEND, address) == "refused"
