@@ -5,7 +5,7 @@ import { placeDivider, strokes, want } from "./painting.js";
 import { saveFullSize, snapshot, toggleRecording } from "./saving.js";
 import { clearSource, openCamera, openFile } from "./sources.js";
 import { $, now, paintingCanvas, say, stage } from "./state.js";
-import { choose, listStyles } from "./styles.js";
+import { chooseFirst, listStyles } from "./styles.js";
 
 function compareAt(event) {
   const { width, height } = paintingCanvas;
@@ -85,6 +85,14 @@ function connectControls() {
 
 async function start() {
   connectControls();
+  now.started = startEngine();
+  await now.started;
+  listStyles();
+  await chooseFirst();
+  document.body.dataset.ready = "true";
+}
+
+async function startEngine() {
   now.assets = await findAssets();
   const backend = new URLSearchParams(location.search).get("backend") ?? "auto";
   await startWorker(backend).catch(async (error) => {
@@ -93,13 +101,6 @@ async function start() {
     now.engine.whyNot = `it failed (${error.message})`;
     showEngine();
   });
-  listStyles();
-  const first = document.querySelector("#choices input");
-  if (first) {
-    first.checked = true;
-    await choose(now.assets.styles[0]);
-  }
-  document.body.dataset.ready = "true";
 }
 
 start().catch((error) => {

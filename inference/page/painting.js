@@ -95,13 +95,25 @@ function put(canvas, picture) {
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
+/** Show the photo as it is, until it is painted. */
+export function showContent() {
+  const picture = takePicture(), { width, height } = picture;
+  put(contentCanvas, picture);
+  Object.assign(paintingCanvas, { width, height }); // which empties it
+  fitStage(width, height);
+}
+
+function fitStage(width, height) {
+  stage.style.setProperty("--width", width);
+  stage.style.setProperty("--height", height);
+  placeDivider();
+}
+
 /** Show what was painted, and beside it what it was painted from. */
 function show({ pixels, width, height, ms }, picture) {
   if (picture) put(contentCanvas, picture);
   put(paintingCanvas, new ImageData(pixels, width, height));
-  stage.style.setProperty("--width", width);
-  stage.style.setProperty("--height", height);
-  placeDivider();
+  fitStage(width, height);
   stage.dataset.state = "painted";
   stage.dataset.painted = Number(stage.dataset.painted ?? 0) + 1;
   $("snapshot").disabled = false;

@@ -1,6 +1,6 @@
 // Where pictures come from: photos, videos, the camera.
 
-import { restartRate, want } from "./painting.js";
+import { restartRate, showContent, want } from "./painting.js";
 import { cancelSaving } from "./saving.js";
 import { $, now, say, stage } from "./state.js";
 import { openDropped } from "./styles.js";
@@ -22,7 +22,8 @@ function setSource(next) {
   now.paused = false;
   restartRate();
   stage.dataset.state = "painting";
-  say(now.style ? "" : "Choose a style.");
+  if (!live) showContent();
+  say(now.style ? "" : "It is painted as soon as a style is here.");
   want("paint");
 }
 

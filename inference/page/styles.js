@@ -27,7 +27,14 @@ export function listStyles() {
 
 let choice = 0; // the latest one counts, however long an earlier one takes to arrive
 
-export async function choose(entry) {
+/** Unless an .onnx file was dropped before. */
+export async function chooseFirst() {
+  if (choice > 0 || !now.assets.styles.length) return;
+  document.querySelector("#choices input").checked = true;
+  await choose(now.assets.styles[0]);
+}
+
+async function choose(entry) {
   const mine = ++choice;
   try {
     const bytes = await now.assets.read(fileOf(entry));
@@ -40,6 +47,7 @@ export async function choose(entry) {
 
 export async function openDropped(file) {
   choice++;
+  await now.started;
   await openStyle(new Uint8Array(await file.arrayBuffer()), file.name);
 }
 

@@ -324,6 +324,21 @@ def test_a_network_that_is_given_a_pictures_statistics_paints_it_as_before(addre
         assert np.abs(differences).max() <= (24 if "int8" in flavor else 3)
 
 
+def test_tiles_agree_to_the_bit(address, browser):
+    with Page(browser, address) as page:
+        count = page.tab.workers[0].evaluate("""async () => {
+          const picture = blank(602, 406);
+          for (let i = 0; i < picture.pixels.length; i++) picture.pixels[i] = 99 * Math.sin(i / 997) + 130 + (i % 7);
+          const statistics = await statisticsOf([picture], [0, 0]);
+          const paint = (tile, statistics) => paintWhole(tiling.given, tile, statistics);
+          const network = { measure: async () => statistics, paint, painted: async () => {} };
+          const tiled = await paintTiles(picture, 256 * 256, contract.stride, network);
+          const whole = await paint(picture, statistics);
+          return tiled.pixels.filter((level, i) => level !== whole.pixels[i]).length;
+        }""")
+        assert count == 0
+
+
 @pytest.mark.parametrize("sources", [web.PAGE_SOURCES, web.WORKER_SOURCES])
 def test_no_name_is_used_twice_in_what_becomes_one_script(sources):
     """A function of the same name would replace the other, without a word."""
@@ -443,6 +458,36 @@ def test_the_examples_right_half_is_what_the_shipped_style_paints():
     painted = paint_photo(StyleSession(find_style("starry_night/realtime")), content, StylizeOptions())
     whole = np.hstack([content[:, :451], painted[:, 451:]])
     assert np.abs(example - whole).mean() <= 6  # it is a JPEG file
+
+
+def test_a_photo_that_comes_before_the_style_is_shown_and_then_painted(address, browser, photo, frame):
+    with Page(browser, address) as page:
+        held = []
+        page.tab.route("**/*.onnx", lambda route: held.append(route))
+        page.tab.reload(wait_until="commit")
+        page.tab.wait_for_selector("#choices label")
+        page.tab.set_input_files("#file", photo)
+        page.message("It is painted as soon as a style is here.")
+        shown = page.tab.evaluate(PIXELS.replace("'painting'", "'content'"))
+        assert shown[:2] == [frame.shape[1], frame.shape[0]]
+        assert page.tab.get_attribute("#stage", "data-painted") is None
+        page.painted(held[0].continue_)
+        assert page.tab.inner_text("#message") == ""
+
+
+def test_an_onnx_file_that_comes_before_the_page_has_started_is_the_one_that_paints(address, browser, photo):
+    with Page(browser, address) as page:
+        held = []
+        page.tab.route("**/worker.js", lambda route: held.append(route))
+        page.tab.reload(wait_until="commit")
+        page.tab.wait_for_timeout(500)
+        page.tab.set_input_files("#model", find_style("the_scream/realtime.int8"))
+        page.tab.wait_for_timeout(200)
+        held[0].continue_()
+        page.tab.wait_for_selector("body[data-ready]")
+        page.tab.locator("#card", has_text="The Scream").wait_for()
+        page.open(photo)
+        assert page.tab.locator("#choices label:has(input:checked)").count() == 0
 
 
 def test_a_photo_chosen_while_the_camera_is_awaited_stays(address, browser, photo):
