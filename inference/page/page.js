@@ -1,11 +1,12 @@
 // The page: its controls and its start.
 
+import { keepAddress, readAddress } from "./address.js";
 import { findAssets, showEngine, startWorker } from "./engine.js";
 import { placeDivider, strokes, want } from "./painting.js";
 import { saveFullSize, snapshot, toggleRecording } from "./saving.js";
 import { clearSource, openCamera, openFile } from "./sources.js";
 import { $, now, paintingCanvas, say, stage } from "./state.js";
-import { chooseFirst, listStyles } from "./styles.js";
+import { chooseFirst, chooseNamed, listStyles } from "./styles.js";
 
 function compareAt(event) {
   const { width, height } = paintingCanvas;
@@ -46,6 +47,8 @@ function connectControls() {
       else if (stage.dataset.state === "painted") want("mix");
     });
   }
+  for (const id of ["strength", "keep_color", "strokes"]) $(id).addEventListener("change", keepAddress);
+  addEventListener("hashchange", () => chooseNamed(readAddress()));
   $("strokes").addEventListener("input", ({ target }) => {
     const size = strokes();
     target.nextElementSibling.textContent = size ? `${Number(size.toPrecision(2))} ×` : "fine";
@@ -88,7 +91,7 @@ async function start() {
   now.started = startEngine();
   await now.started;
   listStyles();
-  await chooseFirst();
+  await chooseFirst(readAddress());
   document.body.dataset.ready = "true";
 }
 

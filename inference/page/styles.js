@@ -1,5 +1,6 @@
 // Which style paints.
 
+import { keepAddress } from "./address.js";
 import { ask, startWithoutGpu } from "./engine.js";
 import { idle, want } from "./painting.js";
 import { cancelSaving } from "./saving.js";
@@ -19,7 +20,7 @@ export function listStyles() {
     Object.assign(input, { type: "radio", name: "style", value: i });
     Object.assign(image, { src: entry.thumbnail, alt: "" });
     label.append(input, image, entry.title);
-    input.addEventListener("change", () => choose(entry));
+    input.addEventListener("change", () => choose(entry).then(keepAddress));
     return label;
   });
   $("choices").replaceChildren(...choices);
@@ -27,20 +28,27 @@ export function listStyles() {
 
 let choice = 0; // the latest one counts, however long an earlier one takes to arrive
 
-/** Unless an .onnx file was dropped before. */
-export async function chooseFirst() {
+/** The style of this name, or the first one, unless an .onnx file was dropped before. */
+export async function chooseFirst(name) {
   if (choice > 0 || !now.assets.styles.length) return;
-  document.querySelector("#choices input").checked = true;
-  await choose(now.assets.styles[0]);
+  const { styles } = now.assets, entry = styles.find((each) => each.name === name) ?? styles[0];
+  await choose(entry);
+  if (name && entry.name !== name) say(`There is no style “${name}” here.`);
+}
+
+export async function chooseNamed(name) {
+  const entry = now.assets?.styles.find((each) => each.name === name);
+  if (entry && name !== now.style?.name) await choose(entry);
 }
 
 async function choose(entry) {
   const mine = ++choice;
+  mark(entry.name);
   try {
     const bytes = await now.assets.read(fileOf(entry));
     if (mine === choice) await openStyle(bytes, entry.name);
   } catch (error) {
-    markStyle();
+    mark(now.style?.name); // that is open
     say(error);
   }
 }
@@ -51,10 +59,9 @@ export async function openDropped(file) {
   await openStyle(new Uint8Array(await file.arrayBuffer()), file.name);
 }
 
-/** The style that is open is the one that is marked. */
-function markStyle() {
+function mark(name) {
   document.querySelectorAll("#choices input").forEach((input, i) => {
-    input.checked = now.assets.styles[i].name === now.style?.name;
+    input.checked = now.assets.styles[i].name === name;
   });
 }
 
@@ -78,7 +85,7 @@ function openStyle(bytes, name) {
       now.style = previous;
       throw error;
     } finally {
-      markStyle();
+      mark(now.style?.name); // that is open
       want("paint");
     }
     say("");

@@ -460,6 +460,44 @@ def test_the_examples_right_half_is_what_the_shipped_style_paints():
     assert np.abs(example - whole).mean() <= 6  # it is a JPEG file
 
 
+SLIDERS = "() => ['strength', 'keep_color', 'strokes'].map((id) => Number(document.getElementById(id).value))"
+
+
+@pytest.mark.parametrize(
+    ("fragment", "sliders", "title"),
+    [
+        ("style=the_scream&strength=80&colors=30&strokes=0.5", [80, 30, -1], "The Scream"),
+        ("strokes=fine", [100, 0, -2.25], FIRST.card["title"]),
+        ("strength=999&colors=-5&strokes=-1", [100, 0, 0], FIRST.card["title"]),
+        ("strength=&colors=x&strokes=0", [100, 0, 0], FIRST.card["title"]),
+    ],
+)
+def test_the_address_says_what_is_painted_how(address, browser, fragment, sliders, title):
+    with Page(browser, address, path=f"?backend=wasm#{fragment}") as page:
+        assert page.tab.evaluate(SLIDERS) == sliders
+        assert f"“{title}”" in page.tab.inner_text("#card")
+        assert page.tab.url.endswith(f"#{fragment}")
+
+
+def test_the_address_is_kept_and_restored(address, browser):
+    with Page(browser, address) as page:
+        assert "#" not in page.tab.url
+        page.choose("The Scream")
+        page.tab.wait_for_url("**/?backend=wasm#style=the_scream&strength=100&colors=0&strokes=1")
+        page.tab.focus("#strokes")
+        page.tab.keyboard.press("Home")
+        page.tab.wait_for_url("**&strokes=fine")
+        page.tab.reload()
+        page.tab.wait_for_selector("body[data-ready]")
+        assert "The Scream" in page.tab.inner_text("#card")
+        assert page.tab.inner_text("#strokes + output") == "fine"
+        page.tab.evaluate("location.hash = 'style=great_wave&strokes=2'")
+        page.tab.locator("#card", has_text="The Great Wave").wait_for()
+        assert page.tab.evaluate(SLIDERS)[2] == 1
+        page.tab.goto(f"{address}?backend=wasm&again#style=nothing")
+        page.message("There is no style “nothing” here.")
+
+
 def test_a_photo_that_comes_before_the_style_is_shown_and_then_painted(address, browser, photo, frame):
     with Page(browser, address) as page:
         held = []
