@@ -13,7 +13,7 @@ function setSource(next) {
   now.source?.stop();
   now.source = next;
   const live = now.source.kind !== "photo";
-  $("pause").disabled = !live;
+  $("pause").disabled = $("pause").hidden = $("record").hidden = !live;
   $("pause").textContent = "Pause";
   $("flip").hidden = $("mirroring").hidden = now.source.kind !== "camera";
   $("snapshot").disabled = $("record").disabled = true;
@@ -36,6 +36,7 @@ export function clearSource() {
   stage.dataset.state = "empty";
   $("camera").textContent = "Camera";
   $("flip").hidden = $("mirroring").hidden = $("full_size").hidden = true;
+  $("pause").hidden = $("record").hidden = false;
   for (const id of ["pause", "snapshot", "record"]) $(id).disabled = true;
   $("speed").textContent = "";
 }

@@ -32,13 +32,22 @@ let choice = 0; // the latest one counts, however long an earlier one takes to a
 export async function chooseFirst(name) {
   if (choice > 0 || !now.assets.styles.length) return;
   const { styles } = now.assets, entry = styles.find((each) => each.name === name) ?? styles[0];
+  reveal(entry);
   await choose(entry);
   if (name && entry.name !== name) say(`There is no style “${name}” here.`);
 }
 
 export async function chooseNamed(name) {
   const entry = now.assets?.styles.find((each) => each.name === name);
-  if (entry && name !== now.style?.name) await choose(entry);
+  if (!entry || name === now.style?.name) return;
+  reveal(entry);
+  await choose(entry);
+}
+
+/** Scroll the list, and not the page, to a style. */
+function reveal(entry) {
+  const { offsetLeft, offsetTop } = $("choices").children[now.assets.styles.indexOf(entry)];
+  $("choices").scrollTo(offsetLeft, offsetTop);
 }
 
 async function choose(entry) {

@@ -589,6 +589,23 @@ def test_the_page_is_used_by_keyboard_alone(address, browser, photo):
         assert page.tab.inner_text("#strength + output") == "99 %"
 
 
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_every_style_is_reached_by_scrolling_the_list_and_not_the_page(address, browser, width, height):
+    last = [style for style in shipped_styles() if style.tier == "realtime"][-1]
+    with Page(browser, address, path=f"?backend=wasm#style={last.name}", viewport={"width": width, "height": height}) as page:
+        choices, label = (page.tab.locator(name).bounding_box() for name in ("#choices", "#choices label:has(input:checked)"))
+        assert choices["x"] <= label["x"] <= choices["x"] + choices["width"] - label["width"]
+        assert choices["y"] <= label["y"] <= choices["y"] + choices["height"] - label["height"]
+        assert label["height"] >= 44  # a thumb's
+        assert page.tab.evaluate("[scrollX, scrollY]") == [0, 0]
+        page.tab.focus("#choices input:checked")
+        page.tab.keyboard.press("ArrowRight")  # round to the first one
+        page.tab.wait_for_url(f"**#style={FIRST.name}&*")
+        first = page.tab.locator("#choices label").first.bounding_box()
+        assert choices["x"] <= first["x"] <= choices["x"] + choices["width"] - first["width"]
+        assert choices["y"] <= first["y"] <= choices["y"] + choices["height"] - first["height"]
+
+
 @pytest.mark.parametrize(("width", "height", "scheme"), [(390, 844, "light"), (320, 568, "dark"), (1280, 800, "dark")])
 def test_nothing_is_wider_than_the_screen(address, browser, photo, width, height, scheme):
     with Page(browser, address, viewport={"width": width, "height": height}, color_scheme=scheme) as page:
