@@ -35,12 +35,13 @@ export async function saveFullSize() {
   $("full_size").textContent = "Cancel";
   await idle();
   now.busy = true;
+  const painter = now.style; // none while another one is opened
   try {
-    const blob = mine.cancelled ? undefined : await paintFullSize(mine);
+    const blob = painter && !mine.cancelled ? await paintFullSize(mine) : undefined;
     if (blob) save(blob, "jpg");
     else $("speed").textContent = "Cancelled";
   } catch (error) {
-    await recover(error, now.style);
+    await recover(error, painter);
   }
   saving = undefined;
   $("full_size").textContent = "Save full size";
