@@ -1,7 +1,7 @@
 // Strokes that belong to the picture, coarse to fine: inference/levels.py once more, where the reasons are. A picture is
 // {pixels, width, height}, its pixels RGBA in a Uint8ClampedArray, which rounds and clips what is put into it.
 
-const STROKES_PIXELS = 768 * 576;
+export const STROKES_PIXELS = 768 * 576;
 const MIN_FINER = 1.2;
 const OWN = 0.25;
 const MAX_GAIN = 2;

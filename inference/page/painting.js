@@ -1,10 +1,12 @@
 // Asking the worker for paintings of the source, and showing them.
 
 import { ask, startWithoutGpu } from "./engine.js";
+import { STROKES_PIXELS } from "./levels.js";
 import { $, contentCanvas, now, paintingCanvas, say, stage } from "./state.js";
 
 const grab = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
-const AUTO_PIXELS = { photo: 1024 * 768, webgpu: 640 * 360, wasm: 384 * 216 };
+const AUTO_PIXELS = { webgpu: 640 * 360, wasm: 384 * 216 }; // of live pictures
+const PHOTO_PIXELS = [1024 * 768, 2 ** 21];
 
 let wanted = ""; // "paint" a new picture, or only "mix" the last one anew
 let whenIdle = [];
@@ -71,11 +73,17 @@ export async function recover(error, painter) {
   $("pause").textContent = "Go on";
 }
 
+/** What is quick, and more where the strokes would be too small to be seen there. */
+function photoPixels() {
+  const [least, most] = PHOTO_PIXELS;
+  return strokes() ? Math.min(Math.max(STROKES_PIXELS / strokes() ** 2, least), most) : most;
+}
+
 /** The source's picture now, at the size to be painted at. */
 function takePicture() {
   const { element, kind } = now.source;
   const [width, height] = kind === "photo" ? [now.source.width, now.source.height] : [element.videoWidth, element.videoHeight];
-  const auto = kind === "photo" ? AUTO_PIXELS.photo : AUTO_PIXELS[now.style.onGpu ? "webgpu" : "wasm"];
+  const auto = kind === "photo" ? photoPixels() : AUTO_PIXELS[now.style.onGpu ? "webgpu" : "wasm"];
   const most = $("size").value;
   const scale = Math.min(1, most === "auto" ? Math.sqrt(auto / (width * height)) : most / Math.max(width, height));
   const [w, h] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));

@@ -20,7 +20,17 @@ from models.errors import WebError
 
 PAGE = Path(__file__).parent
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
-PAGE_SOURCES = ("state.js", "engine.js", "painting.js", "saving.js", "address.js", "styles.js", "sources.js", "page.js")
+PAGE_SOURCES = (
+    "levels.js",
+    "state.js",
+    "engine.js",
+    "painting.js",
+    "saving.js",
+    "address.js",
+    "styles.js",
+    "sources.js",
+    "page.js",
+)
 SOURCES = ("index.html", "style.css", "example.jpg", *PAGE_SOURCES)
 # A local file's page and worker take no modules that lie elsewhere, so they become one script.
 WORKER_SOURCES = ("levels.js", "tiles.js", "onnx.js", "painter.js")

@@ -216,6 +216,15 @@ def test_strokes_are_as_large_as_python_makes_them(address, browser, tmp_path, o
         assert page.tab.inner_text("#strokes + output").split()[0] == (f"{strokes:.2g}" if strokes else "fine")
 
 
+@pytest.mark.parametrize(("octaves", "pixels"), [(0, 1024 * 768), (-1, 4 * 768 * 576), (-2, 2**21), (-2.25, 2**21)])
+def test_a_photo_is_shown_large_enough_for_its_strokes(address, browser, tmp_path, octaves, pixels):
+    Image.fromarray(np.full((1500, 2000, 3), 128, np.uint8)).save(tmp_path / "photo.png")
+    with Page(browser, address) as page:
+        page.tab.evaluate(SET, ["strokes", octaves])
+        height, width = page.open(tmp_path / "photo.png").shape[:2]
+        assert abs(height * width / pixels - 1) < 0.01
+
+
 def test_auto_limits_the_pixels_and_not_the_sides(address, browser, tmp_path):
     Image.fromarray(np.full((100, 12000, 3), 128, np.uint8)).save(tmp_path / "panorama.png")
     with Page(browser, address) as page:
