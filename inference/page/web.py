@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,20 @@ from models.errors import WebError
 
 PAGE = Path(__file__).parent
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
-SOURCES = ("index.html", "style.css", "page.js", "painter.js")
+PAGE_SOURCES = (
+    "levels.js",
+    "state.js",
+    "engine.js",
+    "painting.js",
+    "saving.js",
+    "address.js",
+    "styles.js",
+    "sources.js",
+    "page.js",
+)
+SOURCES = ("index.html", "style.css", "example.jpg", *PAGE_SOURCES)
+# A local file's page and worker take no modules that lie elsewhere, so they become one script.
+WORKER_SOURCES = ("levels.js", "tiles.js", "onnx.js", "painter.js")
 # onnxruntime-web in two builds, of which a browser fetches one: with WebGPU, and the smaller one without.
 WASM_ONLY = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 WITH_WEBGPU = ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
@@ -32,6 +45,7 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".mjs": "text/javascript; charset=utf-8",
+    ".jpg": "image/jpeg",
     ".json": "application/json",
     ".wasm": "application/wasm",
 }
@@ -51,7 +65,9 @@ def headers() -> dict[str, str]:
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
         # The page's own policy once more: a worker, where the pictures are, takes it from the answer that it comes in.
-        "Content-Security-Policy": re.findall(r'Policy" content="([^"]+)"', (PAGE / "index.html").read_text())[0],
+        "Content-Security-Policy": re.findall(r'Policy" content="([^"]+)"', (PAGE / "index.html").read_text(encoding="utf-8"))[
+            0
+        ],
     }
 
 
@@ -85,11 +101,18 @@ def site(folder: Path = FOLDER) -> dict[str, Content]:
     check_runtime()
     styles = styles_list(folder)
     files: dict[str, Content] = {name: (PAGE / name).read_bytes for name in SOURCES}
+    files["worker.js"] = lambda: joined(WORKER_SOURCES)
     files |= {f"ort/{name}": (RUNTIME / name).read_bytes for name in (*WASM_ONLY, *WITH_WEBGPU)}
     for style in styles:
         files |= {path: (folder / path.removeprefix("styles/")).read_bytes for path in style["files"].values()}
     files["styles.json"] = json.dumps(styles, indent=1).encode
     return files
+
+
+def joined(names: Sequence[str]) -> bytes:
+    """JavaScript modules as one script, in which a name can be used once only."""
+    texts = ((PAGE / name).read_text(encoding="utf-8") for name in names)
+    return "".join(re.sub(r"^import .*\n|^export ", "", text, flags=re.MULTILINE) for text in texts).encode()
 
 
 def check_runtime() -> None:
@@ -201,15 +224,18 @@ def write_single_file(output: Path, overwrite: bool, folder: Path = FOLDER) -> i
         style["files"] = {"fp32": path}
     module, wasm = ((RUNTIME / name).read_bytes() for name in WASM_ONLY)
     inside = {
-        "worker": _packed((PAGE / "painter.js").read_bytes()),
+        "worker": _packed(joined(WORKER_SOURCES)),
         "module": _packed(module),
         "wasm": _packed(wasm),
         "styles": styles,
         "files": files,
     }
-    page, css, script = ((PAGE / name).read_text() for name in ("index.html", "style.css", "page.js"))
+    page, css = ((PAGE / name).read_text(encoding="utf-8") for name in ("index.html", "style.css"))
+    script = joined(PAGE_SOURCES).decode()
+    example = base64.b64encode((PAGE / "example.jpg").read_bytes()).decode()
     for old, new in (
         ('<link rel="stylesheet" href="style.css">', f"<style>\n{css}</style>"),
+        ('src="example.jpg"', f'src="data:image/jpeg;base64,{example}"'),
         (
             '<script type="module" src="page.js"></script>',
             f'<script type="application/json" id="inside">{_in_html(inside)}</script>\n'

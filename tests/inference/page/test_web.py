@@ -19,7 +19,11 @@ from films import drifting, write_film
 from PIL import Image
 
 from inference.color import keep_luminance
+from inference.landscape import paint_landscape
+from inference.levels import level_sizes, paint_levels
+from inference.options import StylizeOptions
 from inference.page import web
+from inference.painter import paint_photo
 from inference.pictures import read_picture
 from inference.style.session import StyleSession
 from inference.style.styles import find_style, shipped_styles
@@ -188,6 +192,46 @@ def test_sliders_blend_and_keep_colors_as_python_does(address, browser, photo, f
         assert np.abs(page.set("strength", 40) - (0.4 * stylized + 0.6 * frame)).max() <= 2
 
 
+SIZES = [(576, 768), (640, 853), (768, 1024), (3024, 4032), (576, 769), (200, 30000), (54, 8146), (1, 1), (6000, 4000)]
+
+
+def test_levels_have_the_sizes_that_python_gives_them(address, browser):
+    cases = [[*size, strokes] for size in SIZES for strokes in (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)]
+    with Page(browser, address) as page:
+        found = page.tab.workers[0].evaluate("(cases) => cases.map((each) => levelSizes(...each))", cases)
+    assert [[tuple(size) for size in sizes] for sizes in found] == [level_sizes(*case) for case in cases]
+
+
+@pytest.mark.parametrize(("octaves", "strokes"), [(2, 4.0), (1.5, 2**1.5), (-2.25, 0.0)])
+def test_strokes_are_as_large_as_python_makes_them(address, browser, tmp_path, octaves, strokes):
+    content = paint_landscape(481, 640)
+    Image.fromarray(content).save(tmp_path / "photo.png")
+    expected = paint_levels(StyleSession(find_style("starry_night/realtime")), content, strokes, 1.0)
+    with Page(browser, address) as page:
+        exact(page)
+        page.choose("The Starry Night")
+        page.open(tmp_path / "photo.png")
+        painted = page.set("strokes", octaves)
+        assert np.abs(painted - expected).mean() <= 1.5
+        assert page.tab.inner_text("#strokes + output").split()[0] == (f"{strokes:.2g}" if strokes else "fine")
+
+
+@pytest.mark.parametrize(("octaves", "pixels"), [(0, 1024 * 768), (-1, 4 * 768 * 576), (-2, 2**21), (-2.25, 2**21)])
+def test_a_photo_is_shown_large_enough_for_its_strokes(address, browser, tmp_path, octaves, pixels):
+    Image.fromarray(np.full((1500, 2000, 3), 128, np.uint8)).save(tmp_path / "photo.png")
+    with Page(browser, address) as page:
+        page.tab.evaluate(SET, ["strokes", octaves])
+        height, width = page.open(tmp_path / "photo.png").shape[:2]
+        assert abs(height * width / pixels - 1) < 0.01
+
+
+def test_auto_limits_the_pixels_and_not_the_sides(address, browser, tmp_path):
+    Image.fromarray(np.full((100, 12000, 3), 128, np.uint8)).save(tmp_path / "panorama.png")
+    with Page(browser, address) as page:
+        height, width = page.open(tmp_path / "panorama.png").shape[:2]
+        assert abs(height * width / (1024 * 768) - 1) < 0.02
+
+
 @pytest.mark.parametrize("flavor", ["frame", "int8", "fp16"])
 def test_any_of_our_files_may_be_opened(address, browser, photo, frame, flavor):
     style = find_style(f"starry_night/realtime.{flavor}")
@@ -225,6 +269,93 @@ def test_a_snapshot_is_the_picture_on_the_screen(address, browser, photo):
         assert download.value.suggested_filename.startswith(f"allaprima_{FIRST.name}_")
         saved = np.asarray(Image.open(io.BytesIO(download.value.path().read_bytes())).convert("RGB"))
         np.testing.assert_array_equal(saved, painted)
+
+
+LARGE = (1240, 1640)  # more than the page paints at once, and no multiple of anything
+
+
+@pytest.fixture(scope="module")
+def large_photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("large") / "large.png"
+    Image.fromarray(paint_landscape(*LARGE)).save(path)
+    return path
+
+
+def test_a_photo_is_saved_at_full_size_as_python_paints_it_without_seams(address, browser, large_photo):
+    content = paint_landscape(*LARGE)
+    with Page(browser, address) as page:
+        preview = page.open(large_photo)
+        assert preview.shape[0] * preview.shape[1] <= 1024 * 768 * 1.01
+        page.set("strength", 80)
+        page.set("keep_color", 50)
+        with page.tab.expect_download() as download:
+            page.tab.click("#full_size")
+            page.tab.locator("#speed", has_text=re.compile(r"Full size, 1640 . 1240 px: \d+ %")).wait_for()
+        assert download.value.suggested_filename.endswith(".jpg")
+        saved = np.asarray(Image.open(download.value.path()).convert("RGB")).astype(int)
+        page.tab.locator("#speed", has_text="Saved at").wait_for()
+        assert page.set("keep_color", 0).shape == preview.shape  # it goes on as before
+    assert saved.shape == content.shape
+    painted = paint_levels(StyleSession(find_style(f"{FIRST.full_name}.int8")), content, 1.0, 1.0)
+    half = 0.5 * painted + 0.5 * keep_luminance(content, painted)
+    expected = 0.8 * half + 0.2 * content
+    assert np.abs(saved - expected).mean() <= 4
+    # The steps from row to row, and from column to column, beyond those of the painting that has no tiles.
+    for axis in (0, 1):
+        steps, true_steps = (np.abs(np.diff(each, axis=axis)).mean(axis=(1 - axis, 2)) for each in (saved, expected))
+        assert (steps - true_steps).max() <= (steps - true_steps).mean() + 2
+
+
+def test_a_full_size_is_cancelled_by_its_button_and_by_another_photo(address, browser, large_photo, photo):
+    with Page(browser, address) as page:
+        page.open(large_photo)
+        for cancel in (lambda: page.tab.click("#full_size"), lambda: page.open(photo)):
+            page.tab.click("#full_size")
+            page.tab.locator("#full_size", has_text="Cancel").wait_for()
+            cancel()
+            page.tab.wait_for_selector("#full_size:text-is('Save full size')", state="attached")
+        assert page.tab.locator("#full_size").is_hidden()  # it is shown as it is
+
+
+@pytest.mark.parametrize("flavor", ["onnx", "frame.onnx", "int8.onnx", "fp16.onnx"])
+def test_a_network_that_is_given_a_pictures_statistics_paints_it_as_before(address, browser, flavor):
+    with Page(browser, address) as page:
+        page.tab.set_input_files("#model", find_style("starry_night/realtime").with_name(f"realtime.{flavor}"))
+        page.tab.locator("#card", has_text="The Starry Night").wait_for()
+        differences = page.tab.workers[0].evaluate("""async () => {
+          const picture = blank(144, 100);
+          for (let i = 0; i < picture.pixels.length; i++) picture.pixels[i] = 99 * Math.sin(i / 99) + 130 + (i % 7);
+          const statistics = await statisticsOf([picture], [0, 0]);
+          const [painted, expected] = [await paintWhole(tiling.given, picture, statistics), await paintWhole(session, picture)];
+          return Array.from(painted.pixels, (level, i) => level - expected.pixels[i]);
+        }""")
+        assert np.abs(differences).mean() <= 0.5
+        assert np.abs(differences).max() <= (24 if "int8" in flavor else 3)
+
+
+def test_tiles_agree_to_the_bit(address, browser):
+    with Page(browser, address) as page:
+        count = page.tab.workers[0].evaluate("""async () => {
+          const picture = blank(602, 406);
+          for (let i = 0; i < picture.pixels.length; i++) picture.pixels[i] = 99 * Math.sin(i / 997) + 130 + (i % 7);
+          const statistics = await statisticsOf([picture], [0, 0]);
+          const paint = (tile, statistics) => paintWhole(tiling.given, tile, statistics);
+          const network = { measure: async () => statistics, paint, painted: async () => {} };
+          const tiled = await paintTiles(picture, 256 * 256, contract.stride, network);
+          const whole = await paint(picture, statistics);
+          return tiled.pixels.filter((level, i) => level !== whole.pixels[i]).length;
+        }""")
+        assert count == 0
+
+
+@pytest.mark.parametrize("sources", [web.PAGE_SOURCES, web.WORKER_SOURCES])
+def test_no_name_is_used_twice_in_what_becomes_one_script(sources):
+    """A function of the same name would replace the other, without a word."""
+    script = web.joined(sources).decode()
+    names = re.findall(r"^(?:async )?(?:function\*?|class|const|let) (\w+)", script, flags=re.MULTILINE)
+    assert len(names) > 30
+    assert len(set(names)) == len(names)
+    assert not re.search(r"^(import|export)\b", script, flags=re.MULTILINE)
 
 
 def recorded_sizes(page: Page, button: str, folder) -> list[str]:
@@ -316,6 +447,96 @@ def test_the_whole_picture_is_seen_whatever_its_shape(address, browser, tmp_path
         assert abs(middle["x"] + 1 - stage["x"] - stage["width"] / 2) <= 2
 
 
+EXAMPLE = (
+    "() => { const image = document.querySelector('#example img'); return [image.naturalWidth, image.checkVisibility()]; }"
+)
+
+
+def test_the_first_screen_shows_what_it_is(address, browser, photo):
+    with Page(browser, address) as page:
+        assert page.tab.evaluate(EXAMPLE) == [902, True]
+        assert page.tab.inner_text("#example") == "Your camera or photo, painted. Nothing leaves this device."
+        page.open(photo)
+        assert page.tab.evaluate(EXAMPLE) == [902, False]
+
+
+def test_the_examples_right_half_is_what_the_shipped_style_paints():
+    data = pytest.importorskip("skimage.data")
+    content = np.asarray(Image.fromarray(data.chelsea()).resize((902, 600), Image.Resampling.LANCZOS))
+    example = np.asarray(Image.open(web.PAGE / "example.jpg")).astype(int)
+    painted = paint_photo(StyleSession(find_style("starry_night/realtime")), content, StylizeOptions())
+    whole = np.hstack([content[:, :451], painted[:, 451:]])
+    assert np.abs(example - whole).mean() <= 6  # it is a JPEG file
+
+
+SLIDERS = "() => ['strength', 'keep_color', 'strokes'].map((id) => Number(document.getElementById(id).value))"
+
+
+@pytest.mark.parametrize(
+    ("fragment", "sliders", "title"),
+    [
+        ("style=the_scream&strength=80&colors=30&strokes=0.5", [80, 30, -1], "The Scream"),
+        ("strokes=fine", [100, 0, -2.25], FIRST.card["title"]),
+        ("strength=999&colors=-5&strokes=-1", [100, 0, 0], FIRST.card["title"]),
+        ("strength=&colors=x&strokes=0", [100, 0, 0], FIRST.card["title"]),
+    ],
+)
+def test_the_address_says_what_is_painted_how(address, browser, fragment, sliders, title):
+    with Page(browser, address, path=f"?backend=wasm#{fragment}") as page:
+        assert page.tab.evaluate(SLIDERS) == sliders
+        assert f"“{title}”" in page.tab.inner_text("#card")
+        assert page.tab.url.endswith(f"#{fragment}")
+
+
+def test_the_address_is_kept_and_restored(address, browser):
+    with Page(browser, address) as page:
+        assert "#" not in page.tab.url
+        page.choose("The Scream")
+        page.tab.wait_for_url("**/?backend=wasm#style=the_scream&strength=100&colors=0&strokes=1")
+        page.tab.focus("#strokes")
+        page.tab.keyboard.press("Home")
+        page.tab.wait_for_url("**&strokes=fine")
+        page.tab.reload()
+        page.tab.wait_for_selector("body[data-ready]")
+        assert "The Scream" in page.tab.inner_text("#card")
+        assert page.tab.inner_text("#strokes + output") == "fine"
+        page.tab.evaluate("location.hash = 'style=great_wave&strokes=2'")
+        page.tab.locator("#card", has_text="The Great Wave").wait_for()
+        assert page.tab.evaluate(SLIDERS)[2] == 1
+        page.tab.goto(f"{address}?backend=wasm&again#style=nothing")
+        page.message("There is no style “nothing” here.")
+
+
+def test_a_photo_that_comes_before_the_style_is_shown_and_then_painted(address, browser, photo, frame):
+    with Page(browser, address) as page:
+        held = []
+        page.tab.route("**/*.onnx", lambda route: held.append(route))
+        page.tab.reload(wait_until="commit")
+        page.tab.wait_for_selector("#choices label")
+        page.tab.set_input_files("#file", photo)
+        page.message("It is painted as soon as a style is here.")
+        shown = page.tab.evaluate(PIXELS.replace("'painting'", "'content'"))
+        assert shown[:2] == [frame.shape[1], frame.shape[0]]
+        assert page.tab.get_attribute("#stage", "data-painted") is None
+        page.painted(held[0].continue_)
+        assert page.tab.inner_text("#message") == ""
+
+
+def test_an_onnx_file_that_comes_before_the_page_has_started_is_the_one_that_paints(address, browser, photo):
+    with Page(browser, address) as page:
+        held = []
+        page.tab.route("**/worker.js", lambda route: held.append(route))
+        page.tab.reload(wait_until="commit")
+        page.tab.wait_for_timeout(500)
+        page.tab.set_input_files("#model", find_style("the_scream/realtime.int8"))
+        page.tab.wait_for_timeout(200)
+        held[0].continue_()
+        page.tab.wait_for_selector("body[data-ready]")
+        page.tab.locator("#card", has_text="The Scream").wait_for()
+        page.open(photo)
+        assert page.tab.locator("#choices label:has(input:checked)").count() == 0
+
+
 def test_a_photo_chosen_while_the_camera_is_awaited_stays(address, browser, photo):
     with Page(browser, address) as page:
         page.tab.evaluate("""() => {
@@ -375,6 +596,23 @@ def test_the_page_is_used_by_keyboard_alone(address, browser, photo):
         page.tab.focus("#strength")
         assert page.painted(lambda: page.tab.keyboard.press("ArrowLeft")) is not None
         assert page.tab.inner_text("#strength + output") == "99 %"
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_every_style_is_reached_by_scrolling_the_list_and_not_the_page(address, browser, width, height):
+    last = [style for style in shipped_styles() if style.tier == "realtime"][-1]
+    with Page(browser, address, path=f"?backend=wasm#style={last.name}", viewport={"width": width, "height": height}) as page:
+        choices, label = (page.tab.locator(name).bounding_box() for name in ("#choices", "#choices label:has(input:checked)"))
+        assert choices["x"] <= label["x"] <= choices["x"] + choices["width"] - label["width"]
+        assert choices["y"] <= label["y"] <= choices["y"] + choices["height"] - label["height"]
+        assert label["height"] >= 44  # a thumb's
+        assert page.tab.evaluate("[scrollX, scrollY]") == [0, 0]
+        page.tab.focus("#choices input:checked")
+        page.tab.keyboard.press("ArrowRight")  # round to the first one
+        page.tab.wait_for_url(f"**#style={FIRST.name}&*")
+        first = page.tab.locator("#choices label").first.bounding_box()
+        assert choices["x"] <= first["x"] <= choices["x"] + choices["width"] - first["width"]
+        assert choices["y"] <= first["y"] <= choices["y"] + choices["height"] - first["height"]
 
 
 @pytest.mark.parametrize(("width", "height", "scheme"), [(390, 844, "light"), (320, 568, "dark"), (1280, 800, "dark")])
@@ -461,6 +699,7 @@ def test_the_single_file_works_from_the_disk(address, browser, run, photo, frame
     assert run("web", "--single-file", tmp_path / "one.txt")[0] == 1
     expected = StyleSession(find_style(f"{FIRST.full_name}.int8")).stylize(frame)
     with Page(browser, output.as_uri(), path="") as page:
+        assert page.tab.evaluate(EXAMPLE) == [902, True]
         page.tab.select_option("#size", "4096")
         assert np.abs(page.open(photo) - expected).mean() <= 1.5
         assert page.tab.evaluate(SEND, address) == "refused"

@@ -1,0 +1,31 @@
+// The address says which style paints, and how, so that a link or a reload paints the same: #style=the_scream&strength=80&...
+
+import { strokes } from "./painting.js";
+import { $, now } from "./state.js";
+
+const FINE = "fine";
+
+export function keepAddress() {
+  const said = new URLSearchParams();
+  if (now.assets?.styles.some(({ name }) => name === now.style?.name)) said.set("style", now.style.name);
+  said.set("strength", $("strength").value);
+  said.set("colors", $("keep_color").value);
+  said.set("strokes", strokes() ? Number(strokes().toPrecision(3)) : FINE);
+  history.replaceState(null, "", `#${said}`);
+}
+
+/** Set the sliders as the address says; returns the style's name, where it says one. */
+export function readAddress() {
+  const said = new URLSearchParams(location.hash.slice(1)), size = said.get("strokes");
+  move("strength", said.get("strength"));
+  move("keep_color", said.get("colors"));
+  move("strokes", size === FINE ? $("strokes").min : size && Math.log2(size));
+  return said.get("style");
+}
+
+/** The slider itself keeps a number inside, and at a step. */
+function move(slider, value) {
+  if (value === null || value === "" || !Number.isFinite(Number(value))) return;
+  $(slider).value = value;
+  $(slider).dispatchEvent(new Event("input"));
+}
