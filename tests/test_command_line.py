@@ -131,6 +131,7 @@ def test_datasets_is_not_imported_for_a_photo_folder():
     assert "datasets" not in modules_after("import training.loop")
 
 
+@pytest.mark.thorough
 def test_demo_paints_every_shipped_style_on_one_sheet(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, out, _ = run("demo")
@@ -166,6 +167,7 @@ def test_shipped_styles_have_onnx_weights_and_a_card_and_take_at_most_50_mb_toge
     assert sum(path.stat().st_size for path in styles_module.FOLDER.rglob("*")) < 50 * 2**20
 
 
+@pytest.mark.thorough
 def test_shipped_weights_still_give_the_shipped_files():
     from inference.pictures import read_picture
     from inference.style.session import StyleSession

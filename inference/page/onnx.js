@@ -1,7 +1,7 @@
 // What an .onnx file of ours says about itself, and the two networks that paint it tile by tile: inference/style/tiles.py once
 // more, where the reasons are. A message of protobuf is read and written as far as that needs.
 
-const CONTRACTS = ["1", "2"];
+const CONTRACTS = ["1", "2"], WITH_LEVELS = "3";
 const FLOAT = 1, INT64 = 7; // of TensorProto.DataType
 export const MARGINS = "tiles/margins", SIDES = "tiles/sides"; // what the measuring network takes besides pictures
 
@@ -21,6 +21,7 @@ export function readContract(bytes) {
   }
   const version = metadata["allaprima.contract"];
   if (!version) throw new Refused("is an ONNX file, but no style of Alla Prima");
+  if (version === WITH_LEVELS) throw new Refused("paints strokes by itself, as this page does; export it without --strokes");
   if (!CONTRACTS.includes(version)) throw new Refused(`has contract ${version}, which this page does not know; update it`);
   return {
     io: metadata["allaprima.io"] ?? "image",

@@ -28,10 +28,13 @@ export function listStyles() {
 
 let choice = 0; // the latest one counts, however long an earlier one takes to arrive
 
-/** The style of this name, or the first one, unless an .onnx file was dropped before. */
+const EXAMPLE = "starry_night"; // what example.jpg is painted with
+
+/** The style of this name, or the example's, unless an .onnx file was dropped before. */
 export async function chooseFirst(name) {
   if (choice > 0 || !now.assets.styles.length) return;
-  const { styles } = now.assets, entry = styles.find((each) => each.name === name) ?? styles[0];
+  const { styles } = now.assets, named = (wanted) => styles.find((each) => each.name === wanted);
+  const entry = named(name) ?? named(EXAMPLE) ?? styles[0];
   reveal(entry);
   await choose(entry);
   if (name && entry.name !== name) say(`There is no style “${name}” here.`);

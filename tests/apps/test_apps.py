@@ -17,6 +17,7 @@ from toolbox import NPM, find_chromium, find_node_modules, node_folder, why_no_n
 
 from inference.color import keep_color
 from inference.landscape import paint_landscape
+from inference.levels import paint_levels
 from inference.style.session import StyleSession
 
 HERE = Path(__file__).resolve().parent
@@ -219,13 +220,13 @@ JAVASCRIPT = {
 }
 
 
-def ask(runtime: str, folder: Path, **request: object) -> str:
+def ask(runtime: str, folder: Path, style: Path = STYLE, **request: object) -> str:
     """What measure.mjs or measure.html answers."""
     package, command = JAVASCRIPT[runtime]
     need_node(package)
     if runtime == "browser":
         need_chromium()
-    return json.loads(call(*command, folder=node_folder(folder), stdin=json.dumps({"folder": str(STYLE), **request}) + "\n"))
+    return json.loads(call(*command, folder=node_folder(folder), stdin=json.dumps({"folder": str(style), **request}) + "\n"))
 
 
 @pytest.mark.parametrize("flavor", ["realtime", "realtime.int8", "realtime.fp16", "realtime.frame"])
@@ -242,6 +243,29 @@ def test_every_flavor_paints_the_same_in_javascript(runtime, flavor, tmp_path):
         assert difference.max() <= 16
     else:
         assert difference.max() <= (2 if flavor == "realtime.fp16" else LEVELS)
+
+
+@pytest.fixture(scope="module")
+def levels_file(tmp_path_factory):
+    """A style that paints coarse to fine inside, at any size."""
+    from training.export.export import Flavor, export
+
+    path = tmp_path_factory.mktemp("levels") / "levels.frame.onnx"
+    export(STYLE / "realtime.safetensors", path, Flavor("frame", strokes=10.0))
+    return path
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("runtime", JAVASCRIPT)
+def test_a_file_with_levels_inside_paints_the_same_in_javascript(runtime, levels_file, tmp_path):
+    frame = paint_landscape(152, 200)
+    (tmp_path / "photo.rgb").write_bytes(frame.tobytes())
+    rgb = str(tmp_path / "photo.rgb")
+    answer = ask(runtime, tmp_path, levels_file.parent, flavor="levels.frame", height=152, width=200, rgb=rgb)
+    painting = np.frombuffer(base64.b64decode(answer), np.uint8).reshape(frame.shape).astype(int)
+    fine = StyleSession(STYLE / "realtime.onnx", "cpu")
+    assert np.abs(painting - paint_levels(fine, frame, strokes=10.0, detail=1.0)).mean() < 3
+    assert np.abs(painting - fine.stylize(frame)).mean() > 6
 
 
 def test_node_ignores_the_optional_inputs_without_a_word(tmp_path):

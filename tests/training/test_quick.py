@@ -29,6 +29,7 @@ def test_a_quick_training_starts_from_the_base_and_keeps_what_the_user_set():
     assert quick_config(TrainConfig("a.jpg", "photos", init="mine.safetensors")).init == "mine.safetensors"
 
 
+@pytest.mark.thorough
 def test_quick_says_what_the_full_training_would_take(run, painting, photo_folder, tmp_path):
     code, out, err = run("train", painting, "--photos", photo_folder, "-o", tmp_path / "q", "--quick", *SMALL.split())
     assert code == 0, err
@@ -38,6 +39,7 @@ def test_quick_says_what_the_full_training_would_take(run, painting, photo_folde
     assert (tmp_path / "q" / "style.onnx").exists()
 
 
+@pytest.mark.thorough
 def test_a_sweep_trains_every_pair_once_and_shows_them_on_one_sheet(run, painting, photo_folder, tmp_path):
     command = ["sweep", painting, "--photos", photo_folder, "-o", tmp_path, *SMALL.split()]
     pairs = ["--style-weights", "2,5", "--style-sizes", "32,48"]

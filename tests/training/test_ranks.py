@@ -80,6 +80,7 @@ def difference(one: Path, other: Path) -> float:
     return float((nets[0](image) - nets[1](image)).abs().max())
 
 
+@pytest.mark.thorough
 def test_two_processes_train_as_one_with_the_doubled_batch_also_after_a_resume_with_another_number(config, tmp_path):
     from training import loop, preview
 

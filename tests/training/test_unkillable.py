@@ -101,6 +101,7 @@ def strays(run_folder) -> list[str]:
     return [path.name for path in run_folder.iterdir() if path.name.endswith(".part")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_training_killed_at_random_moments_ends_with_the_same_sha256(processes, config, undisturbed, tmp_path, kills):
     """Kills fall anywhere from the first step to the end, so most of them in the middle of a step or a save."""

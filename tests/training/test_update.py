@@ -79,6 +79,7 @@ def state_of(run_folder):
     return safetensors.torch.load_file(run_folder / "step_000005.safetensors")
 
 
+@pytest.mark.thorough
 def test_styles_trained_together_become_what_each_becomes_alone(config, other_painting, tmp_path):
     configs = [config, dataclasses.replace(config, painting=str(other_painting), style_weight=8.0, lr=1e-3, title="Dots")]
     folders = {name: [tmp_path / name / str(i) for i in range(2)] for name in ("alone", "together")}
@@ -97,6 +98,7 @@ def test_styles_trained_together_become_what_each_becomes_alone(config, other_pa
     assert any(not torch.equal(second[name], tensor) for name, tensor in first.items())
 
 
+@pytest.mark.thorough
 def test_styles_trained_together_go_on_together_and_go_back_together(config, other_painting, tmp_path, monkeypatch):
     configs = [config, dataclasses.replace(config, painting=str(other_painting))]
     folders = [tmp_path / "one", tmp_path / "two"]
@@ -295,6 +297,7 @@ def test_a_compiled_step_gives_the_same_losses(config, vgg):
         assert found[name].item() == pytest.approx(loss.item(), rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_a_network_unlearns_what_it_paints_at_the_border_alone(config, vgg):
     torch.manual_seed(0)
     only_border = dataclasses.replace(config, content_weight=0.0, style_weight=1e-9, tv_weight=0.0, lr=1e-3, steps=1000)

@@ -102,10 +102,10 @@ def refuse(tmp_path, monkeypatch):
     def check(data, reason):
         path = tmp_path / "hostile.onnx"
         path.write_bytes(data)
-        started = time.monotonic()
+        started = time.process_time()
         with pytest.raises(StyleError, match=reason) as caught:
             StyleSession(path, "cpu")
-        assert time.monotonic() - started < 1.0
+        assert time.process_time() - started < 1.0
         assert len(str(caught.value)) < 1000
         tracemalloc.start()
         try:
@@ -1145,6 +1145,7 @@ def good_files(models, tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_a_mutant_is_refused_or_paints(good_files):
     """In processes of their own: one that crashes, hangs or takes too much memory ends."""
     counts = (MUTANTS // 2, MUTANTS - MUTANTS // 2)

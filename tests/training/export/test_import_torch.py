@@ -151,6 +151,7 @@ def test_the_card_says_where_a_network_is_from(state_dict, tmp_path):
     assert card == {"title": "candy", **blank, "tier": "johnson", "step": 0, "imported_from": "candy.model"}
 
 
+@pytest.mark.thorough
 def test_an_imported_network_can_be_exported(state_dict, tmp_path):
     import_torch(save(tmp_path / "candy.pth", state_dict), tmp_path / "candy.safetensors")
     assert export(tmp_path / "candy.safetensors", tmp_path / "candy.onnx")["largest_difference"] < 1e-3

@@ -79,6 +79,7 @@ def test_a_gallery_with_an_unknown_option_is_refused(tmp_path):
         config_of("nobody", {}, tmp_path, photos="")
 
 
+@pytest.mark.thorough
 def test_the_gallery_is_trained_together_and_shipped_and_then_only_what_got_better(shipped, configs, tmp_path, photo_folder):
     runs = tmp_path / "runs"
     train_gallery(configs, runs, photo_folder, nowhere())
@@ -91,6 +92,7 @@ def test_the_gallery_is_trained_together_and_shipped_and_then_only_what_got_bett
     assert len(list(runs.iterdir())) == 2
 
 
+@pytest.mark.thorough
 def test_minutes_go_to_the_worst_style_first(shipped, configs, tmp_path, photo_folder, monkeypatch):
     monkeypatch.setattr(gallery, "TURN_STEPS", 2)
     train_gallery({"dots": configs["dots"]}, tmp_path / "runs", photo_folder, nowhere())
@@ -112,6 +114,7 @@ def test_minutes_go_to_the_worst_style_first(shipped, configs, tmp_path, photo_f
     assert all(config.lr == gallery.GO_ON_LR < trained[0].lr for config in trained[1:])
 
 
+@pytest.mark.thorough
 def test_the_bases_own_styles_are_shipped_with_what_they_saw(shipped, configs, photo_folder):
     torch.manual_seed(0)
     net = ManyStyles(TIERS["realtime"](), 2)

@@ -324,6 +324,7 @@ def damage(folder, kind, i, rng, healthy):
         path.symlink_to(folder / "nowhere.jpg")
 
 
+@pytest.mark.thorough
 def test_of_2000_photos_with_5_percent_damaged_every_healthy_one_is_used_and_memory_stays_flat(tmp_path, monkeypatch):
     import io
     import resource

@@ -12,6 +12,7 @@ def test_operations_of_a_convolution_are_counted():
     assert net.weight.device.type == "cpu"
 
 
+@pytest.mark.thorough
 def test_bench_measures_optimization_networks_and_training(run):
     code, out, _ = run("bench", "--sizes", "32x64", "--rounds", "1", "--json", "--device", "cpu", "--precision", "fp32")
     assert code == 0

@@ -170,6 +170,7 @@ def test_a_benchmark_that_fails_leaves_no_thread_waiting(config, monkeypatch):
     assert threading.active_count() == before
 
 
+@pytest.mark.thorough
 def test_the_training_benchmark_compares_the_same_losses(config, monkeypatch):
     monkeypatch.setattr(benchmark_loop, "TURN_S", 0.0)
     speeds, newest = measure(config, rounds=1, ladder=True)

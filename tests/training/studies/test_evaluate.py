@@ -56,6 +56,7 @@ def test_a_photo_is_measured_in_its_middle_square(tmp_path):
     np.testing.assert_array_equal(read_square(tmp_path / "photo.png", 48), frame[8:56])
 
 
+@pytest.mark.thorough
 def test_shipping_writes_weights_card_and_onnx(run, painting, photo_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(ship_module, "SIZES_PX", (64,))
     options = [
