@@ -7,10 +7,10 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import cv2
 import numpy as np
@@ -102,12 +102,16 @@ def read_picture(path: str | Path, max_pixels: int = 0, draft_px: int = 0) -> Pi
     Raises:
         PictureError: missing, unreadable, empty, truncated, not a picture or too large; the message says which.
     """
-    return decode_picture(_bytes_of(Path(path)), str(path), max_pixels, draft_px)
+    with _opened(path) as file:
+        return _first_picture(file, str(path), max_pixels, draft_px)
 
 
 def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 0) -> Picture:
     """`read_picture` of a file's bytes; `name` is for messages."""
+    return _first_picture(io.BytesIO(data), name, max_pixels, draft_px)
 
+
+def _first_picture(file: BinaryIO, name: str, max_pixels: int, draft_px: int) -> Picture:
     def first(image: Image.Image) -> Picture:
         if draft_px:
             image.draft(None, (draft_px, draft_px))
@@ -116,7 +120,7 @@ def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 
             image.seek(start)
         return dataclasses.replace(_upright(image), later=count - 1)
 
-    return _decoded(data, name, max_pixels or MAX_PIXELS, first)
+    return _decoded(file, name, max_pixels or MAX_PIXELS, first)
 
 
 def read_animation(path: Path, max_pixels: int = 0) -> Animation:
@@ -142,24 +146,38 @@ def read_animation(path: Path, max_pixels: int = 0) -> Animation:
             pictures.append(_upright(image.copy()))
         return Animation(pictures, durations_ms, int(image.info.get("loop", 1)), image.format != "TIFF")
 
-    return _decoded(_bytes_of(path), str(path), most, all_of)
+    with _opened(path) as file:
+        return _decoded(file, str(path), most, all_of)
 
 
-def _bytes_of(path: Path) -> bytes:
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[BinaryIO]:
+    """A file as far as it is asked for: what is no picture may be larger than memory. A pipe is read whole."""
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_open_at_once) as file:
+            yield file if file.seekable() else io.BytesIO(file.read())
     except OSError as error:
         raise PictureError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _decoded(data: bytes, name: str, max_pixels: int, take: Callable[[Image.Image], T]) -> T:
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe that nobody writes to is empty rather than waited for."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if os.name == "posix":
+        os.set_blocking(handle, True)
+    return handle
+
+
+def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.Image], T]) -> T:
     """What `take` makes of a file's opened picture; whatever Pillow raises becomes a `PictureError`."""
-    if not data:
+    head = file.read(12)
+    file.seek(0)
+    if not head:
         raise PictureError(f"{name} is empty; a picture is wanted")
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > max(MAX_PIXELS, Image.MAX_IMAGE_PIXELS):
         Image.MAX_IMAGE_PIXELS = max_pixels  # never put back: another thread may be decoding
     formats = READABLE_FORMATS
-    if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
         try:
             import pillow_heif
         except ImportError as error:
@@ -168,7 +186,7 @@ def _decoded(data: bytes, name: str, max_pixels: int, take: Callable[[Image.Imag
         pillow_heif.register_heif_opener()
         formats = ("HEIF",)
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
+        with Image.open(file, formats=formats) as image:
             if math.prod(image.size) > max_pixels:
                 raise PictureError(
                     f"{name} is {image.width}x{image.height} px, over the limit of {max_pixels} pixels; "
@@ -184,6 +202,8 @@ def _decoded(data: bytes, name: str, max_pixels: int, take: Callable[[Image.Imag
     except UnidentifiedImageError as error:
         raise PictureError(f"{name} is not a picture ({KINDS} is wanted)") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of a decoder
+            raise
         raise PictureError(f"{name} is damaged: {error}") from error
 
 
@@ -308,7 +328,7 @@ def write_animation(path: Path, animation: Animation, overwrite: bool = True) ->
         PictureError: as `write_picture`; or the format holds only one picture.
     """
     picture_format = check_writable(path, overwrite)
-    check_animated(path, len(animation.pictures))
+    check_animated(path, len(animation.pictures), {picture.frame.shape for picture in animation.pictures})
     options: dict[str, Any] = {"save_all": True}
     options["append_images"] = [_with_alpha(picture, picture_format) for picture in animation.pictures[1:]]
     if animation.moving:
@@ -319,11 +339,13 @@ def write_animation(path: Path, animation: Animation, overwrite: bool = True) ->
     write_encoded(path, _encoded(path, picture_format, animation.pictures[0], options))
 
 
-def check_animated(path: Path, count: int) -> None:
-    """Raises a `PictureError` where a file of this name holds one picture alone."""
+def check_animated(path: Path, count: int, shapes: Collection[tuple[int, ...]] = ()) -> None:
+    """Raises a `PictureError` where a file of this name holds one picture alone, or pictures of one size alone."""
     if FORMATS.get(path.suffix.lower()) not in ANIMATED:
         suffixes = ", ".join(suffix for suffix, name in FORMATS.items() if name in ANIMATED)
         raise PictureError(f"{path} holds one picture, not {count}; give one of {suffixes}")
+    if len(shapes) > 1 and FORMATS[path.suffix.lower()] != "TIFF":
+        raise PictureError(f"{path} holds pictures of one size, not of {len(shapes)}; give a .tif")
 
 
 def _encoded(path: Path, picture_format: str, picture: Picture, more: Mapping[str, Any]) -> bytes:

@@ -120,10 +120,10 @@ def _chosen_config(options: argparse.Namespace, painting: str | None) -> TrainCo
     values["vgg19"] = values["vgg19"] or os.environ.get("ALLAPRIMA_VGG19")  # --resume may lack it, or have another
     for name in ("painting", "photos", "init", "vgg19"):  # --resume may be called from another folder
         if values.get(name) and Path(values[name]).exists():
-            values[name] = str(Path(values[name]).resolve())
+            values[name] = os.path.realpath(values[name])
     if values.get("photo_store"):
-        values["photo_store"] = str(Path(values["photo_store"]).resolve())
-    values["preview"] = tuple(str(Path(photo).resolve()) for photo in values.get("preview", ()))
+        values["photo_store"] = os.path.realpath(values["photo_store"])
+    values["preview"] = tuple(map(os.path.realpath, values.get("preview", ())))
     return TrainConfig(**values)
 
 

@@ -103,7 +103,7 @@ def check_no_input(output: Path, films: Sequence[Path]) -> None:
     """Raises VideoError where an output is one of the films, by whatever name."""
     for film in films:
         same = output.exists() and film.exists() and output.samefile(film)
-        if same or output.resolve() == film.resolve():
+        if same or os.path.realpath(output) == os.path.realpath(film):
             raise VideoError(f"{output} is the film to be painted; give another -o")
 
 

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from inference.pictures import (
     FORMATS,
+    Animation,
     Picture,
     contact_sheet,
     read_animation,
@@ -156,6 +157,30 @@ def test_missing_file_and_folder_are_named(tmp_path):
         read_picture(tmp_path / "nothing.jpg")
     with pytest.raises(PictureError, match="directory"):
         read_picture(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and links with names")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkfifo, "is empty"),  # nobody writes to it
+        (lambda path: path.symlink_to(path), "cannot be read: Too many levels"),
+        (lambda path: (path.touch(), os.truncate(path, 2**43)), "is not a picture"),  # 8 TB of nothing
+    ],
+)
+def test_what_would_be_read_for_ever_is_refused_at_once(tmp_path, make, message):
+    make(tmp_path / "x.jpg")
+    with pytest.raises(PictureError, match=rf"x\.jpg {message}"):
+        read_picture(tmp_path / "x.jpg")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe with a name")
+def test_a_picture_comes_through_a_pipe(photo):
+    read, write = os.pipe()
+    os.write(write, photo.read_bytes())  # less than a pipe holds
+    os.close(write)
+    assert read_picture(f"/dev/fd/{read}").frame.shape == (120, 160, 3)
+    os.close(read)
 
 
 def test_a_decompression_bomb_is_refused_before_decoding_and_the_limit_can_be_raised(tmp_path):
@@ -335,6 +360,14 @@ def test_animations_and_pages_are_read_and_written_whole(tmp_path, landscape, su
         assert again.durations_ms == [100, 250, 3000]
     if suffix in (".gif", ".webp", ".png"):
         assert again.loop == 2
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif", ".png", ".avif"])
+def test_pages_of_several_sizes_are_refused_where_one_size_fits(tmp_path, landscape, suffix):
+    path = tmp_path / f"x{suffix}"
+    with pytest.raises(PictureError, match=r"holds pictures of one size, not of 2; give a \.tif"):
+        write_animation(path, Animation([Picture(landscape), Picture(landscape[:50])], [0.0, 0.0], moving=False))
+    assert not path.exists()
 
 
 def test_smaller_copies_in_a_tiff_and_a_phones_depth_map_are_no_pages(tmp_path, landscape):
