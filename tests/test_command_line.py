@@ -303,6 +303,50 @@ def test_what_is_read_is_never_replaced(run, tmp_path, monkeypatch, landscape, c
     assert [Path(name).read_bytes() for name in ("a.png", "b.png")] == before
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ImportError("libGL.so.1: cannot open"), "what it needs cannot be loaded (libGL.so.1: cannot open); README says"),
+        (MemoryError(), "styles needs more memory than there is"),
+    ],
+)
+def test_what_python_itself_lacks_is_one_line(run, monkeypatch, error, message):
+    def lacking():
+        raise error
+
+    monkeypatch.setattr(styles_module, "shipped_styles", lacking)
+    code, _, err = run("styles")
+    assert (code, err.count("\n")) == (1, 1)
+    assert message in err
+
+
+def test_a_sheet_that_cannot_be_written_is_said_before_the_work(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("inference.demo.demo_sheet", None)
+    code, _, err = run("demo", "-o", tmp_path / "nowhere" / "sheet.png")
+    assert code == 1
+    assert "there is no folder" in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell")
+@pytest.mark.parametrize(
+    ("closed", "arguments", "printed"),
+    [
+        ("2>&-", ["stylize", "a.png", "-s", "STYLE", "-o", "b.png"], ["b.png"]),
+        ("<&- >&- 2>&-", ["stylize", "a.png", "-s", "STYLE", "-o", "b.png"], []),
+        (">&-", ["video", "a.png", "-s", "STYLE", "-o", "-"], []),
+        ("<&-", ["video", "-", "-s", "STYLE", "-o", "b.mp4"], []),
+    ],
+)
+def test_closed_standard_streams_swallow_what_is_meant_for_them(tmp_path, style_file, landscape, closed, arguments, printed):
+    Image.fromarray(landscape).save(tmp_path / "a.png")
+    words = [str(style_file) if word == "STYLE" else word for word in arguments]
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, str(ROOT / "allaprima.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == printed, done.stdout
+    assert "Traceback" not in done.stderr
+    assert done.returncode == ("video" in words and "-" in words[1:2])
+
+
 def test_a_name_that_the_terminal_cannot_show_is_painted_and_shown_escaped(tmp_path, style_file, landscape):
     names = [os.fsdecode(b"bad\377.png"), "\u5199\u771f.png"]
     for name in names:

@@ -148,9 +148,12 @@ def paint_video(
                 writer.keep_existing()
             if not report.frames:
                 raise _why_nothing(source, options, report.whole)
-            if reader.gave_up:
-                report.notes += ("what follows could not be read at all",)
-                say(report.notes[-1])
+            notes = ["what follows could not be read at all"] if reader.gave_up else []
+            if reader.to_rgb.resized:
+                notes.append(f"its pictures change size; all are scaled to {reader.to_rgb.width}x{reader.to_rgb.height}")
+            report.notes += tuple(notes)
+            for note in notes:
+                say(note)
             report.skipped, report.work_size = (
                 reader.skipped + writer.skipped,
                 painter.work_size(reader.to_rgb.height, reader.to_rgb.width),
