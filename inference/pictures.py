@@ -144,7 +144,10 @@ def read_animation(path: Path, max_pixels: int = 0) -> Animation:
             image.load()
             durations_ms.append(float(image.info.get("duration") or 0.0))
             pictures.append(_upright(image.copy()))
-        return Animation(pictures, durations_ms, int(image.info.get("loop", 1)), image.format != "TIFF")
+        loop = int(image.info.get("loop", 0 if image.format == "GIF" else 1))
+        if image.format == "GIF" and (loop or "loop" not in image.info):  # which counts repeats
+            loop += 1
+        return Animation(pictures, durations_ms, loop, image.format != "TIFF")
 
     with _opened(path) as file:
         return _decoded(file, str(path), most, all_of)
@@ -335,6 +338,7 @@ def write_animation(path: Path, animation: Animation, overwrite: bool = True) ->
         durations = [round(duration) for duration in animation.durations_ms]
         options |= {"duration": durations, "loop": animation.loop}
         if picture_format == "GIF":
+            options["loop"] = None if animation.loop == 1 else max(0, animation.loop - 1)
             options["disposal"] = 2 if any(picture.alpha is not None for picture in animation.pictures) else 0
     write_encoded(path, _encoded(path, picture_format, animation.pictures[0], options))
 
@@ -481,7 +485,8 @@ def to_srgb(picture: Picture) -> Picture:
 
 
 def list_pictures(folder: Path, without: Path | None = None) -> list[Path]:
-    """All files with a picture's suffix below a folder, in an order that does not depend on the file system.
+    """All files with a picture's suffix below a folder, in an order that does not depend on the file system; and folders
+    that cannot be read, which as pictures fail in their turn.
 
     Args:
         folder: searched recursively, linked folders, too; hidden files are left out.
@@ -492,9 +497,9 @@ def list_pictures(folder: Path, without: Path | None = None) -> list[Path]:
 
 def sort_files(folder: Path, without: Path | None = None) -> tuple[list[Path], Counter[str]]:
     """What `list_pictures` finds, and how many other files there are by their suffix."""
-    paths, others, entered = [], Counter[str](), set[str]()
+    paths, others, entered = list[Path](), Counter[str](), set[str]()
     left_out = os.path.realpath(without) if without else None
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=lambda error: paths.append(Path(error.filename)), followlinks=True):
         entered.add(os.path.realpath(root))
         # A link may lead to a folder that is searched already, its own parent, say.
         folders[:] = sorted(name for name in folders if os.path.realpath(Path(root, name)) not in entered | {left_out})

@@ -359,7 +359,18 @@ def test_animations_and_pages_are_read_and_written_whole(tmp_path, landscape, su
     if again.moving:
         assert again.durations_ms == [100, 250, 3000]
     if suffix in (".gif", ".webp", ".png"):
-        assert again.loop == 2
+        assert again.loop == (3 if suffix == ".gif" else 2)  # a GIF counts repeats
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+@pytest.mark.parametrize("loop", [0, 1, 5])
+def test_an_animation_is_played_as_often_as_before_in_every_format(tmp_path, landscape, suffix, loop):
+    pictures = [Picture(landscape[:16, :16]), Picture(landscape[-16:, :16])]
+    write_animation(tmp_path / f"x{suffix}", Animation(pictures, [100.0, 100.0], loop))
+    assert read_animation(tmp_path / f"x{suffix}").loop == loop
+    if suffix == ".gif":
+        with Image.open(tmp_path / "x.gif") as image:
+            assert image.info.get("loop") == {0: 0, 1: None, 5: 4}[loop]
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".gif", ".png", ".avif"])
@@ -400,6 +411,20 @@ def test_linked_folders_are_searched_once_and_other_files_counted(tmp_path):
     paths, others = sort_files(tmp_path / "a")
     assert [path.relative_to(tmp_path / "a").as_posix() for path in paths] == ["1.jpg", "deep/2.PNG", "linked/3.heic"]
     assert others == {".txt": 2, ".cr2": 1, "no suffix": 1}
+
+
+def test_a_folder_that_cannot_be_read_fails_in_its_turn(tmp_path, monkeypatch):
+    (tmp_path / "b.jpg").touch()
+    (tmp_path / "a").mkdir()
+    scandir = os.scandir
+
+    def locked(path):  # the tests may run as root
+        if os.path.basename(path) == "a":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert sort_files(tmp_path)[0] == [tmp_path / "a", tmp_path / "b.jpg"]
 
 
 def test_a_link_is_written_through_and_the_longest_names_are_written(tmp_path, landscape):
