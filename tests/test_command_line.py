@@ -265,6 +265,8 @@ def test_train_dry_run_prints_the_options_and_writes_nothing(run, painting, phot
         (["PAINTING", "--photos", "./nowhere"], "nowhere is not a folder"),
         (["PAINTING", "--photos", "EMPTY"], "holds no pictures"),
         (["--resume", "EMPTY"], "it has no options.json"),
+        (["--resume", "EMPTY", "--steps", "5", "--quick"], "--steps, --quick: not with --resume"),
+        (["PAINTING", "--photos", "PHOTOS", "--resume", "EMPTY"], "strokes.png, --photos: not with --resume"),
         (["PAINTING", "--photos", "PHOTOS", "--vgg19", "nothing.pth"], "no VGG-19 weights at nothing.pth"),
         (["PAINTING", "--photos", "PHOTOS", "--preview", "nothing.jpg"], "nothing.jpg cannot be read"),
     ],

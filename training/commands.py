@@ -47,6 +47,8 @@ def train(options: argparse.Namespace) -> int:
     from training.loop import train_together
 
     console = Console(highlight=False)
+    if options.resume:
+        _check_nothing_else(options)
     runs = [_resumed_run(folder) for folder in options.resume] if options.resume else _new_runs(options)
     writes = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one talks and writes
     for run_folder, config in runs if writes else []:
@@ -72,6 +74,16 @@ def train(options: argparse.Namespace) -> int:
         print(full_training_text(configs[0], run_folders[0]))
     print(f"try it: allaprima stylize PHOTO --style {shlex.quote(str(style))}")
     return 0
+
+
+def _check_nothing_else(options: argparse.Namespace) -> None:
+    """Raises a `TrainingError` where --resume is given options that would not count."""
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    defaults |= {"photos": None, "output": None, "quick": False, "preview": []}
+    useless = [flag(name) for name, default in defaults.items() if getattr(options, name, default) != default]
+    if useless or options.paintings:
+        given = ", ".join([*options.paintings, *useless])
+        raise TrainingError(f"{given}: not with --resume, which goes on with the run's own options; leave it out")
 
 
 def _resumed_run(folder: str) -> tuple[Path, TrainConfig]:

@@ -131,7 +131,8 @@ class StyleSession:
         """What so many pixels may take at once in the network."""
         if self.device != "cpu" or pixels <= self._largest:
             return WHOLE_BYTES
-        return min(WHOLE_BYTES, self._pixel_bytes * self._largest + 0.8 * free_bytes())
+        beside = 3 * pixels  # the painting that tiles are put together in
+        return min(WHOLE_BYTES, self._pixel_bytes * self._largest + 0.8 * (free_bytes() - beside))
 
     def _stylize_tiles(self, frame: np.ndarray, room_bytes: float) -> np.ndarray:
         """`stylize`, with so much memory for the network."""
