@@ -285,6 +285,21 @@ def test_training_that_cannot_start_says_why(run, painting, photo_folder, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["bench", "--sizes", "x"], "x is not a side, or WIDTHxHEIGHT, of multiples of 4 and at least 16"),
+        (["bench", "--sizes", "256,18x64"], "18x64 is not a side, or WIDTHxHEIGHT"),
+        (["sweep", "a.png", "--photos", "b", "--style-weights", ","], ", holds none; one at least is wanted"),
+    ],
+)
+def test_lists_of_nothing_and_of_words_are_refused(run, capsys, command, message):
+    with pytest.raises(SystemExit) as stopped:
+        run(*command)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ["demo", "a.png", "-o", "a.png", "--overwrite"],

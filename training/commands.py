@@ -405,9 +405,10 @@ def _sizes(text: str) -> list[tuple[int, int]]:
     sizes = []
     for part in text.split(","):
         width, _, height = part.partition("x")
-        sizes.append((int(height or width), int(width)))
-        if any(side < 16 or side % 4 for side in sizes[-1]):
-            raise argparse.ArgumentTypeError(f"{part} has a side that is not a multiple of 4 and at least 16")
+        sides = [int(side) if side.isdecimal() else 0 for side in (height or width, width)]
+        if any(side < 16 or side % 4 for side in sides):
+            raise argparse.ArgumentTypeError(f"{part} is not a side, or WIDTHxHEIGHT, of multiples of 4 and at least 16")
+        sizes.append((sides[0], sides[1]))
     return sizes
 
 
