@@ -26,8 +26,9 @@ def free_bytes() -> float:
 
 
 def _cached(stat: Path) -> int:
-    """What a container's files take, which gives way to anything else."""
+    """What a container's files take, which gives way to anything else; but for those in use, as programs are."""
     with suppress(OSError, ValueError):
         entries = dict(line.split() for line in stat.read_text().splitlines())
-        return int(entries.get("inactive_file", 0)) + int(entries.get("active_file", 0))
+        in_use = int(entries.get("file_mapped", entries.get("mapped_file", 0)))
+        return max(0, int(entries.get("inactive_file", 0)) + int(entries.get("active_file", 0)) - in_use)
     return 0

@@ -47,5 +47,8 @@ def test_a_container_with_less_memory_than_its_machine_counts(monkeypatch, tmp_p
     assert device_module.free_bytes(torch.device("cpu")) == 2_000_000
     stat.write_text("anon 500000\ninactive_file 300000\nactive_file 50000\n")
     assert device_module.free_bytes(torch.device("cpu")) == 2_350_000
+    mapped = "mapped_file" if "memory/" in names[2] else "file_mapped"
+    stat.write_text(f"anon 500000\ninactive_file 300000\nactive_file 50000\n{mapped} 60000\n")
+    assert device_module.free_bytes(torch.device("cpu")) == 2_290_000
     most.write_text(f"{'max' if most.name == 'memory.max' else 2**63 - 4096}\n")
     assert device_module.free_bytes(torch.device("cpu")) > 3_000_000
