@@ -213,7 +213,6 @@ class VideoReader:
         best = container.streams.best("video")
         self._stream: Any = best if best in films else films[0]
         untried = [stream.index for stream in films if stream is not self._stream]
-        self._stream.thread_type = "AUTO"
         self.others = [stream for stream in container.streams if stream.type in ("audio", "subtitle")]
         self._describe()
         self.metadata = dict(container.metadata)
@@ -282,7 +281,6 @@ class VideoReader:
         self._container.close()
         self._container = self._open()
         self._stream = self._container.streams[film]
-        self._stream.thread_type = "AUTO"
         self.others = [self._container.streams[index] for index in others]
         self.skipped = 0
         if seek:
@@ -293,6 +291,8 @@ class VideoReader:
 
     def _describe(self) -> None:
         """What the opened file says about its streams, before anything is read."""
+        # Threads that decode several pictures at once lose good ones beside a damaged one at the end.
+        self._stream.thread_type = "SLICE" if is_sequence(self.path) else "AUTO"
         others = [stream for stream in self._container.streams if stream not in (*self.others, self._stream)]
         self.left_out = [_kind(stream) for stream in others if stream.discard != Discard.all]  # else chapters in disguise
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
