@@ -272,6 +272,9 @@ def _notes(reader: VideoReader, writer: VideoWriter | SequenceWriter) -> tuple[s
     if writer.pixel_format == "yuv444p":
         text = f"{reader.to_rgb.width}x{reader.to_rgb.height} is odd, so color is written at full resolution (4:4:4)"
         notes.append(f"{text}, which some players refuse; with --codec av1 that is not needed")
+    if reader.sample_aspect != 1 and not writer.keeps_aspect:
+        shape = f"{reader.sample_aspect.numerator}:{reader.sample_aspect.denominator}"
+        notes.append(f"the shape of its pixels, {shape}, is not kept in {writer.path.suffix.lower()} here; .mp4 keeps it")
     if reader.to_rgb.depth > 8:
         notes.append(f"{reader.to_rgb.depth} bits a channel in, 8 out")
     pictures = isinstance(writer, SequenceWriter)

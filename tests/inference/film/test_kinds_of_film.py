@@ -268,3 +268,22 @@ def test_pictures_that_change_size_are_scaled_to_the_first_and_it_is_said(tmp_pa
     assert report.frames == 8
     assert "its pictures change size; all are scaled to 128x96" in report.notes
     assert {frame.shape for frame in read_film(tmp_path / "b.mp4")[0]} == {(96, 128, 3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "kept"),
+    [
+        ("b.mp4", "av1", True),
+        ("b.mkv", "hevc", True),
+        ("b.mkv", "av1", False),
+        ("b.webm", "auto", False),
+        ("%d.png", "auto", False),
+    ],
+)
+def test_the_shape_of_pixels_is_kept_or_it_is_said(tmp_path, name, codec, kept):
+    source = write_film(tmp_path / "a.mkv", drifting(2), sample_aspect=Fraction(64, 45))
+    notes = paint(source, tmp_path / name, codec=codec).notes
+    assert any("the shape of its pixels, 64:45, is not kept" in note for note in notes) != kept
+    if name != "%d.png":
+        with av.open(str(tmp_path / name)) as container:
+            assert container.streams.video[0].sample_aspect_ratio == (Fraction(64, 45) if kept else 1)
