@@ -41,6 +41,7 @@ KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC"
 ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")  # formats that hold several pictures; pages in a TIFF
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
 MAX_WEBP_SIDE_PX = 16383
+PNG_GAMMA = 0.45455  # which stands for sRGB
 
 # Of a file's EXIF block: description, maker, model, program, date, artist, copyright; then what stands in the blocks of the
 # camera and the place, but for the maker's notes, which hold addresses in the old file.
@@ -258,6 +259,7 @@ def _about(image: Image.Image) -> dict[str, Any]:
 
 def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bool) -> Picture:
     alpha = None
+    gamma = PNG_GAMMA if icc_profile or "srgb" in image.info else image.info.get("gamma", PNG_GAMMA)
     if image.mode == "F" or image.mode.startswith("I"):
         if image.mode != "F" and isinstance(transparent := image.info.get("transparency"), int):
             alpha = np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
@@ -271,11 +273,21 @@ def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bo
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
     rgb = image if image.mode == "RGB" else image.convert("RGB")
+    rgb = _as_srgb(rgb, gamma)
     if alpha is None or alpha.min() == 255:
         return Picture(np.asarray(rgb), None, icc_profile)
     return Picture(
         np.asarray(Image.composite(rgb, Image.new("RGB", rgb.size, "white"), Image.fromarray(alpha))), alpha, icc_profile
     )
+
+
+def _as_srgb(image: Image.Image, gamma: float) -> Image.Image:
+    """RGB numbers that are light to the power of `gamma`, as a PNG's gAMA says, as sRGB; browsers show them so."""
+    if not 0.1 < gamma < 10.0 or abs(gamma - PNG_GAMMA) < 0.02:  # nonsense, or near enough
+        return image
+    light = (np.arange(256) / 255.0) ** (1.0 / gamma)
+    shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1.0 / 2.4) - 0.055)
+    return image.point((shown * 255.0 + 0.5).astype(int).tolist() * 3)
 
 
 def _deep_gray(image: Image.Image, white_is_zero: bool) -> Image.Image:

@@ -267,6 +267,21 @@ def test_a_grey_profile_counts_the_same_in_8_and_16_bits(tmp_path):
     assert shallow.icc_profile is deep.icc_profile is None
 
 
+@pytest.mark.parametrize(
+    ("gamma", "srgb", "expected"), [(1.0, False, 137), (0.45455, False, 64), (1.0, True, 64), (0.0, False, 64)]
+)
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16"])
+def test_a_png_that_says_its_gamma_is_read_as_browsers_show_it(tmp_path, mode, gamma, srgb, expected):
+    pixels = np.full((4, 4), 64, np.uint8)
+    image = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    info = PngInfo()
+    info.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+    if srgb:
+        info.add(b"sRGB", b"\0")
+    image.save(tmp_path / "x.png", pnginfo=info)
+    assert (read_picture(tmp_path / "x.png").frame == expected).all()
+
+
 MODES = {
     "1": "png",
     "L": "png",
