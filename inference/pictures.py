@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from inference.atomic import write_atomically
 from models.errors import AllaPrimaError, PictureError
+from models.memory import free_bytes
 
 # Written formats by suffix. An allow-list: Pillow opens dozens of rare formats
 # (EPS runs Ghostscript) that nobody's photographs are in.
@@ -40,6 +41,8 @@ SEARCHED = (*FORMATS, ".jfif", ".jpe", ".heic", ".heif")  # what a folder is sea
 KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC"
 ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")  # formats that hold several pictures; pages in a TIFF
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
+PIXEL_BYTES = 14  # of a picture that is decoded, 10, or painted: its photo, that at half size, and what is painted of it
+LARGE_BYTES = 2**28  # what is worth a look at the free memory
 MAX_WEBP_SIDE_PX = 16383
 PNG_GAMMA = 0.45455  # which stands for sRGB
 
@@ -195,6 +198,12 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
                 raise PictureError(
                     f"{name} is {image.width}x{image.height} px, over the limit of {max_pixels} pixels; "
                     "if you trust it, raise --max-pixels"
+                )
+            needed = math.prod(image.size) * PIXEL_BYTES
+            if needed > LARGE_BYTES and needed > (free := free_bytes()):
+                raise PictureError(
+                    f"{name} is {image.width}x{image.height} px, for which about {needed / 2**30:.1f} GB are needed, "
+                    f"{free / 2**30:.1f} GB are free; make it smaller first"
                 )
             return take(image)
     except PictureError:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
+from inference import pictures
 from inference.pictures import (
     FORMATS,
     Animation,
@@ -188,6 +189,17 @@ def test_a_decompression_bomb_is_refused_before_decoding_and_the_limit_can_be_ra
     with pytest.raises(PictureError, match=r"3000x2000 px, over the limit of 1000000 .*--max-pixels"):
         read_picture(tmp_path / "bomb.png", max_pixels=1_000_000)
     assert read_picture(tmp_path / "bomb.png", max_pixels=6_000_000).frame.shape == (2000, 3000, 3)
+
+
+def test_a_picture_that_does_not_fit_into_memory_is_refused_before_decoding(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "free_bytes", lambda: 2**28)
+    Image.new("1", (6000, 5000)).save(tmp_path / "x.png")
+    with pytest.raises(
+        PictureError, match=r"6000x5000 px, for which about 0\.4 GB are needed, 0\.2 GB are free; make it smaller"
+    ):
+        read_picture(tmp_path / "x.png")
+    monkeypatch.setattr(pictures, "free_bytes", lambda: 2**29)
+    assert read_picture(tmp_path / "x.png").frame.shape == (5000, 6000, 3)
 
 
 def test_writing_keeps_what_exists_unless_told_otherwise(tmp_path, landscape):
