@@ -30,6 +30,7 @@ MAX_PIXELS = 2 * 1920 * 1080  # in the network at once, where several threads pa
 PIXEL_BYTES = {"realtime": 135, "quality": 950, "johnson": 950}
 WHOLE_BYTES = 2**29  # what takes more is painted tile by tile, after a look at samples that takes `MEASURED_BYTES` at most
 MEASURED_BYTES = 3 * 2**29
+TILES_SHARE = 0.6  # of the free memory; from tile to tile the C library keeps some
 
 CUDA_VERSION = 13000  # as the driver tells it: what onnxruntime-gpu is built for, and NVIDIA's drivers know from 580 on
 
@@ -137,7 +138,7 @@ class StyleSession:
         """`stylize`, with no more memory for the network than `WHOLE_BYTES` and what there is beside the painting."""
         from inference.style.tiles import MAX_TILE_PX, MIN_TILE_PX, Tiler  # onnx, which takes its time
 
-        room_bytes = min(WHOLE_BYTES, 0.8 * (free_bytes() - frame.nbytes)) if self.device == "cpu" else WHOLE_BYTES
+        room_bytes = min(WHOLE_BYTES, TILES_SHARE * (free_bytes() - frame.nbytes)) if self.device == "cpu" else WHOLE_BYTES
         pixels = int(room_bytes / self._pixel_bytes)
         if pixels < MIN_TILE_PX**2:
             raise StyleError(
@@ -156,7 +157,7 @@ class StyleSession:
 
         with self._tiling:
             self._tiler = self._tiler or Tiler(self._data, self.contract, opened)
-        measured = int(min(MEASURED_BYTES, max(room_bytes, 0.8 * free_bytes())) / self._pixel_bytes)
+        measured = int(min(MEASURED_BYTES, max(room_bytes, TILES_SHARE * free_bytes())) / self._pixel_bytes)
         try:
             return self._tiler.paint(frame, min(pixels, MAX_TILE_PX**2), measured, run)
         finally:

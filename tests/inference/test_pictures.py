@@ -195,7 +195,7 @@ def test_a_picture_that_does_not_fit_into_memory_is_refused_before_decoding(tmp_
     monkeypatch.setattr(pictures, "free_bytes", lambda: 2**28)
     Image.new("1", (6000, 5000)).save(tmp_path / "x.png")
     with pytest.raises(
-        PictureError, match=r"6000x5000 px, for which about 0\.5 GB are needed, 0\.2 GB are free; make it smaller"
+        PictureError, match=r"6000x5000 px, for which about 0\.7 GB are needed, 0\.2 GB are free; make it smaller"
     ):
         read_picture(tmp_path / "x.png")
     monkeypatch.setattr(pictures, "free_bytes", lambda: 2**30)
