@@ -250,6 +250,26 @@ def test_doctor_sees_both_onnxruntimes(monkeypatch):
     assert "overwrite each other" in text
 
 
+@pytest.mark.parametrize(
+    ("content", "well", "words"),
+    [
+        (None, False, ": No such file or directory"),
+        (b"\x89PNG\r\n\x1a\n\0", False, ": neither safetensors nor a state dict"),
+        (b"\x10\0\0\0\0\0\0\0{}", True, "(ALLAPRIMA_VGG19)"),
+        (b"PK\x03\x04", True, "(ALLAPRIMA_VGG19)"),
+    ],
+)
+def test_doctor_looks_into_the_named_weights(monkeypatch, tmp_path, content, well, words):
+    from inference import doctor
+
+    if content:
+        (tmp_path / "vgg").write_bytes(content)
+    monkeypatch.setenv("ALLAPRIMA_VGG19", str(tmp_path / "vgg"))
+    found = doctor.vgg19_weights()
+    assert found[1] == well
+    assert found[2].endswith(words)
+
+
 def test_train_dry_run_prints_the_options_and_writes_nothing(run, painting, photo_folder, tmp_path):
     code, out, _ = run("train", painting, "--photos", photo_folder, "-o", tmp_path / "run", "--dry-run", "--steps", "7")
     assert code == 0
