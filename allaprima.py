@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     For `webcam` an interrupt is a way to quit like any other: 0.
     """
+    _fill_standard_streams()
     for stream in (sys.stdout, sys.stderr):  # a file's name may hold what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -43,10 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"allaprima: {error}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
     except ImportError as error:  # some modules turn a Ctrl-C while they load into one
-        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
-            raise
-        print("allaprima: stopped", file=sys.stderr)
-        return 130
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            print("allaprima: stopped", file=sys.stderr)
+            return 130
+        print(f"allaprima: what it needs cannot be loaded ({error}); README says how to install it", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print(f"allaprima: {command.__name__} needs more memory than there is; smaller pictures need less", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # | head
         sys.stderr.close()
         return 1
@@ -56,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("allaprima: stopped", file=sys.stderr)
         return 130
+
+
+def _fill_standard_streams() -> None:
+    """Where one was closed (`>&-`), what is meant for it would go to another, or into the next file that is opened."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it gets the number that is free
 
 
 def build_parser() -> argparse.ArgumentParser:

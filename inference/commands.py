@@ -33,7 +33,7 @@ def add_demo(commands: Commands) -> None:
 def demo(options: argparse.Namespace) -> int:
     from inference.demo import demo_sheet
     from inference.landscape import paint_landscape
-    from inference.pictures import Picture, check_no_input, read_picture, resize_short_side, write_picture
+    from inference.pictures import Picture, check_no_input, check_writable, read_picture, resize_short_side, write_picture
     from inference.style.styles import shipped_styles
 
     styles = shipped_styles()
@@ -41,6 +41,7 @@ def demo(options: argparse.Namespace) -> int:
         raise StyleError("no shipped styles in checkpoints/; train one with: allaprima train PAINTING --photos FOLDER")
     output = Path(options.output or "allaprima_demo.png")
     check_no_input(output, options.photos)
+    check_writable(output, options.overwrite or not options.output)  # before the work
     frames = [read_picture(photo, options.max_pixels).frame for photo in options.photos]
     frames = [resize_short_side(frame, 480) if min(frame.shape[:2]) > 480 else frame for frame in frames]
     sheet, times_ms = demo_sheet(frames or [paint_landscape(480, 640, seed=2)], styles)
@@ -201,8 +202,13 @@ def _paint_standard_streams(options: argparse.Namespace, folder: Path) -> int:
         raise VideoError("a film is nothing for a terminal; give a file with -o, or a pipe")
     if "-" in options.films:
         spooled = folder / "standard input"
-        with spooled.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+        try:
+            with spooled.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        except OSError as error:
+            raise VideoError(
+                f"standard input does not go into {folder}: {error.strerror}; TMPDIR names another place"
+            ) from error
         options.films = [str(spooled) if film == "-" else film for film in options.films]
     if options.output != "-":
         return _paint_films(options)

@@ -107,8 +107,16 @@ def training() -> tuple[str, bool, str]:
 def vgg19_weights() -> tuple[str, bool, str]:
     named = os.environ.get("ALLAPRIMA_VGG19")
     if named:
-        there = Path(named).is_file()
-        return "VGG-19", there, f"{named} (ALLAPRIMA_VGG19){'' if there else ': no such file'}"
+        trouble = ""
+        try:
+            with open(named, "rb") as file:
+                head = file.read(9)
+            # A safetensors file begins with the length of its JSON, a state dict as a zip or a pickle.
+            if not (head[8:] == b"{" or head.startswith((b"PK", b"\x80"))):
+                trouble = ": neither safetensors nor a state dict"
+        except OSError as error:
+            trouble = f": {error.strerror}"
+        return "VGG-19", not trouble, f"{named} (ALLAPRIMA_VGG19){trouble}"
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "torch")
     cached = Path(home, "hub", "checkpoints", VGG19_DOWNLOAD)
     if cached.is_file():

@@ -10,14 +10,18 @@ from typing import Any
 
 @contextmanager
 def catch_interrupt() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM; the second Ctrl-C acts at once."""
+    """A list that is empty until Ctrl-C, SIGTERM or the terminal's end, unless `nohup` made that nothing; the second acts at
+    once."""
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         signal.signal(number, before[number])
 
-    before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before: dict[int, Any] = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:

@@ -7,10 +7,10 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from inference.atomic import write_atomically
 from models.errors import AllaPrimaError, PictureError
+from models.memory import free_bytes
 
 # Written formats by suffix. An allow-list: Pillow opens dozens of rare formats
 # (EPS runs Ghostscript) that nobody's photographs are in.
@@ -40,7 +41,12 @@ SEARCHED = (*FORMATS, ".jfif", ".jpe", ".heic", ".heif")  # what a folder is sea
 KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC"
 ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")  # formats that hold several pictures; pages in a TIFF
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
+PIXEL_BYTES = (
+    24  # of a picture that is decoded and painted, with what is needed for any: 12 megapixels take 0.9 GB, 100 take 1.8
+)
+LARGE_BYTES = 2**28  # what is worth a look at the free memory
 MAX_WEBP_SIDE_PX = 16383
+PNG_GAMMA = 0.45455  # which stands for sRGB
 
 # Of a file's EXIF block: description, maker, model, program, date, artist, copyright; then what stands in the blocks of the
 # camera and the place, but for the maker's notes, which hold addresses in the old file.
@@ -102,12 +108,16 @@ def read_picture(path: str | Path, max_pixels: int = 0, draft_px: int = 0) -> Pi
     Raises:
         PictureError: missing, unreadable, empty, truncated, not a picture or too large; the message says which.
     """
-    return decode_picture(_bytes_of(Path(path)), str(path), max_pixels, draft_px)
+    with _opened(path) as file:
+        return _first_picture(file, str(path), max_pixels, draft_px)
 
 
 def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 0) -> Picture:
     """`read_picture` of a file's bytes; `name` is for messages."""
+    return _first_picture(io.BytesIO(data), name, max_pixels, draft_px)
 
+
+def _first_picture(file: BinaryIO, name: str, max_pixels: int, draft_px: int) -> Picture:
     def first(image: Image.Image) -> Picture:
         if draft_px:
             image.draft(None, (draft_px, draft_px))
@@ -116,7 +126,7 @@ def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 
             image.seek(start)
         return dataclasses.replace(_upright(image), later=count - 1)
 
-    return _decoded(data, name, max_pixels or MAX_PIXELS, first)
+    return _decoded(file, name, max_pixels or MAX_PIXELS, first)
 
 
 def read_animation(path: Path, max_pixels: int = 0) -> Animation:
@@ -140,26 +150,43 @@ def read_animation(path: Path, max_pixels: int = 0) -> Animation:
             image.load()
             durations_ms.append(float(image.info.get("duration") or 0.0))
             pictures.append(_upright(image.copy()))
-        return Animation(pictures, durations_ms, int(image.info.get("loop", 1)), image.format != "TIFF")
+        loop = int(image.info.get("loop", 0 if image.format == "GIF" else 1))
+        if image.format == "GIF" and (loop or "loop" not in image.info):  # which counts repeats
+            loop += 1
+        return Animation(pictures, durations_ms, loop, image.format != "TIFF")
 
-    return _decoded(_bytes_of(path), str(path), most, all_of)
+    with _opened(path) as file:
+        return _decoded(file, str(path), most, all_of)
 
 
-def _bytes_of(path: Path) -> bytes:
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[BinaryIO]:
+    """A file as far as it is asked for: what is no picture may be larger than memory. A pipe is read whole."""
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_open_at_once) as file:
+            yield file if file.seekable() else io.BytesIO(file.read())
     except OSError as error:
         raise PictureError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _decoded(data: bytes, name: str, max_pixels: int, take: Callable[[Image.Image], T]) -> T:
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe that nobody writes to is empty rather than waited for."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if os.name == "posix":
+        os.set_blocking(handle, True)
+    return handle
+
+
+def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.Image], T]) -> T:
     """What `take` makes of a file's opened picture; whatever Pillow raises becomes a `PictureError`."""
-    if not data:
+    head = file.read(12)
+    file.seek(0)
+    if not head:
         raise PictureError(f"{name} is empty; a picture is wanted")
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > max(MAX_PIXELS, Image.MAX_IMAGE_PIXELS):
         Image.MAX_IMAGE_PIXELS = max_pixels  # never put back: another thread may be decoding
     formats = READABLE_FORMATS
-    if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
         try:
             import pillow_heif
         except ImportError as error:
@@ -168,11 +195,17 @@ def _decoded(data: bytes, name: str, max_pixels: int, take: Callable[[Image.Imag
         pillow_heif.register_heif_opener()
         formats = ("HEIF",)
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
+        with Image.open(file, formats=formats) as image:
             if math.prod(image.size) > max_pixels:
                 raise PictureError(
                     f"{name} is {image.width}x{image.height} px, over the limit of {max_pixels} pixels; "
                     "if you trust it, raise --max-pixels"
+                )
+            needed = math.prod(image.size) * PIXEL_BYTES
+            if needed > LARGE_BYTES and needed > (free := free_bytes()):
+                raise PictureError(
+                    f"{name} is {image.width}x{image.height} px, for which about {needed / 2**30:.1f} GB are needed, "
+                    f"{free / 2**30:.1f} GB are free; make it smaller first"
                 )
             return take(image)
     except PictureError:
@@ -184,6 +217,8 @@ def _decoded(data: bytes, name: str, max_pixels: int, take: Callable[[Image.Imag
     except UnidentifiedImageError as error:
         raise PictureError(f"{name} is not a picture ({KINDS} is wanted)") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of a decoder
+            raise
         raise PictureError(f"{name} is damaged: {error}") from error
 
 
@@ -235,6 +270,7 @@ def _about(image: Image.Image) -> dict[str, Any]:
 
 def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bool) -> Picture:
     alpha = None
+    gamma = PNG_GAMMA if icc_profile or "srgb" in image.info else image.info.get("gamma", PNG_GAMMA)
     if image.mode == "F" or image.mode.startswith("I"):
         if image.mode != "F" and isinstance(transparent := image.info.get("transparency"), int):
             alpha = np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
@@ -248,11 +284,21 @@ def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bo
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
     rgb = image if image.mode == "RGB" else image.convert("RGB")
+    rgb = _as_srgb(rgb, gamma)
     if alpha is None or alpha.min() == 255:
         return Picture(np.asarray(rgb), None, icc_profile)
     return Picture(
         np.asarray(Image.composite(rgb, Image.new("RGB", rgb.size, "white"), Image.fromarray(alpha))), alpha, icc_profile
     )
+
+
+def _as_srgb(image: Image.Image, gamma: float) -> Image.Image:
+    """RGB numbers that are light to the power of `gamma`, as a PNG's gAMA says, as sRGB; browsers show them so."""
+    if not 0.1 < gamma < 10.0 or abs(gamma - PNG_GAMMA) < 0.02:  # nonsense, or near enough
+        return image
+    light = (np.arange(256) / 255.0) ** (1.0 / gamma)
+    shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1.0 / 2.4) - 0.055)
+    return image.point((shown * 255.0 + 0.5).astype(int).tolist() * 3)
 
 
 def _deep_gray(image: Image.Image, white_is_zero: bool) -> Image.Image:
@@ -308,22 +354,25 @@ def write_animation(path: Path, animation: Animation, overwrite: bool = True) ->
         PictureError: as `write_picture`; or the format holds only one picture.
     """
     picture_format = check_writable(path, overwrite)
-    check_animated(path, len(animation.pictures))
+    check_animated(path, len(animation.pictures), {picture.frame.shape for picture in animation.pictures})
     options: dict[str, Any] = {"save_all": True}
     options["append_images"] = [_with_alpha(picture, picture_format) for picture in animation.pictures[1:]]
     if animation.moving:
         durations = [round(duration) for duration in animation.durations_ms]
         options |= {"duration": durations, "loop": animation.loop}
         if picture_format == "GIF":
+            options["loop"] = None if animation.loop == 1 else max(0, animation.loop - 1)
             options["disposal"] = 2 if any(picture.alpha is not None for picture in animation.pictures) else 0
     write_encoded(path, _encoded(path, picture_format, animation.pictures[0], options))
 
 
-def check_animated(path: Path, count: int) -> None:
-    """Raises a `PictureError` where a file of this name holds one picture alone."""
+def check_animated(path: Path, count: int, shapes: Collection[tuple[int, ...]] = ()) -> None:
+    """Raises a `PictureError` where a file of this name holds one picture alone, or pictures of one size alone."""
     if FORMATS.get(path.suffix.lower()) not in ANIMATED:
         suffixes = ", ".join(suffix for suffix, name in FORMATS.items() if name in ANIMATED)
         raise PictureError(f"{path} holds one picture, not {count}; give one of {suffixes}")
+    if len(shapes) > 1 and FORMATS[path.suffix.lower()] != "TIFF":
+        raise PictureError(f"{path} holds pictures of one size, not of {len(shapes)}; give a .tif")
 
 
 def _encoded(path: Path, picture_format: str, picture: Picture, more: Mapping[str, Any]) -> bytes:
@@ -459,7 +508,8 @@ def to_srgb(picture: Picture) -> Picture:
 
 
 def list_pictures(folder: Path, without: Path | None = None) -> list[Path]:
-    """All files with a picture's suffix below a folder, in an order that does not depend on the file system.
+    """All files with a picture's suffix below a folder, in an order that does not depend on the file system; and folders
+    that cannot be read, which as pictures fail in their turn.
 
     Args:
         folder: searched recursively, linked folders, too; hidden files are left out.
@@ -470,9 +520,9 @@ def list_pictures(folder: Path, without: Path | None = None) -> list[Path]:
 
 def sort_files(folder: Path, without: Path | None = None) -> tuple[list[Path], Counter[str]]:
     """What `list_pictures` finds, and how many other files there are by their suffix."""
-    paths, others, entered = [], Counter[str](), set[str]()
+    paths, others, entered = list[Path](), Counter[str](), set[str]()
     left_out = os.path.realpath(without) if without else None
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=lambda error: paths.append(Path(error.filename)), followlinks=True):
         entered.add(os.path.realpath(root))
         # A link may lead to a folder that is searched already, its own parent, say.
         folders[:] = sorted(name for name in folders if os.path.realpath(Path(root, name)) not in entered | {left_out})

@@ -77,7 +77,8 @@ def plan_jobs(
         PictureError: nothing found, several photos for one output file, or two results with one name.
     """
     folder = Path(output) if output is not None else None
-    found = {source.resolve(): (source, root) for text in inputs for source, root in _expand(text, folder, say)}
+    # `Path.resolve` gives up on a link to itself.
+    found = {os.path.realpath(source): (source, root) for text in inputs for source, root in _expand(text, folder, say)}
     if not found:
         raise PictureError(f"no pictures found in {', '.join(inputs)} ({', '.join(SEARCHED)})")
     single = len(found) == 1 and not Path(inputs[0]).is_dir()
@@ -103,7 +104,7 @@ def plan_jobs(
             raise PictureError(f"{other} and {source} would both become {destination}; paint them into two folders")
         jobs.append(Job(source, destination))
     for job in jobs:
-        if job.destination.resolve() in found:
+        if os.path.realpath(job.destination) in found:
             raise PictureError(f"{job.destination} is a photo to be painted and would be replaced; give another -o")
     return jobs
 
@@ -199,6 +200,7 @@ def _run_job(
         if picture.later:
             check_animated(job.destination, 1 + picture.later)
             animation = read_animation(job.source, max_pixels)
+            check_animated(job.destination, len(animation.pictures), {each.frame.shape for each in animation.pictures})
             painted = _paint_animation(animation, session, options, fine_session, mask)
             make_folder(job.destination.parent)
             write_animation(job.destination, painted, overwrite)

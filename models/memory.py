@@ -5,6 +5,11 @@ from contextlib import suppress
 from pathlib import Path
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+# Of a container: what it may have, what it has, and more; as Linux says it now, and as it did before.
+FILES = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
 
 
 def free_bytes() -> float:
@@ -13,15 +18,17 @@ def free_bytes() -> float:
     with suppress(OSError, StopIteration, ValueError):
         line = next(line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable"))
         free = 1024 * int(line.split()[1])
-    with suppress(OSError, ValueError):  # a container may have less than its machine; "max" is not a number
-        allowed, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        free = min(free, max(0, allowed - used + _cached()))
+    for names in FILES:
+        with suppress(OSError, ValueError):  # a container may have less than its machine; "max" is not a number
+            allowed, used = (int((CGROUP / name).read_text()) for name in names[:2])
+            free = min(free, max(0, allowed - used + _cached(CGROUP / names[2])))
     return free
 
 
-def _cached() -> int:
-    """What a container's files take, which gives way to anything else."""
+def _cached(stat: Path) -> int:
+    """What a container's files take, which gives way to anything else; but for those in use, as programs are."""
     with suppress(OSError, ValueError):
-        entries = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        return int(entries.get("inactive_file", 0)) + int(entries.get("active_file", 0))
+        entries = dict(line.split() for line in stat.read_text().splitlines())
+        in_use = int(entries.get("file_mapped", entries.get("mapped_file", 0)))
+        return max(0, int(entries.get("inactive_file", 0)) + int(entries.get("active_file", 0)) - in_use)
     return 0

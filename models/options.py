@@ -156,7 +156,10 @@ def several_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
     """Reads values between commas."""
 
     def read(text: str) -> tuple[Any, ...]:
-        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+        values = tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+        if not values:
+            raise argparse.ArgumentTypeError(f"{text} holds none; one at least is wanted")
+        return values
 
     read.__name__ = f"{kind.__name__},..."
     return read

@@ -252,6 +252,26 @@ def test_doctor_sees_both_onnxruntimes(monkeypatch):
     assert "overwrite each other" in text
 
 
+@pytest.mark.parametrize(
+    ("content", "well", "words"),
+    [
+        (None, False, ": No such file or directory"),
+        (b"\x89PNG\r\n\x1a\n\0", False, ": neither safetensors nor a state dict"),
+        (b"\x10\0\0\0\0\0\0\0{}", True, "(ALLAPRIMA_VGG19)"),
+        (b"PK\x03\x04", True, "(ALLAPRIMA_VGG19)"),
+    ],
+)
+def test_doctor_looks_into_the_named_weights(monkeypatch, tmp_path, content, well, words):
+    from inference import doctor
+
+    if content:
+        (tmp_path / "vgg").write_bytes(content)
+    monkeypatch.setenv("ALLAPRIMA_VGG19", str(tmp_path / "vgg"))
+    found = doctor.vgg19_weights()
+    assert found[1] == well
+    assert found[2].endswith(words)
+
+
 def test_train_dry_run_prints_the_options_and_writes_nothing(run, painting, photo_folder, tmp_path):
     code, out, _ = run("train", painting, "--photos", photo_folder, "-o", tmp_path / "run", "--dry-run", "--steps", "7")
     assert code == 0
@@ -267,6 +287,8 @@ def test_train_dry_run_prints_the_options_and_writes_nothing(run, painting, phot
         (["PAINTING", "--photos", "./nowhere"], "nowhere is not a folder"),
         (["PAINTING", "--photos", "EMPTY"], "holds no pictures"),
         (["--resume", "EMPTY"], "it has no options.json"),
+        (["--resume", "EMPTY", "--steps", "5", "--quick"], "--steps, --quick: not with --resume"),
+        (["PAINTING", "--photos", "PHOTOS", "--resume", "EMPTY"], "strokes.png, --photos: not with --resume"),
         (["PAINTING", "--photos", "PHOTOS", "--vgg19", "nothing.pth"], "no VGG-19 weights at nothing.pth"),
         (["PAINTING", "--photos", "PHOTOS", "--preview", "nothing.jpg"], "nothing.jpg cannot be read"),
     ],
@@ -282,6 +304,21 @@ def test_training_that_cannot_start_says_why(run, painting, photo_folder, tmp_pa
     assert message in err
     assert err.count("\n") == 1
     assert not list((tmp_path / "run").glob("step_*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["bench", "--sizes", "x"], "x is not a side, or WIDTHxHEIGHT, of multiples of 4 and at least 16"),
+        (["bench", "--sizes", "256,18x64"], "18x64 is not a side, or WIDTHxHEIGHT"),
+        (["sweep", "a.png", "--photos", "b", "--style-weights", ","], ", holds none; one at least is wanted"),
+    ],
+)
+def test_lists_of_nothing_and_of_words_are_refused(run, capsys, command, message):
+    with pytest.raises(SystemExit) as stopped:
+        run(*command)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -303,6 +340,50 @@ def test_what_is_read_is_never_replaced(run, tmp_path, monkeypatch, landscape, c
     assert code == 1
     assert "is read and would be replaced; give another -o" in err
     assert [Path(name).read_bytes() for name in ("a.png", "b.png")] == before
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ImportError("libGL.so.1: cannot open"), "what it needs cannot be loaded (libGL.so.1: cannot open); README says"),
+        (MemoryError(), "styles needs more memory than there is"),
+    ],
+)
+def test_what_python_itself_lacks_is_one_line(run, monkeypatch, error, message):
+    def lacking():
+        raise error
+
+    monkeypatch.setattr(styles_module, "shipped_styles", lacking)
+    code, _, err = run("styles")
+    assert (code, err.count("\n")) == (1, 1)
+    assert message in err
+
+
+def test_a_sheet_that_cannot_be_written_is_said_before_the_work(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("inference.demo.demo_sheet", None)
+    code, _, err = run("demo", "-o", tmp_path / "nowhere" / "sheet.png")
+    assert code == 1
+    assert "there is no folder" in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell")
+@pytest.mark.parametrize(
+    ("closed", "arguments", "printed"),
+    [
+        ("2>&-", ["stylize", "a.png", "-s", "STYLE", "-o", "b.png"], ["b.png"]),
+        ("<&- >&- 2>&-", ["stylize", "a.png", "-s", "STYLE", "-o", "b.png"], []),
+        (">&-", ["video", "a.png", "-s", "STYLE", "-o", "-"], []),
+        ("<&-", ["video", "-", "-s", "STYLE", "-o", "b.mp4"], []),
+    ],
+)
+def test_closed_standard_streams_swallow_what_is_meant_for_them(tmp_path, style_file, landscape, closed, arguments, printed):
+    Image.fromarray(landscape).save(tmp_path / "a.png")
+    words = [str(style_file) if word == "STYLE" else word for word in arguments]
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, str(ROOT / "allaprima.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == printed, done.stdout
+    assert "Traceback" not in done.stderr
+    assert done.returncode == ("video" in words and "-" in words[1:2])
 
 
 def test_a_name_that_the_terminal_cannot_show_is_painted_and_shown_escaped(tmp_path, style_file, landscape):

@@ -47,6 +47,8 @@ def train(options: argparse.Namespace) -> int:
     from training.loop import train_together
 
     console = Console(highlight=False)
+    if options.resume:
+        _check_nothing_else(options)
     runs = [_resumed_run(folder) for folder in options.resume] if options.resume else _new_runs(options)
     writes = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one talks and writes
     for run_folder, config in runs if writes else []:
@@ -72,6 +74,16 @@ def train(options: argparse.Namespace) -> int:
         print(full_training_text(configs[0], run_folders[0]))
     print(f"try it: allaprima stylize PHOTO --style {shlex.quote(str(style))}")
     return 0
+
+
+def _check_nothing_else(options: argparse.Namespace) -> None:
+    """Raises a `TrainingError` where --resume is given options that would not count."""
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    defaults |= {"photos": None, "output": None, "quick": False, "preview": []}
+    useless = [flag(name) for name, default in defaults.items() if getattr(options, name, default) != default]
+    if useless or options.paintings:
+        given = ", ".join([*options.paintings, *useless])
+        raise TrainingError(f"{given}: not with --resume, which goes on with the run's own options; leave it out")
 
 
 def _resumed_run(folder: str) -> tuple[Path, TrainConfig]:
@@ -120,10 +132,10 @@ def _chosen_config(options: argparse.Namespace, painting: str | None) -> TrainCo
     values["vgg19"] = values["vgg19"] or os.environ.get("ALLAPRIMA_VGG19")  # --resume may lack it, or have another
     for name in ("painting", "photos", "init", "vgg19"):  # --resume may be called from another folder
         if values.get(name) and Path(values[name]).exists():
-            values[name] = str(Path(values[name]).resolve())
+            values[name] = os.path.realpath(values[name])
     if values.get("photo_store"):
-        values["photo_store"] = str(Path(values["photo_store"]).resolve())
-    values["preview"] = tuple(str(Path(photo).resolve()) for photo in values.get("preview", ()))
+        values["photo_store"] = os.path.realpath(values["photo_store"])
+    values["preview"] = tuple(map(os.path.realpath, values.get("preview", ())))
     return TrainConfig(**values)
 
 
@@ -401,9 +413,10 @@ def _sizes(text: str) -> list[tuple[int, int]]:
     sizes = []
     for part in text.split(","):
         width, _, height = part.partition("x")
-        sizes.append((int(height or width), int(width)))
-        if any(side < 16 or side % 4 for side in sizes[-1]):
-            raise argparse.ArgumentTypeError(f"{part} has a side that is not a multiple of 4 and at least 16")
+        sides = [int(side) if side.isdecimal() else 0 for side in (height or width, width)]
+        if any(side < 16 or side % 4 for side in sides):
+            raise argparse.ArgumentTypeError(f"{part} is not a side, or WIDTHxHEIGHT, of multiples of 4 and at least 16")
+        sizes.append((sides[0], sides[1]))
     return sizes
 
 

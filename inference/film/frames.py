@@ -108,6 +108,7 @@ class ToRgb:
     Attributes:
         height, width: of the upright frames. turned: whether they lie on their side in the file. tags: of the colors.
         depth: bits a channel in the file. has_alpha: whether it is transparent; white shows through.
+        resized: whether later ones had another size, and were scaled to the first one's.
     """
 
     def __init__(self, first: av.VideoFrame) -> None:
@@ -118,6 +119,7 @@ class ToRgb:
         self.depth = max(component.bits for component in first.format.components)
         self.has_alpha = any(component.is_alpha for component in first.format.components)
         self.tags = ColorTags(int(first.colorspace), int(first.color_range), int(first.color_primaries), int(first.color_trc))
+        self.resized = False
         self._reformatter = VideoReformatter()
 
     def __call__(self, av_frame: av.VideoFrame) -> np.ndarray:
@@ -127,6 +129,7 @@ class ToRgb:
     def with_alpha(self, av_frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
         """The same, and its alpha, (H, W) uint8, if it has any."""
         height, width = self._coded
+        self.resized |= (av_frame.height, av_frame.width) != self._coded
         matrix, color_range = self.tags.to_rgb(height)
         converted = self._reformatter.reformat(
             av_frame,
@@ -210,7 +213,6 @@ class VideoReader:
         best = container.streams.best("video")
         self._stream: Any = best if best in films else films[0]
         untried = [stream.index for stream in films if stream is not self._stream]
-        self._stream.thread_type = "AUTO"
         self.others = [stream for stream in container.streams if stream.type in ("audio", "subtitle")]
         self._describe()
         self.metadata = dict(container.metadata)
@@ -221,6 +223,8 @@ class VideoReader:
         while first is None and untried:  # there are files whose first film is empty
             self._reread(untried.pop(0))
             first = self._first_av_frame()
+        if first is None and self._stream.codec_context.name == "webp":
+            raise VideoError(f"{self.path} is an animated WebP, which is no film; paint it with: allaprima stylize")
         if first is None:
             damage = f"; {self.skipped} damaged packets or frames" if self.skipped else ""
             raise VideoError(f"{self.path} holds no frame that can be decoded{damage}")
@@ -277,7 +281,6 @@ class VideoReader:
         self._container.close()
         self._container = self._open()
         self._stream = self._container.streams[film]
-        self._stream.thread_type = "AUTO"
         self.others = [self._container.streams[index] for index in others]
         self.skipped = 0
         if seek:
@@ -288,6 +291,8 @@ class VideoReader:
 
     def _describe(self) -> None:
         """What the opened file says about its streams, before anything is read."""
+        # Threads that decode several pictures at once lose good ones beside a damaged one at the end.
+        self._stream.thread_type = "SLICE" if is_sequence(self.path) else "AUTO"
         others = [stream for stream in self._container.streams if stream not in (*self.others, self._stream)]
         self.left_out = [_kind(stream) for stream in others if stream.discard != Discard.all]  # else chapters in disguise
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))

@@ -70,7 +70,7 @@ class SequenceWriter:
         check_sequence_writable(path, overwrite)
         self.path, self.time_base, self._rate = path, time_base, rate
         self.encoder, self.pixel_format = FORMATS[path.suffix.lower()], "rgb24"
-        self.encoded_anew: list[str] = []
+        self.keeps_aspect, self.encoded_anew = False, list[str]()
         self.left_out = [stream.type for stream in others]
         self.frames, self.end_s, self.skipped = 0, 0.0, 0
 

@@ -52,6 +52,7 @@ class VideoWriter:
         overwrite: whether a file of that name may be replaced.
     Attributes:
         encoder: the one that opened.
+        keeps_aspect: whether the file says how wide a pixel is.
         encoded_anew, left_out: streams of `others` that the format cannot hold.
         frames: written so far. end_s: when the film ends, picture and sound. skipped: damaged packets of sound.
     Raises:
@@ -87,6 +88,8 @@ class VideoWriter:
             self._tags = dataclasses.replace(self._tags, matrix=int(self._matrix))
         # Chroma at half resolution needs even sides, except in AV1; full chroma needs nothing.
         self.pixel_format = "yuv444p" if codec != "av1" and (height % 2 or width % 2) else "yuv420p"
+        # PyAV cannot tell a muxer the shape of pixels, which in these two only the stream itself may say, and AV1's does not.
+        self.keeps_aspect = codec != "av1" or container_format not in ("matroska", "webm")
         self.time_base, self._rate = time_base, rate
         # Encoders refuse the rates of 1000 that files of variable rate claim; it is the timestamps that count.
         rate = rate if 1 <= rate <= 240 else Fraction(30)

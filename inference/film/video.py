@@ -103,7 +103,7 @@ def check_no_input(output: Path, films: Sequence[Path]) -> None:
     """Raises VideoError where an output is one of the films, by whatever name."""
     for film in films:
         same = output.exists() and film.exists() and output.samefile(film)
-        if same or output.resolve() == film.resolve():
+        if same or os.path.realpath(output) == os.path.realpath(film):
             raise VideoError(f"{output} is the film to be painted; give another -o")
 
 
@@ -148,9 +148,12 @@ def paint_video(
                 writer.keep_existing()
             if not report.frames:
                 raise _why_nothing(source, options, report.whole)
-            if reader.gave_up:
-                report.notes += ("what follows could not be read at all",)
-                say(report.notes[-1])
+            notes = ["what follows could not be read at all"] if reader.gave_up else []
+            if reader.to_rgb.resized:
+                notes.append(f"its pictures change size; all are scaled to {reader.to_rgb.width}x{reader.to_rgb.height}")
+            report.notes += tuple(notes)
+            for note in notes:
+                say(note)
             report.skipped, report.work_size = (
                 reader.skipped + writer.skipped,
                 painter.work_size(reader.to_rgb.height, reader.to_rgb.width),
@@ -269,6 +272,9 @@ def _notes(reader: VideoReader, writer: VideoWriter | SequenceWriter) -> tuple[s
     if writer.pixel_format == "yuv444p":
         text = f"{reader.to_rgb.width}x{reader.to_rgb.height} is odd, so color is written at full resolution (4:4:4)"
         notes.append(f"{text}, which some players refuse; with --codec av1 that is not needed")
+    if reader.sample_aspect != 1 and not writer.keeps_aspect:
+        shape = f"{reader.sample_aspect.numerator}:{reader.sample_aspect.denominator}"
+        notes.append(f"the shape of its pixels, {shape}, is not kept in {writer.path.suffix.lower()} here; .mp4 keeps it")
     if reader.to_rgb.depth > 8:
         notes.append(f"{reader.to_rgb.depth} bits a channel in, 8 out")
     pictures = isinstance(writer, SequenceWriter)

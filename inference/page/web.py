@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -192,15 +193,21 @@ def export_folder(target: Path, folder: Path = FOLDER) -> int:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         what = "holds files" if target.is_dir() else "is a file"
         raise WebError(f"{target} {what}; give a new or empty folder")
-    size = 0
-    for path, content in files.items():
-        data = content()
-        size += len(data)
-        try:
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target / path, data)
-        except OSError as error:
-            raise WebError(f"{target / path} cannot be written: {error.strerror or error}") from error
+    size, existed = 0, target.exists()
+    try:
+        for path, content in files.items():
+            data = content()
+            size += len(data)
+            try:
+                (target / path).parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(target / path, data)
+            except OSError as error:
+                raise WebError(f"{target / path} cannot be written: {error.strerror or error}") from error
+    except BaseException:  # half a page is none, and in its way the next time
+        shutil.rmtree(target, ignore_errors=True)
+        if existed:
+            target.mkdir(exist_ok=True)
+        raise
     return size
 
 

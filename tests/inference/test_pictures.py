@@ -10,8 +10,10 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
+from inference import pictures
 from inference.pictures import (
     FORMATS,
+    Animation,
     Picture,
     contact_sheet,
     read_animation,
@@ -158,11 +160,46 @@ def test_missing_file_and_folder_are_named(tmp_path):
         read_picture(tmp_path)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes and links with names")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkfifo, "is empty"),  # nobody writes to it
+        (lambda path: path.symlink_to(path), "cannot be read: Too many levels"),
+        (lambda path: (path.touch(), os.truncate(path, 2**43)), "is not a picture"),  # 8 TB of nothing
+    ],
+)
+def test_what_would_be_read_for_ever_is_refused_at_once(tmp_path, make, message):
+    make(tmp_path / "x.jpg")
+    with pytest.raises(PictureError, match=rf"x\.jpg {message}"):
+        read_picture(tmp_path / "x.jpg")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe with a name")
+def test_a_picture_comes_through_a_pipe(photo):
+    read, write = os.pipe()
+    os.write(write, photo.read_bytes())  # less than a pipe holds
+    os.close(write)
+    assert read_picture(f"/dev/fd/{read}").frame.shape == (120, 160, 3)
+    os.close(read)
+
+
 def test_a_decompression_bomb_is_refused_before_decoding_and_the_limit_can_be_raised(tmp_path):
     Image.new("1", (3000, 2000)).save(tmp_path / "bomb.png")
     with pytest.raises(PictureError, match=r"3000x2000 px, over the limit of 1000000 .*--max-pixels"):
         read_picture(tmp_path / "bomb.png", max_pixels=1_000_000)
     assert read_picture(tmp_path / "bomb.png", max_pixels=6_000_000).frame.shape == (2000, 3000, 3)
+
+
+def test_a_picture_that_does_not_fit_into_memory_is_refused_before_decoding(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "free_bytes", lambda: 2**28)
+    Image.new("1", (6000, 5000)).save(tmp_path / "x.png")
+    with pytest.raises(
+        PictureError, match=r"6000x5000 px, for which about 0\.7 GB are needed, 0\.2 GB are free; make it smaller"
+    ):
+        read_picture(tmp_path / "x.png")
+    monkeypatch.setattr(pictures, "free_bytes", lambda: 2**30)
+    assert read_picture(tmp_path / "x.png").frame.shape == (5000, 6000, 3)
 
 
 def test_writing_keeps_what_exists_unless_told_otherwise(tmp_path, landscape):
@@ -240,6 +277,21 @@ def test_a_grey_profile_counts_the_same_in_8_and_16_bits(tmp_path):
     np.testing.assert_array_equal(shallow.frame, deep.frame)
     assert shallow.frame[0, 64, 0] > 120  # linear light of a quarter
     assert shallow.icc_profile is deep.icc_profile is None
+
+
+@pytest.mark.parametrize(
+    ("gamma", "srgb", "expected"), [(1.0, False, 137), (0.45455, False, 64), (1.0, True, 64), (0.0, False, 64)]
+)
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16"])
+def test_a_png_that_says_its_gamma_is_read_as_browsers_show_it(tmp_path, mode, gamma, srgb, expected):
+    pixels = np.full((4, 4), 64, np.uint8)
+    image = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    info = PngInfo()
+    info.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+    if srgb:
+        info.add(b"sRGB", b"\0")
+    image.save(tmp_path / "x.png", pnginfo=info)
+    assert (read_picture(tmp_path / "x.png").frame == expected).all()
 
 
 MODES = {
@@ -334,7 +386,26 @@ def test_animations_and_pages_are_read_and_written_whole(tmp_path, landscape, su
     if again.moving:
         assert again.durations_ms == [100, 250, 3000]
     if suffix in (".gif", ".webp", ".png"):
-        assert again.loop == 2
+        assert again.loop == (3 if suffix == ".gif" else 2)  # a GIF counts repeats
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+@pytest.mark.parametrize("loop", [0, 1, 5])
+def test_an_animation_is_played_as_often_as_before_in_every_format(tmp_path, landscape, suffix, loop):
+    pictures = [Picture(landscape[:16, :16]), Picture(landscape[-16:, :16])]
+    write_animation(tmp_path / f"x{suffix}", Animation(pictures, [100.0, 100.0], loop))
+    assert read_animation(tmp_path / f"x{suffix}").loop == loop
+    if suffix == ".gif":
+        with Image.open(tmp_path / "x.gif") as image:
+            assert image.info.get("loop") == {0: 0, 1: None, 5: 4}[loop]
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif", ".png", ".avif"])
+def test_pages_of_several_sizes_are_refused_where_one_size_fits(tmp_path, landscape, suffix):
+    path = tmp_path / f"x{suffix}"
+    with pytest.raises(PictureError, match=r"holds pictures of one size, not of 2; give a \.tif"):
+        write_animation(path, Animation([Picture(landscape), Picture(landscape[:50])], [0.0, 0.0], moving=False))
+    assert not path.exists()
 
 
 def test_smaller_copies_in_a_tiff_and_a_phones_depth_map_are_no_pages(tmp_path, landscape):
@@ -367,6 +438,20 @@ def test_linked_folders_are_searched_once_and_other_files_counted(tmp_path):
     paths, others = sort_files(tmp_path / "a")
     assert [path.relative_to(tmp_path / "a").as_posix() for path in paths] == ["1.jpg", "deep/2.PNG", "linked/3.heic"]
     assert others == {".txt": 2, ".cr2": 1, "no suffix": 1}
+
+
+def test_a_folder_that_cannot_be_read_fails_in_its_turn(tmp_path, monkeypatch):
+    (tmp_path / "b.jpg").touch()
+    (tmp_path / "a").mkdir()
+    scandir = os.scandir
+
+    def locked(path):  # the tests may run as root
+        if os.path.basename(path) == "a":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert sort_files(tmp_path)[0] == [tmp_path / "a", tmp_path / "b.jpg"]
 
 
 def test_a_link_is_written_through_and_the_longest_names_are_written(tmp_path, landscape):

@@ -252,6 +252,18 @@ def test_an_output_file_of_unknown_format_is_no_folder(tmp_path):
         plan_jobs([str(tmp_path / "a.jpg")], str(tmp_path / "b.psd"), "wave")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_a_link_to_itself_does_not_stop_the_others(run, tmp_path, style_file, photo):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "b.png").symlink_to("b.png")
+    code, out, err = run("stylize", tmp_path / "loop.png", photo, "-s", style_file)
+    assert code == 1
+    assert "photo_strokes.png" in out
+    assert "loop.png cannot be read: Too many levels of symbolic links" in err
+    code, _, err = run("video", tmp_path / "loop.png", "-s", style_file, "-o", tmp_path / "c.mp4")
+    assert (code, err.count("\n")) == (1, 2)
+
+
 def test_a_name_too_long_does_not_stop_the_others(run, tmp_path, style_file, photo):
     code, out, err = run("stylize", tmp_path / ("x" * 250 + ".png"), photo, "-s", style_file)
     assert code == 1

@@ -37,12 +37,18 @@ def test_photos_are_prepared_by_all_cores_beside_a_gpu(monkeypatch):
     assert worker_count(None, gpu) == 16
 
 
-def test_a_container_with_less_memory_than_its_machine_counts(monkeypatch, tmp_path):
+@pytest.mark.parametrize("names", memory.FILES)
+def test_a_container_with_less_memory_than_its_machine_counts(monkeypatch, tmp_path, names):
+    most, used, stat = (tmp_path / name for name in names)
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
+    most.parent.mkdir(exist_ok=True)
+    most.write_text("3000000\n")
+    used.write_text("1000000\n")
     assert device_module.free_bytes(torch.device("cpu")) == 2_000_000
-    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 300000\nactive_file 50000\n")
+    stat.write_text("anon 500000\ninactive_file 300000\nactive_file 50000\n")
     assert device_module.free_bytes(torch.device("cpu")) == 2_350_000
-    (tmp_path / "memory.max").write_text("max\n")
+    mapped = "mapped_file" if "memory/" in names[2] else "file_mapped"
+    stat.write_text(f"anon 500000\ninactive_file 300000\nactive_file 50000\n{mapped} 60000\n")
+    assert device_module.free_bytes(torch.device("cpu")) == 2_290_000
+    most.write_text(f"{'max' if most.name == 'memory.max' else 2**63 - 4096}\n")
     assert device_module.free_bytes(torch.device("cpu")) > 3_000_000

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from inference.film import frames
 from inference.film.frames import VideoReader
+from models.errors import VideoError
 
 
 def length_s(path: Path) -> float:
@@ -251,3 +252,38 @@ def test_where_the_first_film_in_a_file_is_empty_the_next_one_is_painted(tmp_pat
                 out.mux(packet)
     report = paint(tmp_path / "b.mkv", tmp_path / "c.mkv")
     assert (report.frames, report.notes) == (5, ("left out: video",))
+
+
+def test_an_animated_webp_is_no_film_and_it_is_said_what_paints_it(tmp_path):
+    first, *others = [Image.fromarray(frame) for frame in drifting(3)]
+    first.save(tmp_path / "a.webp", save_all=True, append_images=others)
+    with pytest.raises(VideoError, match=r"a\.webp is an animated WebP, which is no film; .* allaprima stylize"):
+        VideoReader(tmp_path / "a.webp")
+
+
+def test_pictures_that_change_size_are_scaled_to_the_first_and_it_is_said(tmp_path):
+    parts = [write_film(tmp_path / f"{i}.h264", drifting(4, *size)) for i, size in enumerate([(96, 128), (192, 256)])]
+    (tmp_path / "a.h264").write_bytes(b"".join(part.read_bytes() for part in parts))
+    report = paint(tmp_path / "a.h264", tmp_path / "b.mp4")
+    assert report.frames == 8
+    assert "its pictures change size; all are scaled to 128x96" in report.notes
+    assert {frame.shape for frame in read_film(tmp_path / "b.mp4")[0]} == {(96, 128, 3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "kept"),
+    [
+        ("b.mp4", "av1", True),
+        ("b.mkv", "hevc", True),
+        ("b.mkv", "av1", False),
+        ("b.webm", "auto", False),
+        ("%d.png", "auto", False),
+    ],
+)
+def test_the_shape_of_pixels_is_kept_or_it_is_said(tmp_path, name, codec, kept):
+    source = write_film(tmp_path / "a.mkv", drifting(2), sample_aspect=Fraction(64, 45))
+    notes = paint(source, tmp_path / name, codec=codec).notes
+    assert any("the shape of its pixels, 64:45, is not kept" in note for note in notes) != kept
+    if name != "%d.png":
+        with av.open(str(tmp_path / name)) as container:
+            assert container.streams.video[0].sample_aspect_ratio == (Fraction(64, 45) if kept else 1)

@@ -9,6 +9,7 @@ import pytest
 from films import drifting, packets_of, paint, psnr, read_film, write_film
 from PIL import Image
 
+from inference.film.frames import VideoReader
 from inference.film.video import plan_films
 from models.errors import VideoError
 
@@ -111,3 +112,13 @@ def test_a_film_goes_through_standard_input_and_output(tmp_path, style_file):
     result = subprocess.run(command, input=b"", capture_output=True, timeout=60, check=False)
     assert result.returncode == 1
     assert b"standard input has no name; give -o" in result.stderr
+
+
+@pytest.mark.parametrize("damaged", [3, 4, 5])
+def test_a_damaged_picture_costs_no_other(tmp_path, damaged):
+    source = write_pictures(tmp_path / "a", drifting(5))
+    (tmp_path / "a" / f"{damaged:05d}.png").write_bytes(b"nothing")
+    with VideoReader(source) as reader:
+        times = [round(float(moment.pts * reader.time_base) * 25) for moment in reader]
+    assert times == [i for i in range(5) if i != damaged - 1]
+    assert reader.skipped == 1

@@ -385,6 +385,16 @@ def test_wrong_arguments_are_said_in_words(run, capsys, arguments, words):
     assert words in capsys.readouterr().err
 
 
+def test_standard_input_that_finds_no_room_says_where_else_there_may_be(run, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    code, _, err = run("video", "-", "-s", "great_wave/realtime", "-o", "x.mp4")
+    assert code == 1
+    assert "No space left on device; TMPDIR names another place" in err
+
+
 def test_an_address_is_no_film(run):
     code, _, err = run("video", "http://127.0.0.1:9/x.mp4", "-s", "great_wave/realtime")
     assert code == 1

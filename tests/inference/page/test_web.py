@@ -667,6 +667,24 @@ def test_the_exported_folder_works_on_any_static_host(address, browser, run, pho
         assert "the server does not send the headers that threads need" in page.tab.inner_text("#why")
 
 
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_page_that_does_not_fit_on_the_disk_leaves_nothing_in_the_way(run, monkeypatch, tmp_path, existed):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    def written(path, data):
+        full() if path.name == "b.js" else path.write_bytes(data)
+
+    monkeypatch.setattr(web, "site", lambda folder: {"index.html": lambda: b"x", "ort/b.js": lambda: b"y"})
+    monkeypatch.setattr(web, "write_atomically", written)
+    if existed:
+        (tmp_path / "site").mkdir()
+    code, _, err = run("web", "--export", tmp_path / "site")
+    assert code == 1
+    assert "b.js cannot be written: No space left on device" in err
+    assert [path.name for path in tmp_path.rglob("*")] == ["site"] * existed
+
+
 def test_neither_page_nor_worker_can_send_a_picture_anywhere(address, browser, tmp_path, run):
     """On a server that knows nothing of our headers, too."""
     assert run("web", "--export", tmp_path / "site")[0] == 0

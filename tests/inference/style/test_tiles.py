@@ -91,10 +91,10 @@ def test_with_less_memory_tiles_are_smaller_and_with_none_it_says_so(style_file,
     original = tiles_module.tiles
     monkeypatch.setattr(tiles_module, "tiles", lambda *args: sides.append(args[2]) or original(*args))
     bytes_of = session_module.PIXEL_BYTES["realtime"]
-    monkeypatch.setattr(session_module, "free_bytes", lambda: 1.25 * bytes_of * 300**2)
+    monkeypatch.setattr(session_module, "free_bytes", lambda: bytes_of / session_module.TILES_SHARE * 300.1**2 + frame.size)
     StyleSession(style_file, "cpu").stylize(frame)
     assert sides == [300]
-    monkeypatch.setattr(session_module, "free_bytes", lambda: 1.25 * bytes_of * 200**2)
+    monkeypatch.setattr(session_module, "free_bytes", lambda: bytes_of / session_module.TILES_SHARE * 200**2 + frame.size)
     with pytest.raises(StyleError, match=r"painting 500x600 px, in parts of 256x256, needs about 8 MB, .* are free"):
         StyleSession(style_file, "cpu").stylize(frame)
 
