@@ -302,6 +302,8 @@ def _array(tensor: dict[str, Any], name: str) -> _Array:
         raise _Refused(f'has an initializer "{name}" of shape {list(dims)}')
     if math.prod(dims) * NUMPY[kind].itemsize != len(data):
         raise _Refused(f'has an initializer "{name}" of {len(data)} bytes, which does not fit its shape {list(dims)}')
+    if kind.startswith("float") and not np.isfinite(np.frombuffer(data, NUMPY[kind])).all():
+        raise _Refused(f'has an initializer "{name}" with numbers that are not finite')
     return _Array(kind, dims, data)
 
 

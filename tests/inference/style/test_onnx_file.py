@@ -746,7 +746,7 @@ def at(model, name):
 @pytest.mark.parametrize("name", ["strength", "keep_color"])
 def test_a_default_outside_0_to_1_is_refused(frame, refuse, name, default):
     find_array(frame, name).CopyFrom(array(name, default))
-    refuse(sealed(frame, "frame"), f"no default from 0 to 1 for its input {name}")
+    refuse(sealed(frame, "frame"), f"no default from 0 to 1 for its input {name}|{name}.* not finite")
 
 
 def test_an_optional_input_without_a_default_is_refused(frame, refuse):
@@ -834,6 +834,16 @@ def test_an_image_file_that_says_it_is_a_frame_file_is_refused_and_the_other_way
     refuse(sealed(frame, "image"), "has tensors")
 
 
+@pytest.mark.parametrize(("flavor", "kind", "number"), [("image", 1, np.nan), ("image", 1, np.inf), ("image.fp16", 10, np.nan)])
+def test_a_weight_that_is_not_finite_is_refused(models, refuse, flavor, kind, number):
+    model = copied(models[flavor])
+    tensor = next(each for each in model.graph.initializer if each.data_type == kind and len(each.dims) == 4)
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[-1] = number
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    refuse(sealed(model), "with numbers that are not finite")
+
+
 # A loop over levels
 
 
@@ -877,7 +887,7 @@ def test_a_file_of_levels_with_another_constant_is_refused(levels, refuse, name)
 @pytest.mark.parametrize(("name", "default", "most"), [("strokes", 11.0, 10), ("strokes", np.nan, 10), ("detail", 2.0, 1)])
 def test_a_default_of_levels_out_of_range_is_refused(levels, refuse, name, default, most):
     find_array(levels, name).CopyFrom(array(name, default))
-    refuse(sealed(levels, "levels"), f"no default from 0 to {most} for its input {name}")
+    refuse(sealed(levels, "levels"), f"no default from 0 to {most} for its input {name}|{name}.* not finite")
 
 
 def loop_for_ever(levels):
