@@ -133,6 +133,7 @@ def stylize(options: argparse.Namespace) -> int:
             max_pixels=options.max_pixels,
             at_once=at_once,
             stopped=lambda: received,
+            progress=_share_done if len(jobs) == 1 and sys.stderr.isatty() else lambda _: None,
         )
         if len(jobs) > 1 and sys.stderr.isatty():
             from rich.console import Console
@@ -148,6 +149,11 @@ def stylize(options: argparse.Namespace) -> int:
     if failed and len(jobs) > 1:
         print(f"allaprima: {failed} of {len(jobs)} pictures failed, the others are painted", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _share_done(share: float) -> None:
+    """Writes the share of a picture that is painted, 0 to 1, over the one before; 1 wipes it away."""
+    print(f"\r{share:4.0%}" if share < 1.0 else "\r    \r", end="", file=sys.stderr, flush=True)
 
 
 def add_video(commands: Commands) -> None:

@@ -6,7 +6,7 @@ four thousand, and vanish on a screen. The idea is that of Gatys et al. 2017 ("C
 Style Transfer", Sec. 6, coarse to fine), with a network in place of the optimization."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -35,7 +35,13 @@ def level_sizes(height: int, width: int, strokes: float) -> list[tuple[int, int]
 
 
 def paint_levels(
-    session: StyleSession, content_frame: np.ndarray, strokes: float, detail: float, fine_session: StyleSession | None = None
+    session: StyleSession,
+    content_frame: np.ndarray,
+    strokes: float,
+    detail: float,
+    fine_session: StyleSession | None = None,
+    *,
+    progress: Callable[[float], object] = lambda _: None,
 ) -> np.ndarray:
     """Paint a picture coarse to fine.
 
@@ -44,6 +50,7 @@ def paint_levels(
         strokes: see `level_sizes`.
         detail: how much of the photo's own lines every finer level gets to see, 0 to 1.
         fine_session: paints the levels of more than `SLOW_PIXELS` instead; None for the same.
+        progress: is told the share that is painted, 0 to 1, where the picture is large.
     Returns:
         (H, W, 3) uint8 RGB.
     Raises:
@@ -53,11 +60,18 @@ def paint_levels(
     contents = [content_frame]
     for size in sizes[-2::-1]:
         contents.insert(0, scaled(contents[0], size))
-    painting = session.stylize(contents[0])
+    todo, done = sum(height * width for height, width in sizes), 0
+
+    def tell(share: float) -> None:  # of the level in work, whose content is the first one left
+        progress((done + share * contents[0].shape[0] * contents[0].shape[1]) / todo)
+
+    painting = session.stylize(contents[0], tell)
     while len(contents) > 1:
         height, width = contents[1].shape[:2]
         painter = fine_session if fine_session and height * width > SLOW_PIXELS else session
-        painting = _held(painter.stylize(_with_detail(painting, contents.pop(0), contents[0], detail)), painting)
+        done += contents[0].shape[0] * contents[0].shape[1]
+        to_paint = _with_detail(painting, contents.pop(0), contents[0], detail)
+        painting = _held(painter.stylize(to_paint, tell), painting)
     return painting
 
 

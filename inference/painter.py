@@ -1,7 +1,7 @@
 """One frame through a style: scaled to the size to be painted at, painted, scaled back, its colors kept, blended."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -17,12 +17,17 @@ from inference.style.session import StyleSession, frame_to_image, image_to_frame
 
 
 def paint_photo(
-    session: StyleSession, content_frame: np.ndarray, options: StylizeOptions, fine_session: StyleSession | None = None
+    session: StyleSession,
+    content_frame: np.ndarray,
+    options: StylizeOptions,
+    fine_session: StyleSession | None = None,
+    *,
+    progress: Callable[[float], object] = lambda _: None,
 ) -> np.ndarray:
-    """Paint one photo, (H, W, 3) uint8 RGB, coarse to fine; returns the same shape. For `fine_session` see `paint_levels`."""
+    """Paint one photo, (H, W, 3) uint8 RGB, coarse to fine; returns the same shape. For the rest see `paint_levels`."""
     height, width = content_frame.shape[:2]
     work = scaled(content_frame, fitted(height, width, options.max_side_px))
-    stylized_frame = paint_levels(session, work, options.strokes, options.detail, fine_session)
+    stylized_frame = paint_levels(session, work, options.strokes, options.detail, fine_session, progress=progress)
     stylized_frame = scaled(stylized_frame, (height, width))
     stylized_frame = keep_color(content_frame, stylized_frame, options.keep_color, options.match_luminance)
     return _blended(content_frame, stylized_frame, options.strength)

@@ -1,6 +1,7 @@
 """Photos -> session -> color -> files: what `allaprima stylize` does."""
 
 import dataclasses
+import functools
 import glob
 import os
 from collections import deque
@@ -139,6 +140,7 @@ def run_jobs(
     max_pixels: int = 0,
     at_once: int = 1,
     stopped: Callable[[], object] = lambda: False,
+    progress: Callable[[float], object] = lambda _: None,
 ) -> Iterator[tuple[Job, AllaPrimaError | None]]:
     """Paint the photos; yields each job, in order, with the error that stopped it, or None.
 
@@ -148,6 +150,7 @@ def run_jobs(
         at_once: photos in work at the same time, each in a thread; the files are the same for any number. Above 1 the
             session should be a shared one.
         stopped: whether to end early; asked ten times a second.
+        progress: is told, in the photos' threads, the share of a large photo that is painted, 0 to 1.
     Raises:
         Interrupted: it was stopped; the photos in work are given up and nothing is written of them, unless they are being
             written already.
@@ -158,8 +161,8 @@ def run_jobs(
     ahead = deque[tuple[Job, Future[AllaPrimaError | None]]]()  # only the threads hold pictures
     try:
         for job in jobs:
-            work = pool.submit(_run_job, job, session, options, fine_session, mask, overwrite=overwrite, max_pixels=max_pixels)
-            ahead.append((job, work))
+            run = functools.partial(_run_job, overwrite=overwrite, max_pixels=max_pixels, progress=progress)
+            ahead.append((job, pool.submit(run, job, session, options, fine_session, mask)))
             if len(ahead) > 8 * at_once:  # while a large photo is painted, the small ones after it go on
                 job, future = ahead.popleft()
                 yield job, _result(future, stopped)
@@ -192,6 +195,7 @@ def _run_job(
     *,
     overwrite: bool,
     max_pixels: int,
+    progress: Callable[[float], object],
 ) -> AllaPrimaError | None:
     try:
         if not overwrite and job.destination.exists():  # before the work, not after it
@@ -205,11 +209,11 @@ def _run_job(
             make_folder(job.destination.parent)
             write_animation(job.destination, painted, overwrite)
             return None
-        stylized_frame = paint_photo(session, picture.frame, options, fine_session)
+        stylized_frame = paint_photo(session, picture.frame, options, fine_session, progress=progress)
         if mask:
             black_frame = picture.frame
             if mask.session:
-                black_frame = paint_photo(mask.session, picture.frame, options, mask.fine_session)
+                black_frame = paint_photo(mask.session, picture.frame, options, mask.fine_session, progress=progress)
             stylized_frame = paint_where(mask.white, stylized_frame, black_frame)
         make_folder(job.destination.parent)
         write_picture(job.destination, dataclasses.replace(picture, frame=stylized_frame), overwrite)

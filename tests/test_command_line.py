@@ -113,7 +113,7 @@ def test_inference_imports_neither_torch_nor_training():
     modules = modules_after("import " + ", ".join(files_of("inference")))
     assert not {"torch", "training", "safetensors", "datasets"} & modules
     assert {m for m in modules if m.startswith("models.")} == {
-        f"models.{name}" for name in ("contract", "errors", "frame_graph", "memory", "options")
+        f"models.{name}" for name in ("contract", "errors", "frame_graph", "levels_graph", "memory", "options")
     }
 
 

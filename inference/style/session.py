@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,11 +105,12 @@ class StyleSession:
             return "a GPU (CUDA)"
         return f"the CPU, as CUDA does not work: {self.cuda_trouble}" if self.cuda_trouble else "the CPU"
 
-    def stylize(self, frame: np.ndarray) -> np.ndarray:
+    def stylize(self, frame: np.ndarray, progress: Callable[[float], object] = lambda _: None) -> np.ndarray:
         """Paint a frame.
 
         Args:
             frame: (H, W, 3) uint8 RGB, from 1x1 up.
+            progress: is told the share that is painted, where that goes tile by tile, 0 to 1.
         Returns:
             (H, W, 3) uint8 RGB.
         Raises:
@@ -123,7 +124,7 @@ class StyleSession:
             return np.asarray(self._run(frame[None])[0])
         pixels = frame.shape[0] * frame.shape[1]
         if self._pixel_bytes * pixels > self._room_bytes(pixels):
-            return self._stylize_tiles(frame)
+            return self._stylize_tiles(frame, progress)
         return image_to_frame(self.stylize_image(frame_to_image(frame)))
 
     @property
@@ -137,7 +138,7 @@ class StyleSession:
             return WHOLE_BYTES
         return min(WHOLE_BYTES, self._pixel_bytes * self._largest + 0.8 * free_bytes())
 
-    def _stylize_tiles(self, frame: np.ndarray) -> np.ndarray:
+    def _stylize_tiles(self, frame: np.ndarray, progress: Callable[[float], object]) -> np.ndarray:
         """`stylize`, with no more memory for the network than `WHOLE_BYTES` and what there is beside the painting."""
         from inference.style.tiles import MAX_TILE_PX, MIN_TILE_PX, Tiler  # onnx, which takes its time
 
@@ -162,7 +163,7 @@ class StyleSession:
             self._tiler = self._tiler or Tiler(self._data, self.contract, opened)
         measured = int(min(MEASURED_BYTES, max(room_bytes, TILES_SHARE * free_bytes())) / self._pixel_bytes)
         try:
-            return self._tiler.paint(frame, min(pixels, MAX_TILE_PX**2), measured, run)
+            return self._tiler.paint(frame, min(pixels, MAX_TILE_PX**2), measured, run, progress)
         finally:
             _give_memory_back()
 

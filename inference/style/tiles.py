@@ -47,13 +47,16 @@ class Tiler:
         measuring, given, self._statistics = measuring_and_given(data)
         self._measuring, self._given, self._contract = opened(measuring), opened(given), contract
 
-    def paint(self, frame: np.ndarray, pixels: int, measured_pixels: int, run: Run) -> np.ndarray:
+    def paint(
+        self, frame: np.ndarray, pixels: int, measured_pixels: int, run: Run, progress: Callable[[float], object]
+    ) -> np.ndarray:
         """Paint a frame, (H, W, 3) uint8 RGB.
 
         Args:
             pixels: in the network at once, at most; `MIN_TILE_PX` squared or more.
             measured_pixels: the same while the statistics are measured; more are more exact.
             run: runs a session on inputs by name, for outputs.
+            progress: is told the share that is painted after every tile, 0 to 1.
         """
         contract, tensors = self._contract, self._contract.tensors
         squares, margins = samples(frame, measured_pixels)
@@ -61,11 +64,13 @@ class Tiler:
         given = {tensors.input: image, MARGINS: np.array(margins), SIDES: np.array(squares[0].shape[:2])}
         statistics = dict(zip(self._statistics, run(self._measuring, given, self._statistics), strict=True))
         stylized_frame = np.empty_like(frame)
-        for tile in tiles(frame.shape[0], frame.shape[1], math.isqrt(pixels), contract.stride_px):
+        parts = list(tiles(frame.shape[0], frame.shape[1], math.isqrt(pixels), contract.stride_px))
+        for i, tile in enumerate(parts):
             image = frame_to_image(frame[tile.around])
             height, width = image.shape[2:]
             stylized = run(self._given, {tensors.input: self._padded(image), **statistics}, [tensors.output])[0]
             stylized_frame[tile.inside] = image_to_frame(stylized[:, :, :height, :width])[tile.within]
+            progress((i + 1) / len(parts))
         return stylized_frame
 
     def _padded(self, image: np.ndarray) -> np.ndarray:

@@ -17,8 +17,10 @@ class Fake:
     def __init__(self, change=lambda frame: frame):
         self.change, self.sizes = change, []
 
-    def stylize(self, frame):
+    def stylize(self, frame, progress=lambda _: None):
         self.sizes.append(frame.shape[:2])
+        progress(0.5)
+        progress(1.0)
         return np.ascontiguousarray(self.change(frame))
 
 
@@ -53,6 +55,15 @@ def test_levels_grow_evenly_to_the_pictures_size(size, strokes, expected):
 def test_a_network_that_changes_nothing_gives_the_photo_back_to_the_bit(small_levels, size):
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     np.testing.assert_array_equal(paint_levels(Fake(), frame, 1.0, 1.0), frame)
+
+
+def test_the_share_that_is_painted_grows_with_the_pixels(small_levels):
+    shares = []
+    paint_levels(Fake(), paint_landscape(48, 64), 1.0, 1.0, progress=shares.append)
+    np.testing.assert_allclose(shares, [0.1, 0.2, 0.6, 1.0])
+    shares.clear()
+    paint_levels(Fake(), paint_landscape(48, 64), 0.0, 1.0, progress=shares.append)
+    np.testing.assert_allclose(shares, [0.5, 1.0])
 
 
 def test_a_networks_palette_is_applied_once_however_many_levels(small_levels):

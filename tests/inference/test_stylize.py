@@ -34,7 +34,7 @@ def test_max_side_paints_small_and_gives_the_photos_size(style_file, landscape, 
     session = StyleSession(style_file)
     sizes = []
     paint = session.stylize
-    monkeypatch.setattr(session, "stylize", lambda frame: (sizes.append(frame.shape), paint(frame))[1])
+    monkeypatch.setattr(session, "stylize", lambda frame, progress: (sizes.append(frame.shape), paint(frame))[1])
     assert paint_photo(session, landscape, StylizeOptions(max_side_px=80)).shape == landscape.shape
     assert paint_photo(session, landscape, StylizeOptions(max_side_px=999)).shape == landscape.shape
     assert sizes == [(60, 80, 3), (120, 160, 3)]

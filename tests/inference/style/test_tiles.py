@@ -53,12 +53,15 @@ def test_where_tiles_meet_they_agree(small_tiles, style_file):
     """With the same statistics a picture in many tiles is the picture in one."""
     frame = paint_landscape(517, 702)
     session = StyleSession(style_file, "cpu")
-    many = session.stylize(frame)
+    shares = []
+    many = session.stylize(frame, shares.append)
+    assert len(shares) > 4
+    np.testing.assert_allclose(shares, np.arange(1, len(shares) + 1) / len(shares))
 
     def run(network, given, wanted):
         return network.run(wanted, given)
 
-    one = session._tiler.paint(frame, 1024**2, session_module.MEASURED_BYTES // 135, run)
+    one = session._tiler.paint(frame, 1024**2, session_module.MEASURED_BYTES // 135, run, lambda _: None)
     difference = np.abs(many.astype(int) - one)
     assert difference.max() <= 1
     assert difference.mean() < 0.001
