@@ -92,7 +92,7 @@ def levels(models):
 
 @pytest.fixture
 def refuse(tmp_path, monkeypatch):
-    """Checks that a file is refused: for this reason, within a second and 200 MB, and not by ONNX Runtime."""
+    """Checks that a file is refused: for this reason, within seconds and 200 MB, and not by ONNX Runtime."""
 
     def never(*_arguments, **_options):
         pytest.fail("ONNX Runtime got the file")
@@ -105,7 +105,7 @@ def refuse(tmp_path, monkeypatch):
         started = time.process_time()
         with pytest.raises(StyleError, match=reason) as caught:
             StyleSession(path, "cpu")
-        assert time.process_time() - started < 1.0
+        assert time.process_time() - started < 5.0
         assert len(str(caught.value)) < 1000
         tracemalloc.start()
         try:

@@ -75,7 +75,7 @@ def test_ctrl_c_writes_what_was_done(run, photo, tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--layers", "conv9_1"], 'no layer "conv9_1"'),
-        (["--layers", ","], "--layers is empty or"),
+        (["--layers", "conv1_1,conv1_1"], "--layers is empty or names a layer twice"),
         (["-o", "sheet.doc"], 'no format for ".doc"'),
     ],
 )

@@ -47,7 +47,7 @@ def test_the_table_shows_ratios_beside_the_papers():
 def test_a_size_off_the_networks_stride_is_refused(run, capsys):
     with pytest.raises(SystemExit):
         run("bench", "--sizes", "30")
-    assert "30 has a side that is not a multiple of 4" in capsys.readouterr().err
+    assert "30 is not a side, or WIDTHxHEIGHT, of multiples of 4" in capsys.readouterr().err
 
 
 def test_options_of_the_training_benchmark_are_refused_without_it(run):
