@@ -208,6 +208,7 @@ def test_node_paints_the_same(photo, wanted, tmp_path):
     assert_close(read(tmp_path / "painting.png"), wanted)
 
 
+@pytest.mark.thorough
 def test_the_browser_paints_the_same(photo, wanted, tmp_path):
     need_chromium()
     call("node", "chromium.mjs", "paint", FRAME_FILE, photo, tmp_path / "painting.png", folder=node_folder(tmp_path))
@@ -229,6 +230,7 @@ def ask(runtime: str, folder: Path, style: Path = STYLE, **request: object) -> s
     return json.loads(call(*command, folder=node_folder(folder), stdin=json.dumps({"folder": str(style), **request}) + "\n"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("flavor", ["realtime", "realtime.int8", "realtime.fp16", "realtime.frame"])
 @pytest.mark.parametrize("runtime", JAVASCRIPT)
 def test_every_flavor_paints_the_same_in_javascript(runtime, flavor, tmp_path):
@@ -272,6 +274,7 @@ def test_node_ignores_the_optional_inputs_without_a_word(tmp_path):
     assert ask("node", tmp_path, flavor="realtime.frame", height=64, width=64, optional=True) == "ignored"
 
 
+@pytest.mark.thorough
 def test_the_browser_refuses_the_optional_inputs(tmp_path):
     answer = ask("browser", tmp_path, flavor="realtime.frame", height=64, width=64, optional=True)
     assert answer == "invalid input 'strength'"

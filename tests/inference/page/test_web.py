@@ -164,7 +164,6 @@ def exact(page: Page) -> None:
     page.tab.select_option("#size", "4096")
 
 
-@pytest.mark.thorough
 def test_every_style_paints_in_the_browser_what_python_paints(address, browser, photo, frame):
     with Page(browser, address) as page:
         exact(page)
@@ -218,7 +217,6 @@ def test_strokes_are_as_large_as_python_makes_them(address, browser, tmp_path, o
         assert page.tab.inner_text("#strokes + output").split()[0] == (f"{strokes:.2g}" if strokes else "fine")
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(("octaves", "pixels"), [(0, 1024 * 768), (-2, 2**21)])
 def test_a_photo_is_shown_large_enough_for_its_strokes(address, browser, tmp_path, octaves, pixels):
     Image.fromarray(np.full((1500, 2000, 3), 128, np.uint8)).save(tmp_path / "photo.png")
@@ -284,7 +282,6 @@ def large_photo(tmp_path_factory):
     return path
 
 
-@pytest.mark.thorough
 def test_a_photo_is_saved_at_full_size_as_python_paints_it_without_seams(address, browser, large_photo):
     content = paint_landscape(*LARGE)
     with Page(browser, address) as page:
@@ -531,7 +528,8 @@ def test_an_onnx_file_that_comes_before_the_page_has_started_is_the_one_that_pai
         held = []
         page.tab.route("**/worker.js", lambda route: held.append(route))
         page.tab.reload(wait_until="commit")
-        page.tab.wait_for_timeout(500)
+        while not held:
+            page.tab.wait_for_timeout(50)
         page.tab.set_input_files("#model", find_style("the_scream/realtime.int8"))
         page.tab.wait_for_timeout(200)
         held[0].continue_()

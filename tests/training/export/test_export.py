@@ -1,4 +1,3 @@
-import functools
 import re
 from pathlib import Path
 
@@ -39,9 +38,17 @@ def weights(tmp_path):
     return tmp_path / "w.safetensors"
 
 
+def lively(tier):
+    torch.manual_seed(1)
+    net = TIERS[tier]()
+    for p in net.parameters():
+        torch.nn.init.normal_(p, 0.0, 0.1)
+    return net
+
+
 @pytest.mark.parametrize("tier", TIERS)
 def test_the_graph_has_our_names_free_sizes_and_no_shape_nodes(tier):
-    model = to_onnx(TIERS[tier]())
+    model = export_module.to_onnx(lively(tier))
     assert [v.name for v in (*model.graph.input, *model.graph.output)] == ["content_image", "stylized_image"]
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
@@ -60,11 +67,7 @@ def test_the_file_tells_nothing_of_the_machine_it_was_made_on(weights, tmp_path)
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_torch_and_onnx_runtime_agree_at_odd_sizes(tier, tmp_path):
-    torch.manual_seed(1)
-    net = TIERS[tier]()
-    for p in net.parameters():
-        torch.nn.init.normal_(p, 0.0, 0.1)
-    save_weights(tmp_path / "w.safetensors", net.state_dict(), {"tier": tier})
+    save_weights(tmp_path / "w.safetensors", lively(tier).state_dict(), {"tier": tier})
     assert export(tmp_path / "w.safetensors", tmp_path / "x.onnx")["largest_difference"] < 1e-3
     image = np.random.default_rng(0).random((2, 3, 37, 51), dtype=np.float32)
     assert StyleSession(tmp_path / "x.onnx").stylize_image(image).shape == image.shape
@@ -104,13 +107,9 @@ def flavored(tmp_path_factory, painting):
     net = TIERS["realtime"]()
     save_weights(folder / "w.safetensors", net.state_dict(), {"tier": "realtime", "title": "T"})
     made = {}
-    cached = functools.cache(lambda half: to_onnx(net, half))  # the slow part of an export
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(export_module, "to_onnx", lambda _net, half: cached(half))
     for i, flavor in enumerate(FLAVORS):
         path = folder / f"{i}.onnx"
         made[flavor] = path, export(folder / "w.safetensors", path, flavor, Yardstick(style_image=painting, vgg19="tiny"))
-    monkeypatch.undo()
     return net, made
 
 
