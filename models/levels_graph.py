@@ -23,6 +23,7 @@ _RESIZE = f"Resize<antialias = 1, {_CONVERT}, extrapolation_value = 0.0, keep_as
 REDUCE = f"{_RESIZE}'linear', nearest_mode = 'floor'>"
 ENLARGE = f"{_RESIZE}'cubic', nearest_mode = 'floor'>"
 
+# Every Reshape says a length that is known already: runtimes that lose it refuse the Resize that follows.
 BEFORE_LOOP = f"""
 planes = Transpose<perm = [0, 3, 1, 2]>(content_frame)
 levels = Cast<to = 1>(planes)
@@ -40,13 +41,15 @@ sides_finer = Sqrt(pixels_finer)
 wanted_finer = Mul(sides_finer, strokes)
 finer = Min(wanted_finer, most_finer)
 is_finer = GreaterOrEqual(finer, min_finer)
-times = Where(is_finer, finer, once)
+times_or_once = Where(is_finer, finer, once)
+times = Reshape<allowzero = 0>(times_or_once, one)
 octaves = Log(times)
 doublings = Div(octaves, log_two)
 at_most_half = Sub(doublings, half)
 doublings_less = Ceil(at_most_half)
 one_or_more = Max(doublings_less, once)
-finer_steps = Where(is_finer, one_or_more, never)
+steps_or_none = Where(is_finer, one_or_more, never)
+finer_steps = Reshape<allowzero = 0>(steps_or_none, one)
 divisor = Max(finer_steps, once)
 first_scale = Div(once, times)
 first_exact = Mul(sides_px, first_scale)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 from toolbox import NPM, find_chromium, find_node_modules, node_folder, why_no_node
@@ -104,6 +105,53 @@ def test_onnxruntime_in_python_without_the_option_paints_in_the_paintings_colors
     (tmp_path / "plain.py").write_text("\n".join(plain))
     call(sys.executable, tmp_path / "plain.py", FRAME_FILE, photo, tmp_path / "painting.png")
     assert_close(read(tmp_path / "painting.png"), wanted)
+
+
+@pytest.fixture(scope="module")
+def runtime_of_2024(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last ONNX Runtime that refuses files newer than IR 9, in a folder for PYTHONPATH."""
+    folder = tmp_path_factory.mktemp("onnxruntime")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    result = subprocess.run([*command, "onnxruntime==1.17.1", "numpy<2"], capture_output=True, text=True, timeout=300)
+    if result.returncode:
+        pytest.skip(f"onnxruntime 1.17.1 cannot be installed here: {result.stderr[-200:]}")
+    return folder
+
+
+PAINT = """
+import sys
+import numpy, onnxruntime
+assert onnxruntime.__version__ == "1.17.1"
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 4
+content = numpy.load(sys.argv[1])
+for style, painting in zip(sys.argv[2::2], sys.argv[3::2]):
+    session = onnxruntime.InferenceSession(style, options, providers=["CPUExecutionProvider"])
+    tensor = content if session.get_inputs()[0].type == "tensor(uint8)" else content.transpose(0, 3, 1, 2) / numpy.float32(255)
+    numpy.save(painting, session.run(None, {session.get_inputs()[0].name: tensor})[0])
+"""
+
+
+@pytest.mark.thorough
+def test_a_runtime_of_2024_opens_every_flavor_and_paints_the_same(runtime_of_2024, levels_file, tmp_path):
+    content = paint_landscape(152, 200)[None]
+    np.save(tmp_path / "content.npy", content)
+    styles = [*STYLE.glob("*.onnx"), levels_file]
+    paintings = [tmp_path / f"{i}.npy" for i in range(len(styles))]
+    environment = {**os.environ, "PYTHONPATH": str(runtime_of_2024)}
+    arguments = [str(path) for pair in zip(styles, paintings, strict=True) for path in pair]
+    command = [sys.executable, "-c", PAINT, str(tmp_path / "content.npy"), *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    for style, painting in zip(styles, paintings, strict=True):
+        session = onnxruntime.InferenceSession(style, options, providers=["CPUExecutionProvider"])
+        levels = session.get_inputs()[0].type == "tensor(uint8)"
+        tensor = content if levels else content.transpose(0, 3, 1, 2) / np.float32(255)
+        wanted = session.run(None, {session.get_inputs()[0].name: tensor})[0].astype(float)
+        difference = np.abs(np.load(painting) - wanted) * (1.0 if levels else 255.0)
+        assert difference.mean() < (2.0 if "int8" in style.name else 0.05), style.name
 
 
 OPENCV = tuple(map(int, cv2.__version__.split(".")[:2]))

@@ -18,7 +18,7 @@ from models.contract import FRAME, IMAGE, OPSET, Tensors
 
 LUMA = (0.299, 0.587, 0.114)  # Y of YIQ and of inference.color: ITU-R BT.601
 FOLDED = 2**26  # elements
-IR_VERSION = 10  # what ONNX Runtime 1.18 reads, of May 2024
+IR_VERSION = 8  # ONNX 1.13, which opset 18 came with: what ONNX Runtime 1.14 and all that is built on it read
 
 
 class _HalfInside(nn.Module):

@@ -54,6 +54,7 @@ def test_the_graph_has_our_names_free_sizes_and_no_shape_nodes(tier):
         dims = value.type.tensor_type.shape.dim
         assert [d.dim_param or d.dim_value for d in dims] == ["batch", 3, "height", "width"]
     assert {op.domain: op.version for op in model.opset_import} == {"": 18}
+    assert model.ir_version == 8
     operators = {node.op_type for node in model.graph.node}
     assert operators <= {"Sub", "Pad", "Conv", "InstanceNormalization", "Relu", "Add", "Resize", "DepthToSpace", "Sigmoid"}
 
