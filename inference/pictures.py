@@ -472,9 +472,11 @@ def check_folder(path: Path, error: type[AllaPrimaError] = PictureError) -> None
 def check_no_input(output: str | Path, inputs: Iterable[str | Path], error: type[AllaPrimaError] = PictureError) -> None:
     """Raises an error where what is to be written is one of the files that are read."""
     for path in inputs:
+        same = os.path.realpath(output) == os.path.realpath(path)
         with contextlib.suppress(OSError):  # one of them is not there
-            if os.path.samefile(output, path):
-                raise error(f"{output} is read and would be replaced; give another -o")
+            same = same or os.path.samefile(output, path)  # a hard link
+        if same:
+            raise error(f"{output} is read and would be replaced; give another -o")
 
 
 def write_encoded(path: Path, data: bytes) -> None:

@@ -17,6 +17,7 @@ from inference.film.sequences import RATE, SequenceWriter, check_sequence_writab
 from inference.film.sinks import FILM_FORMATS, VideoWriter, check_film_writable
 from inference.options import StylizeOptions, VideoOptions
 from inference.painter import FilmPainter, one_opencv_thread
+from inference.pictures import check_no_input
 from inference.profile import Profile
 from inference.style.session import StyleSession
 from models.errors import AllaPrimaError, Interrupted, VideoError
@@ -87,7 +88,7 @@ def plan_films(films: Sequence[str], output: str | None, style_name: str) -> lis
         if destination in taken:
             raise VideoError(f"{source} and {taken[destination]} would both become {destination}")
         taken[destination] = source
-        check_no_input(destination, sources)
+        check_no_input(destination, sources, VideoError)
     return planned
 
 
@@ -97,14 +98,6 @@ def check_output(output: Path, overwrite: bool, codec: str = "auto") -> None:
         check_sequence_writable(output, overwrite)
     else:
         check_film_writable(output, overwrite, codec)
-
-
-def check_no_input(output: Path, films: Sequence[Path]) -> None:
-    """Raises VideoError where an output is one of the films, by whatever name."""
-    for film in films:
-        same = output.exists() and film.exists() and output.samefile(film)
-        if same or os.path.realpath(output) == os.path.realpath(film):
-            raise VideoError(f"{output} is the film to be painted; give another -o")
 
 
 def paint_video(
@@ -137,7 +130,7 @@ def paint_video(
     profile = profile or Profile()
     start = time.perf_counter()
     with one_opencv_thread(), VideoReader(source, options.start_s, options.duration_s) as reader:
-        check_no_input(output, [source])
+        check_no_input(output, [source], VideoError)
         with _open_writer(output, reader, options, overwrite) as writer:
             report = VideoReport(writer.encoder, notes=_notes(reader, writer))
             for note in report.notes:

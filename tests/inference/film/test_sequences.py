@@ -83,7 +83,7 @@ def test_several_films_get_names_of_their_own(tmp_path):
         plan_films(films, str(tmp_path / "x.mp4"), "wave")
     with pytest.raises(VideoError, match=r"b/a\.mov and a\.mov would both become"):
         plan_films(["a.mov", "b/a.mov"], "out/", "wave")
-    with pytest.raises(VideoError, match="is the film to be painted"):
+    with pytest.raises(VideoError, match="is read and would be replaced"):
         plan_films(films, str(tmp_path), "wave")
 
 

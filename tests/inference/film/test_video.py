@@ -290,7 +290,7 @@ def test_nothing_is_overwritten_and_the_film_itself_never(tmp_path):
     with pytest.raises(VideoError, match="exists; give --overwrite"):
         paint(source, tmp_path / "b.mp4")
     assert (tmp_path / "b.mp4").read_text() == "precious"
-    with pytest.raises(VideoError, match="is the film to be painted"):
+    with pytest.raises(VideoError, match="is read and would be replaced"):
         paint_video(source, source, Copier(), how=StylizeOptions(), options=VideoOptions(), overwrite=True)
     assert source.read_bytes() == before
     paint_video(source, tmp_path / "b.mp4", Copier(), how=StylizeOptions(), options=VideoOptions(), overwrite=True)
