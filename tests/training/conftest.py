@@ -17,7 +17,7 @@ def networks_traced_once():
 
     def traced(net, half=False):
         state = b"".join(value.numpy().tobytes() for value in net.state_dict().values())
-        key = hashlib.sha256(f"{net} {half}".encode() + state).digest()
+        key = hashlib.sha256(f"{net} {getattr(net, 'upsampling', '')} {half}".encode() + state).digest()
         if key not in kept:
             kept[key] = to_onnx(net, half)
         model = onnx.ModelProto()
