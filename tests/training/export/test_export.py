@@ -28,6 +28,8 @@ from training.export.export import (
 )
 from training.export.graph import LUMA, as_frame, to_onnx
 
+pytestmark = pytest.mark.thorough  # torch's exporter takes seconds a network; every training exports one, too
+
 ROOT = Path(export_module.__file__).parents[2]
 
 
