@@ -41,9 +41,7 @@ SEARCHED = (*FORMATS, ".jfif", ".jpe", ".heic", ".heif")  # what a folder is sea
 KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC"
 ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")  # formats that hold several pictures; pages in a TIFF
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
-PIXEL_BYTES = (
-    24  # of a picture that is decoded and painted, with what is needed for any: 12 megapixels take 0.9 GB, 100 take 1.8
-)
+PIXEL_BYTES = 24  # of a picture that is decoded and painted: 12 megapixels take 0.9 GB in all, 100 take 1.8
 LARGE_BYTES = 2**28  # what is worth a look at the free memory
 MAX_WEBP_SIDE_PX = 16383
 PNG_GAMMA = 0.45455  # which stands for sRGB

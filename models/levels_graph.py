@@ -23,8 +23,21 @@ _RESIZE = f"Resize<antialias = 1, {_CONVERT}, extrapolation_value = 0.0, keep_as
 REDUCE = f"{_RESIZE}'linear', nearest_mode = 'floor'>"
 ENLARGE = f"{_RESIZE}'cubic', nearest_mode = 'floor'>"
 
+
+def _content_at_scale(name: str) -> str:
+    return f"""
+{name}_exact = Mul(sides_px, {name}_scale)
+{name}_rounded = Round({name}_exact)
+{name}_px = Max({name}_rounded, once)
+{name}_sides = Cast<to = 7>({name}_px)
+{name}_shape = Concat<axis = 0>(batch_and_channels, {name}_sides)
+{name}_content = {REDUCE}(picture, , , {name}_shape)
+"""
+
+
 # Every Reshape says a length that is known already: runtimes that lose it refuse the Resize that follows.
-BEFORE_LOOP = f"""
+BEFORE_LOOP = (
+    """
 planes = Transpose<perm = [0, 3, 1, 2]>(content_frame)
 levels = Cast<to = 1>(planes)
 picture = Mul(levels, one_255th)
@@ -52,16 +65,14 @@ steps_or_none = Where(is_finer, one_or_more, never)
 finer_steps = Reshape<allowzero = 0>(steps_or_none, one)
 divisor = Max(finer_steps, once)
 first_scale = Div(once, times)
-first_exact = Mul(sides_px, first_scale)
-first_rounded = Round(first_exact)
-first_px = Max(first_rounded, once)
-first_sides = Cast<to = 7>(first_px)
-first_shape = Concat<axis = 0>(batch_and_channels, first_sides)
-first_content = {REDUCE}(picture, , , first_shape)
+"""
+    + _content_at_scale("first")
+    + """
 trips_px = Add(finer_steps, once)
 trips_vector = Cast<to = 7>(trips_px)
 trips = Squeeze(trips_vector)
 """
+)
 
 LOOP_ENDS = ("trips", "", "first_content", "first_content"), ("painting", "last_content")  # inputs, outputs
 LOOP = f"{', '.join(LOOP_ENDS[1])} = Loop({', '.join(LOOP_ENDS[0])})"
@@ -80,19 +91,16 @@ BODY_OUTPUTS = (
 )
 
 BEFORE_NETWORK = (
-    f"""
+    """
 go_on = Identity(going)
 level_vector = Reshape<allowzero = 0>(level, one)
 level_number = Cast<to = 1>(level_vector)
 way = Div(level_number, divisor)
 way_left = Sub(way, once)
 level_scale = Pow(times, way_left)
-level_exact = Mul(sides_px, level_scale)
-level_rounded = Round(level_exact)
-level_px = Max(level_rounded, once)
-level_sides = Cast<to = 7>(level_px)
-level_shape = Concat<axis = 0>(batch_and_channels, level_sides)
-level_content = {REDUCE}(picture, , , level_shape)
+"""
+    + _content_at_scale("level")
+    + f"""
 seen = Mul(coarse_content, detail)
 unseen = Sub(coarse, seen)
 unseen_large = {ENLARGE}(unseen, , , level_shape)
