@@ -364,7 +364,7 @@ def _without_frame(graph: _Graph, levels: bool) -> list[_Node]:
     """The network's own nodes of a frame file, after a look at those around it, which must be exactly ours."""
     written = levels_graph if levels else frame_graph
     if levels:
-        [*loops] = _between(graph.nodes, levels_graph.BEFORE_LOOP, levels_graph.AFTER_LOOP)
+        loops = _between(graph.nodes, levels_graph.BEFORE_LOOP, levels_graph.AFTER_LOOP)
         if len(loops) != 1 or str(loops[0]) != levels_graph.LOOP or (body := loops[0].body) is None:
             raise _Refused(f"has {str(loops[0])[:200] if loops else 'nothing'!r} where {levels_graph.LOOP!r} is wanted")
         if body.arrays:
