@@ -20,8 +20,22 @@ VERSION = "2"
 WITH_LEVELS = "3"
 READABLE = ("1", VERSION, WITH_LEVELS)  # 1 had images in fp32 only
 MAX_STROKES = 10.0
-OPSET = 18  # ONNX Runtime had no CUDA kernel for opset 19's Pad for long
+MAX_SIDE_PX = 16384  # of a file for one size
+OPSET = 18  # the highest: ONNX Runtime had no CUDA kernel for opset 19's Pad for long
+LOWEST_OPSET = 11  # from here on all nodes of an image file are written alike
 PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def size_px(text: str) -> tuple[int, int]:
+    """Width and height of "640x480".
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    width, height = (int(side) for side in text.lower().split("x"))
+    if not (1 <= width <= MAX_SIDE_PX and 1 <= height <= MAX_SIDE_PX):
+        raise ValueError(f"sides are 1 to {MAX_SIDE_PX} px")
+    return width, height
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Contract:
         report: how the file compared with torch before it was kept.
         thumbnail: a small picture painted with it, base64 of a JPEG file; may be empty.
         version: of the program that wrote it.
+        target: the runtime whose form the file is in, where that is a form that this program does not read; else empty.
+        size: width and height in pixels, of a file for one size.
         strokes, detail: of a frame file with levels inside, as in `inference.options.StylizeOptions`, where the inputs of
             these names are not fed; `strokes` is None for a file without.
     """
@@ -75,6 +91,8 @@ class Contract:
     version: str = field(default="", compare=False)
     strokes: float | None = None
     detail: float = 1.0
+    target: str = ""
+    size: tuple[int, int] | None = None
 
     @property
     def tensors(self) -> Tensors:
@@ -106,6 +124,8 @@ class Contract:
             "allaprima.strength": f"{self.strength:g}",
             "allaprima.keep_color": f"{self.keep_color:g}",
             **({} if self.strokes is None else {f"allaprima.{name}": f"{self.optional[name]:g}" for name in LEVELS_INPUTS}),
+            **({"allaprima.target": self.target} if self.target else {}),
+            **({"allaprima.size": f"{self.size[0]}x{self.size[1]}"} if self.size else {}),
             "allaprima.report": json.dumps(self.report, allow_nan=False),
             "allaprima.card": json.dumps(card),
             **{f"allaprima.{key}": str(card.get(key, "")) for key in ("title", "painter", "year", "license", "tier")},
@@ -138,6 +158,8 @@ class Contract:
                 metadata.get("allaprima.version", ""),
                 float(metadata["allaprima.strokes"]) if version == WITH_LEVELS else None,
                 float(metadata["allaprima.detail"]) if version == WITH_LEVELS else 1.0,
+                metadata.get("allaprima.target", ""),
+                size_px(metadata["allaprima.size"]) if "allaprima.size" in metadata else None,
             )
             for text in (contract.card, contract.report):
                 json.dumps(text, ensure_ascii=False).encode()  # what cannot be printed is a ValueError

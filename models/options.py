@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from models.contract import MAX_STROKES
+from models.contract import MAX_STROKES, size_px
 from models.errors import AllaPrimaError
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
@@ -196,3 +196,11 @@ def number(least: float, most: float) -> Callable[[str], float]:
 def strokes(text: str) -> float:
     """Reads how large strokes are; 0 for "fine"."""
     return 0.0 if text == "fine" else number(0.1, MAX_STROKES)(text)
+
+
+def size(text: str) -> tuple[int, int]:
+    """Reads a width and a height in pixels, "640x480"."""
+    try:
+        return size_px(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a size like 640x480 is wanted, got {text!r}") from None

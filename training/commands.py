@@ -13,7 +13,8 @@ from typing import Any
 
 from models.contract import IO, PRECISIONS
 from models.errors import Interrupted, OptimizeError, StyleError, TrainingError
-from models.options import Commands, add_command, add_options, chosen, flag, number, several_of, strokes, whole_number
+from models.options import Commands, add_command, add_options, chosen, flag, number, several_of, size, strokes, whole_number
+from models.targets import TARGETS
 from training.config import EvaluateConfig, OptimizeConfig, ReconstructConfig, TrainConfig
 
 
@@ -312,6 +313,12 @@ def add_export(commands: Commands) -> None:
     parser.add_argument("--strokes", type=strokes, nargs="?", const=1.0, metavar="X|fine", help=what)
     what = "with --strokes: how much of a large picture's own fine lines comes back (default: 1)"
     parser.add_argument("--detail", type=kind, metavar="0..1", help=what)
+    what = f"in the form that another runtime takes. {'; '.join(f'{name}: {target.why}' for name, target in TARGETS.items())}"
+    parser.add_argument("--for", dest="target", choices=tuple(TARGETS), default="onnxruntime", help=what)
+    what = "for pictures of this size alone, as phones and older runtimes want"
+    parser.add_argument("--size", type=size, metavar="WIDTHxHEIGHT", help=what)
+    what = "of ONNX (default: the lowest that says the same, 11 for images, 13 for int8, 15 for frames, 18 with --strokes)"
+    parser.add_argument("--opset", type=int, metavar="9..18", help=what)
     what = "to compare on, and for int8 to measure ranges on (default: those of the run, else three that come along)"
     parser.add_argument("--photos", metavar="FOLDER", help=what)
     what = "the painting, which int8 is compared with (default: the run's)"
@@ -330,7 +337,8 @@ def export(options: argparse.Namespace) -> int:
     if options.strokes is None and options.detail is not None:
         raise StyleError("--detail does nothing without --strokes")
     detail = 1.0 if options.detail is None else options.detail
-    flavor = Flavor(options.io, options.precision, options.strength, options.keep_color, options.strokes, detail)
+    about = (options.io, options.precision, options.strength, options.keep_color, options.strokes, detail)
+    flavor = Flavor(*about, options.target, options.size, options.opset)
     base = source / "style" if source.is_dir() else source.with_suffix("")
     output = Path(options.output or f"{base}{flavor.suffix}.onnx")
     if output.exists() and not options.overwrite:

@@ -2,6 +2,7 @@
 // more, where the reasons are. A message of protobuf is read and written as far as that needs.
 
 const CONTRACTS = ["1", "2"], WITH_LEVELS = "3";
+const OPSET = 18; // of what is added here
 const FLOAT = 1, INT64 = 7; // of TensorProto.DataType
 export const MARGINS = "tiles/margins", SIDES = "tiles/sides"; // what the measuring network takes besides pictures
 
@@ -44,8 +45,9 @@ export function readContract(bytes) {
 export function measuringAndGiven(bytes) {
   const names = [];
   const [measuring, given] = [true, false].map((measures) => {
-    const model = parts(bytes).map((part) => (part.number === 7 ? field(7, withoutNorms(part.value, measures, names)) : part.raw));
-    return joinBytes(model);
+    const model = parts(bytes).filter((part) => part.number !== 8); // opset_import: a style says the same in ours
+    const changed = model.map((part) => (part.number === 7 ? field(7, withoutNorms(part.value, measures, names)) : part.raw));
+    return joinBytes([...changed, field(8, number(2, OPSET))]);
   });
   return { measuring, given, names: [...new Set(names)] };
 }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inference.style.onnx_file import read_style
+from inference.style.onnx_file import read_about
 from models.contract import OPTIONAL_INPUTS, Contract
 from models.errors import StyleError
 
@@ -21,26 +21,30 @@ def describe(path: Path) -> list[tuple[str, str]]:
     """Headings and texts, for people.
 
     Raises:
-        StyleError: as `inference.style.onnx_file.read_style`.
+        StyleError: as `inference.style.onnx_file.read_about`.
     """
-    data, contract = read_style(path)
+    size, contract, ir_version, opset = read_about(path)
     try:
-        lines = _lines(len(data), contract)
+        lines = _lines(size, contract, f"ONNX IR {ir_version}, opset {opset}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StyleError(f"{path} has a damaged card ({error!r}); export it again") from error
     # A card is somebody's text; it does not get to command the terminal.
     return [(heading, "".join(c if c.isprintable() else "?" for c in text)) for heading, text in lines]
 
 
-def _lines(size: int, contract: Contract) -> list[tuple[str, str]]:
+def _lines(size: int, contract: Contract, form: str) -> list[tuple[str, str]]:
     card, tensors = contract.card, contract.tensors
     dims = ", ".join(str(dim) for dim in tensors.dims)
-    kind = f"{tensors.type} [{dims}] ({tensors.layout}), RGB, sRGB-encoded, {tensors.range.replace('..', ' to ')}"
     sizes = f"height and width multiples of {contract.stride_px}, at least {contract.least_px}"
+    if contract.size:
+        sizes = "{}x{} alone".format(*contract.size)
+        dims = f"1, 3, {contract.size[1]}, {contract.size[0]}"
+    kind = f"{tensors.type} [{dims}] ({tensors.layout}), RGB, sRGB-encoded, {tensors.range.replace('..', ' to ')}"
     lines = [
         ("style", ", ".join(str(card[key]) for key in ("title", "painter", "year") if card.get(key)) or "not named"),
         ("license", str(card.get("license") or "not named")),
         ("network", f"{card.get('tier', 'unknown')} tier, {contract.precision}, {size / 2**20:.2f} MB"),
+        ("form", form + (f", for {contract.target}; allaprima itself does not paint with it" if contract.target else "")),
         ("input", f"{tensors.input}: {kind}"),
         ("output", f"{tensors.output}: the same"),
         ("sizes", "any, from 1x1" if contract.io == "frame" else sizes),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from models import frame_graph, levels_graph
-from models.contract import IMAGE, MAX_STROKES, OPSET, Contract
+from models.contract import IMAGE, LOWEST_OPSET, MAX_STROKES, OPSET, Contract
 from models.errors import StyleError
 
 MAX_BYTES = 32 * 2**20  # of a file; ours are below 10 MB
@@ -141,6 +141,27 @@ def read_style(path: Path) -> tuple[bytes, Contract]:
     Raises:
         StyleError: no such file, not ONNX, not ours, damaged, or with something in it that no file of ours has.
     """
+    data = _bytes(path)
+    return data, check_style(data, str(path))
+
+
+def read_about(path: Path) -> tuple[int, Contract, int, int]:
+    """What a file says about itself: its bytes, contract, ONNX's IR version and opset. A file in another runtime's form, too,
+    which this program does not paint with.
+
+    Raises:
+        StyleError: as `read_style`.
+    """
+    data = _bytes(path)
+    model, metadata = _model(data, str(path))
+    contract = Contract.from_metadata(metadata, str(path))
+    if not contract.target:
+        check_style(data, str(path))
+    opset = next((each["version"] for each in model["opset_import"]), None)
+    return len(data), contract, model["ir_version"] or 0, opset or 0
+
+
+def _bytes(path: Path) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # of a pipe or device there is no end
@@ -152,7 +173,7 @@ def read_style(path: Path) -> tuple[bytes, Contract]:
         raise StyleError(f"{path} cannot be read: {error.strerror or error}") from error
     if not data:
         raise StyleError(f"{path} is empty; an .onnx file of ours is wanted")
-    return data, check_style(data, str(path))
+    return data
 
 
 def check_style(data: bytes, name: str) -> Contract:
@@ -163,15 +184,16 @@ def check_style(data: bytes, name: str) -> Contract:
     Raises:
         StyleError: as `read_style`.
     """
+    model, metadata = _model(data, name)
+    if target := metadata.get("allaprima.target"):
+        size = f" at {metadata['allaprima.size'][:20]}" if "allaprima.size" in metadata else ""
+        raise StyleError(
+            f"{name} is made for {target[:20]!r}{size}; to paint with it here, export it without --for, --size and --opset"
+        )
     try:
-        model = _Reader().message(memoryview(data), MODEL, "model")
-        metadata = _metadata(model["metadata_props"])
         graph = _graph(model)
     except _Refused as refused:
-        reason = str(refused)[:MAX_REASON]
-        raise StyleError(
-            f"{name} is not an ONNX file that may be opened: it {reason}; make one with: allaprima export RUN"
-        ) from None
+        raise _unlike_ours(name, refused) from None
     contract = Contract.from_metadata(metadata, name)
     try:
         _check_ends(model["graph"], graph, contract)
@@ -186,6 +208,20 @@ def check_style(data: bytes, name: str) -> Contract:
         reason = str(refused)[:MAX_REASON]
         raise StyleError(f"{name} is not safe to open: it {reason}; export it again, or get it elsewhere") from None
     return contract
+
+
+def _model(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """A file's fields and metadata; nothing of its graph is looked at."""
+    try:
+        model = _Reader().message(memoryview(data), MODEL, "model")
+        return model, _metadata(model["metadata_props"])
+    except _Refused as refused:
+        raise _unlike_ours(name, refused) from None
+
+
+def _unlike_ours(name: str, refused: _Refused) -> StyleError:
+    reason = str(refused)[:MAX_REASON]
+    return StyleError(f"{name} is not an ONNX file that may be opened: it {reason}; make one with: allaprima export RUN")
 
 
 def _metadata(entries: list[dict[str, Any]]) -> dict[str, str]:
@@ -245,11 +281,11 @@ def _graph(model: dict[str, Any]) -> _Graph:
     """Nodes and initializers, each of them whole, every value made once and before it is used."""
     if model["graph"] is None:
         raise _Refused("has no graph")
-    if [(_text(each["domain"]), each["version"]) for each in model["opset_import"]] not in (
-        [("", OPSET)],
-        [("ai.onnx", OPSET)],
-    ):
-        raise _Refused(f"has operators other than ONNX's own of opset {OPSET}")
+    imports = model["opset_import"]
+    if [_text(each["domain"]) for each in imports] not in ([""], ["ai.onnx"]) or not LOWEST_OPSET <= (
+        imports[0]["version"] or 0
+    ) <= OPSET:
+        raise _Refused(f"has operators other than ONNX's own of opset {LOWEST_OPSET} to {OPSET}")
     return _whole_graph(model["graph"], set())
 
 

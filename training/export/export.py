@@ -21,12 +21,14 @@ from inference.levels import paint_levels
 from inference.pictures import read_picture, resize_short_side
 from inference.style.session import StyleSession, frame_to_image, pad_image
 from models import __version__
-from models.contract import FRAME, Contract
+from models.contract import FRAME, IMAGE, LOWEST_OPSET, Contract
 from models.errors import PictureError, StyleError, TrainingError
 from models.image_transform_net import ImageTransformNet
+from models.targets import TARGETS
 from models.vgg import load_vgg19
 from training.checkpoint import find_weights, load_net
 from training.config import TrainConfig
+from training.export.forms import at_opset, in_form_for
 from training.export.graph import LUMA, as_frame, quantize, to_onnx, with_color
 from training.painting import read_painting
 from training.photos.folder import is_folder, list_photos
@@ -51,7 +53,11 @@ MAX_STYLE_LOSS = 1.05  # of int8: times torch's
 
 @dataclass(frozen=True)
 class Flavor:
-    """What kind of file: as in `models.contract.Contract`."""
+    """What kind of file: as in `models.contract.Contract`.
+
+    Attributes:
+        target: of `models.targets.TARGETS`. size: width and height, fixed. opset: else the lowest that does.
+    """
 
     io: str = "image"
     precision: str = "fp32"
@@ -59,12 +65,24 @@ class Flavor:
     keep_color: float = 0.0
     strokes: float | None = None
     detail: float = 1.0
+    target: str = "onnxruntime"
+    size: tuple[int, int] | None = None
+    opset: int | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the file gets a form that this program does not read."""
+        opset = self.opset or TARGETS[self.target].opset or LOWEST_OPSET
+        return bool(self.size) or TARGETS[self.target].plain or opset < LOWEST_OPSET
 
     @property
     def suffix(self) -> str:
         """For a file's name: "style" + suffix + ".onnx"."""
         levels = "strokes" if self.strokes is not None else ""
-        parts = (self.io if self.io != "image" else "", levels, self.precision if self.precision != "fp32" else "")
+        target = self.target if self.target != "onnxruntime" else ""
+        size = "{}x{}".format(*self.size) if self.size else ""
+        precision = self.precision if self.precision != "fp32" else ""
+        parts = (self.io if self.io != "image" else "", levels, precision, target, size)
         return "".join(f".{part}" for part in parts if part)
 
 
@@ -100,7 +118,9 @@ def export(
         raise StyleError(f"{output} is not named .onnx; give -o FILE.onnx")
     if flavor.strokes is not None and flavor.io != "frame":
         raise StyleError("an image file paints in one pass, as its caller says the size; for strokes give --io frame, too")
+    target = TARGETS[flavor.target]
     net, card = load_net(find_weights(run_or_checkpoint))
+    check_target(flavor, net.stride_px, net.least_px)
     paths, photos_from = find_photos(run_or_checkpoint, yardstick.photos)
     # A quarter of them to compare on, the others to measure ranges on.
     compared = read_photos(paths[::4] if len(paths) >= 8 else paths, PHOTOS, net.stride_px)
@@ -115,7 +135,7 @@ def export(
         others = [path for path in paths if path not in compared] or paths  # of a few photos all serve for both
         calibration = read_photos(others, CALIBRATION_PHOTOS, net.stride_px)
         report["calibration_photos"] = len(calibration)
-        model = quantize(model, [frame_to_image(frame) for frame in calibration.values()])
+        model = quantize(model, [frame_to_image(frame) for frame in calibration.values()], target.symmetric)
         report["style_loss_ratio"] = round(style_loss_ratio(net, card, model, run_or_checkpoint, yardstick, list(compared)), 4)
 
     thumbnail = paint_thumbnail(_opened(model, Contract(net.stride_px, net.least_px)))
@@ -126,9 +146,10 @@ def export(
         about = (flavor.io, flavor.precision, strength, keep_color)
         if flavor.io == "frame":
             contract = Contract(1, 1, card, *about, strokes=flavor.strokes, detail=flavor.detail)
-            return as_frame(model, net.stride_px, net.least_px, contract.optional), contract
+            frame_model = as_frame(model, net.stride_px, net.least_px, contract.optional)
+            return at_opset(frame_model, flavor.opset), contract
         mixed = model if (strength, keep_color) == (1.0, 0.0) else with_color(model, strength, keep_color)
-        return mixed, Contract(net.stride_px, net.least_px, card, *about)
+        return at_opset(mixed), Contract(net.stride_px, net.least_px, card, *about)
 
     report |= compare(net, _opened(*with_all(1.0, 0.0)), list(compared.values()))
     mixtures = {(flavor.strength, flavor.keep_color), *([(1.0, 1.0), (0.5, 0.5)] if flavor.io == "frame" else [])}
@@ -138,6 +159,11 @@ def export(
     finished, contract = with_all(flavor.strength, flavor.keep_color)
     if flavor.strokes is not None:
         check_levels(_opened(model, Contract(net.stride_px, net.least_px)), serialized(finished, contract))
+    if flavor.io == "image":
+        own, finished = finished, in_form_for(finished, target, flavor.size, flavor.opset)
+        if flavor.foreign:
+            contract = dataclasses.replace(contract, target=flavor.target, size=flavor.size)
+            check_alike(own, finished, flavor)
     onnx.checker.check_model(finished, full_check=True)
     contract = dataclasses.replace(contract, report=report, thumbnail=thumbnail)
     try:
@@ -189,9 +215,47 @@ def read_photos(paths: Sequence[Path], most: int, stride_px: int) -> dict[Path, 
 def serialized(model: onnx.ModelProto, contract: Contract) -> bytes:
     complete = onnx.ModelProto()
     complete.CopyFrom(model)
-    onnx.helper.set_model_props(complete, contract.to_metadata(__version__))
+    form = {"allaprima.ir_version": str(model.ir_version), "allaprima.opset": str(model.opset_import[0].version)}
+    onnx.helper.set_model_props(complete, contract.to_metadata(__version__) | form)
     complete.producer_name, complete.producer_version = "allaprima", __version__
     return complete.SerializeToString()
+
+
+def check_target(flavor: Flavor, stride_px: int, least_px: int) -> None:
+    """Raises StyleError if a target does not take a kind of file, or a network no such size."""
+    target, name = TARGETS[flavor.target], flavor.target
+    if flavor.precision not in target.precisions:
+        takes = " or ".join(target.precisions)
+        raise StyleError(f"{name} takes no {flavor.precision} file of ours; give --precision {takes} ({target.why})")
+    if flavor.io == "frame" and not target.frames:
+        raise StyleError(f"{name} takes no frame file; leave out --io frame ({target.why})")
+    if flavor.io == "frame" and flavor.size:
+        raise StyleError("a frame file takes any size; leave out --size, or --io frame")
+    if target.fixed_size and not flavor.size:
+        raise StyleError(f"{name} takes pictures of one size: give --size WIDTHxHEIGHT, 640x480 say ({target.why})")
+    if flavor.size:
+        nearest = tuple(max(round(side / stride_px) * stride_px, least_px) for side in flavor.size)
+        if nearest != flavor.size:
+            asked, near = ("{}x{}".format(*size) for size in (flavor.size, nearest))
+            raise StyleError(
+                f"the network takes no {asked}: sides are multiples of {stride_px}, at least {least_px}; the nearest is {near}"
+            )
+
+
+def check_alike(own: onnx.ModelProto, foreign: onnx.ModelProto, flavor: Flavor) -> None:
+    """Raises StyleError if a file in another form paints other than in our own, in ONNX Runtime."""
+    width, height = flavor.size or (320, 240)
+    content_image = frame_to_image(paint_landscape(height, width))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    paintings = []
+    for model in (own, foreign):
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        paintings.append(session.run(None, {IMAGE.input: content_image})[0])
+    difference = float(np.abs(paintings[0] - paintings[1]).max())
+    most = {"fp32": TOLERANCE}.get(flavor.precision, 4 / 255)  # sums in float16 are rounded in another order
+    if not difference <= most:
+        raise StyleError(f"in the form for {flavor.target} it differs by {difference:.2g} ({most:.2g} is allowed)")
 
 
 def check_levels(session: StyleSession, data: bytes) -> None:

@@ -183,7 +183,7 @@ def _frame_graph(
     return graph
 
 
-def quantize(model: ModelProto, content_images: Sequence[np.ndarray]) -> ModelProto:
+def quantize(model: ModelProto, content_images: Sequence[np.ndarray], symmetric: bool = False) -> ModelProto:
     """The image graph with 8-bit convolutions between its norms: QDQ, per-channel weights, static ranges.
 
     The first convolution, which sees the picture, and the last ones, which no norm follows, stay in float32. They are 20 %
@@ -194,6 +194,7 @@ def quantize(model: ModelProto, content_images: Sequence[np.ndarray]) -> ModelPr
     Args:
         model: what `to_onnx` made, in float32.
         content_images: (1, 3, H, W) float32, what the ranges are measured on.
+        symmetric: activations in signed 8 bits, every zero point 0.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -224,9 +225,9 @@ def quantize(model: ModelProto, content_images: Sequence[np.ndarray]) -> ModelPr
             nodes_to_exclude=[node.name for node in nodes if node.output[0] not in normed or channels[node.input[1]] == 3],
             per_channel=True,
             reduce_range=True,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            extra_options={"CalibMovingAverage": True, "CalibMovingAverageConstant": 0.1},
+            extra_options={"CalibMovingAverage": True, "CalibMovingAverageConstant": 0.1, "ActivationSymmetric": symmetric},
         )
         result = onnx.load(quantized)
     del result.opset_import[:]  # it adds com.microsoft's, which nothing here uses

@@ -19,7 +19,7 @@ import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from inference.style import onnx_file
-from inference.style.onnx_file import read_style
+from inference.style.onnx_file import check_style, read_style
 from inference.style.session import StyleSession
 from models import frame_graph, levels_graph
 from models.contract import Contract
@@ -233,14 +233,25 @@ def test_an_operator_of_another_domain_is_refused(image, refuse, domain, importe
     image = ending(image, [node("Relu", ["painted"], "x", domain=domain)])
     if imported:
         image.opset_import.append(helper.make_opsetid(domain, 1))
-    refuse(sealed(image), "other than ONNX's own of opset 18" if imported else f"an operator of the domain '{domain}'")
+    refuse(sealed(image), "other than ONNX's own of opset 11 to 18" if imported else f"an operator of the domain '{domain}'")
 
 
-@pytest.mark.parametrize("versions", [[], [17], [18, 18], [2**62], [0]])
+@pytest.mark.parametrize("versions", [[], [10], [19], [18, 18], [2**62], [0]])
 def test_other_versions_of_onnx_operators_are_refused(image, refuse, versions):
     del image.opset_import[:]
     image.opset_import.extend(helper.make_opsetid("", version) for version in versions)
-    refuse(sealed(image), "other than ONNX's own of opset 18")
+    refuse(sealed(image), "other than ONNX's own of opset 11 to 18")
+
+
+@pytest.mark.parametrize("opset", range(11, 19))
+def test_every_opset_in_which_a_style_says_the_same_is_read(image, opset):
+    image.opset_import[0].version = opset
+    check_style(sealed(image), "x.onnx")
+
+
+def test_a_file_in_the_form_of_another_runtime_says_so_and_is_not_painted_with(image, refuse):
+    metadata = {"allaprima.target": "litert", "allaprima.size": "640x480"}
+    refuse(sealed(image, **metadata), "is made for 'litert' at 640x480; to paint with it here, export it without --for")
 
 
 def add_functions(model):

@@ -1,0 +1,44 @@
+"""What other runtimes want of an image file. Standard library only."""
+
+from dataclasses import dataclass
+
+from models.contract import PRECISIONS
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a runtime wants of a file.
+
+    Attributes:
+        why: what is changed for it and why, one line for people.
+        precisions: those it takes.
+        frames: it takes frame files, too.
+        fixed_size: it takes pictures of one size only.
+        opset: the highest it knows, where that matters.
+        plain: no mirroring Pad and no DepthToSpace: slices and a transposed convolution do the same work, bit for bit.
+        symmetric: int8 has no zero points but 0.
+    """
+
+    why: str
+    precisions: tuple[str, ...] = ("fp32",)
+    frames: bool = False
+    fixed_size: bool = False
+    opset: int | None = None
+    plain: bool = False
+    symmetric: bool = False
+
+
+TARGETS = {
+    "onnxruntime": Target("the default: nothing is changed", PRECISIONS, frames=True),
+    "opencv": Target("one size: before 4.12 it opens no others", fixed_size=True),
+    "unity": Target("opset 9, which Barracuda and every Sentis read; neither has int8", opset=9),
+    "lens-studio": Target("one size, opset 10, plain operators", fixed_size=True, opset=10, plain=True),
+    "coreml": Target("one size, plain operators: one piece on the Neural Engine", fixed_size=True, plain=True),
+    "litert": Target("one size, plain operators: converters get shuffles wrong", fixed_size=True, plain=True),
+    "nnapi": Target("one size, plain operators: it mirrors nothing", fixed_size=True, plain=True),
+    "qnn": Target("one size", ("fp32", "fp16"), fixed_size=True),
+    "openvino": Target("nothing is changed", PRECISIONS, frames=True),
+    "tensorrt": Target("int8 without zero points", PRECISIONS, frames=True, symmetric=True),
+    "ncnn": Target("nothing is changed; pnnx takes no 8-bit files"),
+    "mnn": Target("nothing is changed", PRECISIONS),
+}

@@ -1,0 +1,129 @@
+"""One style in the forms that other runtimes take. What they make of them: tests/apps."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from inference.landscape import paint_landscape
+from inference.style.info import describe
+from inference.style.session import StyleSession, frame_to_image
+from models.errors import StyleError
+from models.image_transform_net import JohnsonNet
+from models.targets import TARGETS
+from training.export.export import Flavor, check_target, export
+from training.export.forms import at_opset, in_form_for
+from training.export.graph import to_onnx, with_color
+
+STYLE = Path(__file__).parents[3] / "checkpoints" / "great_wave"
+SIZE = (96, 64)  # width, height
+
+
+@pytest.fixture(scope="module")
+def own():
+    return onnx.load(STYLE / "realtime.onnx")
+
+
+def paint(model, size=SIZE):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"content_image": frame_to_image(paint_landscape(size[1], size[0]))})[0]
+
+
+def operators(model):
+    return {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_form_paints_the_same(own, target):
+    wants = TARGETS[target]
+    model = in_form_for(own, wants, SIZE if wants.fixed_size else None, None)
+    onnx.checker.check_model(model, full_check=True)
+    assert np.abs(paint(model) - paint(own)).max() < 1e-6
+    assert model.opset_import[0].version == (wants.opset or 11)
+    assert ("Pad" in operators(model), "DepthToSpace" in operators(model)) == (not wants.plain, not wants.plain)
+    dims = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    assert dims == ([1, 3, 64, 96] if wants.fixed_size else ["batch", 3, "height", "width"])
+
+
+def test_a_form_for_any_size_has_plain_operators_at_any_size(own):
+    model = in_form_for(own, TARGETS["litert"], None, None)
+    for size in ((16, 16), (124, 20)):
+        assert np.abs(paint(model, size) - paint(own, size)).max() < 1e-6
+
+
+@pytest.mark.parametrize("opset", range(9, 19))
+def test_a_file_with_colors_inside_says_the_same_in_every_opset(own, opset):
+    colored = with_color(own, 0.7, 1.0)
+    model = in_form_for(colored, TARGETS["onnxruntime"], None, opset)
+    assert model.opset_import[0].version == opset
+    assert np.abs(paint(model) - paint(colored)).max() < 1e-6
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("opset", [9, 10, 11, None])
+def test_an_imported_network_that_repeats_pixels_says_the_same(opset):
+    net = to_onnx(JohnsonNet().eval())
+    target = TARGETS["litert"] if opset in (11, None) else TARGETS["onnxruntime"]
+    assert np.abs(paint(in_form_for(net, target, None, opset)) - paint(net)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("flavor", "lowest"), [("realtime", 11), ("realtime.fp16", 11), ("quality", 11), ("realtime.int8", 13), ("realtime.frame", 15)]
+)
+def test_shipped_files_have_the_lowest_opset_that_says_the_same(flavor, lowest):
+    model = onnx.load(STYLE / f"{flavor}.onnx")
+    assert model.opset_import[0].version == at_opset(model).opset_import[0].version == lowest
+    assert ("form", f"ONNX IR 8, opset {lowest}") in describe(STYLE / f"{flavor}.onnx")
+    assert {prop.key: prop.value for prop in model.metadata_props}["allaprima.opset"] == str(lowest)
+
+
+@pytest.mark.parametrize(
+    ("flavor", "opset", "words"),
+    [
+        ("realtime", 8, "opset 8 is not written: 9 to 18 are"),
+        ("realtime", 19, "opset 19 is not written: 9 to 18 are"),
+        ("realtime.int8", 12, "cannot be said in opset 12 .*; opset 13 or higher can"),
+        ("realtime.frame", 14, "cannot be said in opset 14 .*; opset 15 or higher can"),
+    ],
+)
+def test_an_opset_that_cannot_be_is_refused(flavor, opset, words):
+    with pytest.raises(StyleError, match=words):
+        in_form_for(onnx.load(STYLE / f"{flavor}.onnx"), TARGETS["onnxruntime"], None, opset)
+
+
+@pytest.mark.parametrize(
+    ("flavor", "words"),
+    [
+        (Flavor(target="opencv"), "opencv takes pictures of one size: give --size WIDTHxHEIGHT, 640x480 say"),
+        (Flavor(size=(641, 10)), "the network takes no 641x10: sides are multiples of 4, at least 16; the nearest is 640x16"),
+        (Flavor(io="frame", target="unity"), "unity takes no frame file; leave out --io frame"),
+        (Flavor(io="frame", size=(640, 480)), "a frame file takes any size; leave out --size"),
+        (Flavor(precision="int8", target="ncnn"), "ncnn takes no int8 file of ours; give --precision fp32"),
+    ],
+)
+def test_what_a_target_does_not_take_is_refused(flavor, words):
+    with pytest.raises(StyleError, match=words):
+        check_target(flavor, 4, 16)
+
+
+@pytest.mark.thorough
+def test_export_for_a_phone_writes_a_file_that_says_what_it_is(tmp_path):
+    path = tmp_path / "phone.onnx"
+    export(STYLE / "realtime.safetensors", path, Flavor(target="litert", size=SIZE))
+    about = dict(describe(path))
+    assert about["form"] == "ONNX IR 8, opset 11, for litert; allaprima itself does not paint with it"
+    assert about["sizes"] == "96x64 alone"
+    assert "[1, 3, 64, 96]" in about["input"]
+    with pytest.raises(StyleError, match="is made for 'litert' at 96x64"):
+        StyleSession(path, "cpu")
+
+
+@pytest.mark.thorough
+def test_a_file_for_a_runtime_that_wants_nothing_changed_is_an_ordinary_one(tmp_path):
+    export(STYLE / "realtime.safetensors", tmp_path / "x.onnx", Flavor(target="openvino", opset=17))
+    assert ("form", "ONNX IR 8, opset 17") in describe(tmp_path / "x.onnx")
+    assert StyleSession(tmp_path / "x.onnx", "cpu").stylize(paint_landscape(20, 30)).shape == (20, 30, 3)

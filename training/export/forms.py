@@ -1,0 +1,175 @@
+"""An image graph in the form that another runtime takes: its size fixed, its mirrors, shuffles and opset as it knows them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from models.contract import LOWEST_OPSET, OPSET
+from models.errors import StyleError
+from models.targets import Target
+
+FIRST_OPSET = 9
+ATTRIBUTES_ONLY = 10  # up to here Pad and Clip have their numbers as attributes, and DepthToSpace knows one order
+
+
+def in_form_for(model: ModelProto, target: Target, size: tuple[int, int] | None, opset: int | None) -> ModelProto:
+    """A copy of an image graph in the form that a target takes.
+
+    Args:
+        model: as `training.export.graph` makes it. size: width and height in pixels, or free ones.
+        opset: of the copy; None is the lowest that says the same, or the target's.
+    Raises:
+        StyleError: no such opset, or the graph cannot be said in it.
+    """
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    opset = opset or target.opset
+    if opset is not None and not FIRST_OPSET <= opset <= OPSET:
+        raise StyleError(
+            f"opset {opset} is not written: {FIRST_OPSET} to {OPSET} are; newer ones add nothing that a style uses"
+        )
+    if size:
+        for value in (changed.graph.input[0], changed.graph.output[0]):
+            for dim, length in zip(value.type.tensor_type.shape.dim, (1, 3, size[1], size[0]), strict=True):
+                dim.dim_value = length
+    if any(node.op_type in ("Shape", "DequantizeLinear") for node in changed.graph.node):
+        return at_opset(changed, opset)  # frames and int8 have no other form
+    old = opset is not None and opset <= ATTRIBUTES_ONLY
+    graph = _Graph(changed)
+    if target.plain:
+        graph.replace("Pad", graph.sliced)
+        graph.replace("DepthToSpace", graph.spread)
+    if target.plain or old:
+        graph.replace("Resize", graph.repeated)
+    if old:
+        graph.replace("DepthToSpace", graph.blocks_first)
+        for operator in ("Pad", "Clip"):
+            graph.replace(operator, graph.with_attributes)
+    graph.write()
+    return at_opset(changed, opset)
+
+
+def at_opset(model: ModelProto, opset: int | None = None) -> ModelProto:
+    """A copy with its nodes as they are, of the opset given, else of the lowest that says the same.
+
+    Raises:
+        StyleError: not in the opset given.
+    """
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    reason = ""
+    for version in range(LOWEST_OPSET, OPSET + 1) if opset is None else (opset,):
+        changed.opset_import[0].version = version
+        try:
+            onnx.checker.check_model(changed, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            reason = reason or str(error).strip().splitlines()[0]
+        else:
+            return changed
+    lowest = at_opset(changed).opset_import[0].version
+    raise StyleError(f"this file cannot be said in opset {opset} ({reason[:200]}); opset {lowest} or higher can")
+
+
+class _Graph:
+    """The nodes and initializers of a model, while they are changed."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._graph = model.graph
+        self._arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        self._nodes = list(model.graph.node)
+
+    def replace(self, operator: str, by: Callable[[NodeProto], Iterator[NodeProto]]) -> None:
+        """Every node of an operator by those that a function of it gives."""
+        self._nodes = [new for node in self._nodes for new in (by(node) if node.op_type == operator else [node])]
+
+    def write(self) -> None:
+        used = {value for node in self._nodes for value in node.input}
+        del self._graph.node[:]
+        self._graph.node.extend(self._nodes)
+        kept = [numpy_helper.from_array(array, name) for name, array in self._arrays.items() if name in used]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept)
+
+    def sliced(self, pad: NodeProto) -> Iterator[NodeProto]:
+        """A mirrored border as the lines of which it is made, joined: nothing that has to walk backward."""
+        border_px, source, result = int(self._arrays[pad.input[1]][2]), pad.input[0], pad.output[0]
+        for axis in (2, 3):
+            first = [(line, line + 1) for line in range(border_px, 0, -1)]
+            last = [(-line, 1 - line) for line in range(2, border_px + 2)]
+            parts = []
+            for start, stop in (*first, *last):
+                parts.append(f"{result}/{axis}/{start}")
+                yield helper.make_node("Slice", [source, *(self._line(at) for at in (start, stop, axis))], parts[-1:])
+            parts.insert(border_px, source)
+            source = result if axis == 3 else f"{result}/rows"
+            yield helper.make_node("Concat", parts, [source], axis=axis)
+
+    def _line(self, number: int) -> str:
+        name = f"line_{number}".replace("-", "before_")
+        self._arrays[name] = np.array([number], np.int64)
+        return name
+
+    def spread(self, shuffle: NodeProto) -> Iterator[NodeProto]:
+        """A shuffle by a transposed convolution of ones and zeros: each product is the value itself."""
+        block, channels = self._block(shuffle), len(self._weights_before(shuffle.input[0]))
+        kernel = np.zeros((channels, channels // block**2, block, block), np.float32)
+        for channel in range(channels):
+            kernel[channel, channel // block**2, channel // block % block, channel % block] = 1.0
+        yield self._transposed(shuffle, kernel, block, group=1)
+
+    def repeated(self, resize: NodeProto) -> Iterator[NodeProto]:
+        """Nearest x2 likewise, each channel on its own."""
+        channels = len(self._weights_before(resize.input[0]))
+        yield self._transposed(resize, np.ones((channels, 1, 2, 2), np.float32), 2, group=channels)
+
+    def _transposed(self, node: NodeProto, kernel: np.ndarray, stride: int, group: int) -> NodeProto:
+        name = f"{node.output[0]}/kernel"
+        self._arrays[name] = kernel.astype(self._weights_before(node.input[0]).dtype)
+        shape: dict[str, Any] = {"kernel_shape": [stride, stride], "strides": [stride, stride], "pads": [0, 0, 0, 0]}
+        shape["dilations"] = [1, 1]
+        return helper.make_node("ConvTranspose", [node.input[0], name], list(node.output), group=group, **shape)
+
+    def blocks_first(self, shuffle: NodeProto) -> Iterator[NodeProto]:
+        """A shuffle in the only order that old opsets know; the convolutions before it give their channels in it."""
+        block = self._block(shuffle)
+        for convolution in self._convolutions(shuffle.input[0]):
+            for name in convolution.input[1:]:
+                array = self._arrays[name]
+                groups = array.reshape(-1, block**2, *array.shape[1:])
+                self._arrays[name] = np.ascontiguousarray(groups.swapaxes(0, 1).reshape(array.shape))
+        yield helper.make_node("DepthToSpace", list(shuffle.input), list(shuffle.output), blocksize=block)
+
+    def with_attributes(self, node: NodeProto) -> Iterator[NodeProto]:
+        """Pad and Clip with their numbers as attributes."""
+        numbers = [self._arrays[name] for name in node.input[1:]]
+        attributes: dict[str, Any]
+        if node.op_type == "Pad":
+            attributes = {"mode": "reflect", "pads": [int(number) for number in numbers[0]]}
+        else:
+            attributes = {"min": float(numbers[0]), "max": float(numbers[1])}
+        yield helper.make_node(node.op_type, list(node.input[:1]), list(node.output), **attributes)
+
+    @staticmethod
+    def _block(shuffle: NodeProto) -> int:
+        return int(next(attribute.i for attribute in shuffle.attribute if attribute.name == "blocksize"))
+
+    def _maker(self, value: str) -> NodeProto:
+        return next(node for node in self._nodes if node.output[0] == value)
+
+    def _convolutions(self, value: str) -> list[NodeProto]:
+        """Those whose results, added up, are a value."""
+        maker = self._maker(value)
+        if maker.op_type == "Conv":
+            return [maker]
+        assert maker.op_type == "Add", maker.op_type
+        return [node for source in maker.input for node in self._convolutions(source)]
+
+    def _weights_before(self, value: str) -> np.ndarray:
+        """Of the convolution that a value comes from: as many channels, of the same type."""
+        maker = self._maker(value)
+        while maker.op_type != "Conv":
+            maker = self._maker(maker.input[0])
+        return self._arrays[maker.input[1]]
