@@ -30,7 +30,7 @@ class Target:
 
 TARGETS = {
     "onnxruntime": Target("the default: nothing is changed", PRECISIONS, frames=True),
-    "opencv": Target("one size: before 4.12 it opens no others", fixed_size=True),
+    "opencv": Target("one size, plain operators: what 4.5 and up open", fixed_size=True, plain=True),
     "unity": Target("opset 9, which Barracuda and every Sentis read; neither has int8", opset=9),
     "lens-studio": Target("one size, opset 10, plain operators", fixed_size=True, opset=10, plain=True),
     "coreml": Target("one size, plain operators: one piece on the Neural Engine", fixed_size=True, plain=True),

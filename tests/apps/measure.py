@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -63,6 +64,50 @@ def opencv_runs(path: Path, frame: np.ndarray, image: np.ndarray) -> Runs:
     return timed(run)
 
 
+def openvino_runs(path: Path, frame: np.ndarray, image: np.ndarray) -> Runs:
+    import openvino
+
+    net = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    content = frame if path.stem.endswith("frame") else image
+    return timed(lambda: net(content))
+
+
+def mnn_runs(path: Path, image: np.ndarray) -> Runs:
+    from MNN import expr, nn
+
+    net = nn.load_module_from_file(str(path), ["content_image"], ["stylized_image"])
+    content = expr.convert(expr.const(image, image.shape, expr.NCHW), expr.NC4HW4)
+    return timed(lambda: expr.convert(net.forward(content), expr.NCHW).read())
+
+
+def ncnn_runs(path: Path, image: np.ndarray) -> Runs:
+    import ncnn
+
+    net = ncnn.Net()
+    net.load_param(str(path))
+    net.load_model(str(path.with_suffix(".bin")))
+    content = ncnn.Mat(image[0])
+
+    def run() -> None:
+        extractor = net.create_extractor()
+        extractor.input("in0", content)
+        extractor.extract("out0")
+
+    return timed(run)
+
+
+def litert_runs(path: Path, image: np.ndarray) -> Runs:
+    from ai_edge_litert.interpreter import Interpreter
+
+    net = Interpreter(str(path), num_threads=len(os.sched_getaffinity(0)))
+    net.allocate_tensors()
+    net.set_tensor(net.get_input_details()[0]["index"], np.ascontiguousarray(image.transpose(0, 2, 3, 1)))
+    return timed(net.invoke)
+
+
+CONVERTED = {"realtime.mnn": mnn_runs, "realtime.ncnn.param": ncnn_runs, "realtime.tflite": litert_runs}
+
+
 @contextmanager
 def process_runs(command: list[str], folder: Path, height: int, width: int, where: Path) -> Iterator[Callable[[str], Runs]]:
     """A process that answers requests, one a line, with milliseconds."""
@@ -98,6 +143,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parents[2] / "checkpoints" / "great_wave")
     parser.add_argument("--rounds", type=int, default=15)
+    what = f"what other runtimes' converters made of realtime.onnx: {', '.join(CONVERTED)}; those that are there"
+    parser.add_argument("--converted", type=Path, default=Path(), metavar="FOLDER", help=what)
     parser.add_argument("--size", default="640x480", metavar="WIDTHxHEIGHT")
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
@@ -111,6 +158,11 @@ def main() -> None:
             path = options.folder / f"{flavor}.onnx"
             runs[f"ONNX Runtime {onnxruntime.__version__}, Python", name] = onnxruntime_runs(path, frame, image)
             runs[f"OpenCV {cv2.__version__}, DNN", name] = opencv_runs(path, frame, image)
+            if find_spec("openvino"):
+                runs["OpenVINO", name] = openvino_runs(path, frame, image)
+        for converted, runs_of_it in CONVERTED.items():
+            if (options.converted / converted).is_file():
+                runs[converted, FLAVORS["realtime"]] = runs_of_it(options.converted / converted, image)
         processes = {"onnxruntime-node": (["node", "measure.mjs"], ("onnxruntime-node",))}
         for threads in (1, 2):
             command = ["node", "chromium.mjs", "measure", str(threads)]

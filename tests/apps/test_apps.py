@@ -28,6 +28,12 @@ FRAME_FILE, IMAGE_FILE = STYLE / "realtime.frame.onnx", STYLE / "realtime.onnx"
 SNIPPETS = {
     "use_onnxruntime.py": "python",
     "use_opencv.py": "python",
+    "pipe.py": "python",
+    "use_coreml.py": "python",
+    "use_openvino.py": "python",
+    "use_mnn.py": "python",
+    "use_ncnn.py": "python",
+    "use_litert.py": "python",
     "browser.mjs": "js",
     "node.mjs": "js",
     "opencv.cpp": "cpp",
@@ -48,8 +54,9 @@ def printed(name: str) -> str:
     return "\n".join(line[indent:] for line in lines[begin + 1 : end])
 
 
-def call(*command: object, folder: Path | None = None, stdin: str | None = None) -> str:
-    environment = os.environ | {"CHROMIUM": find_chromium() or ""}
+def call(*command: object, folder: Path | None = None, stdin: str | None = None, packages: Path | None = None) -> str:
+    """Runs a command; `packages` is a folder with Python packages of its own."""
+    environment = os.environ | {"CHROMIUM": find_chromium() or ""} | ({"PYTHONPATH": str(packages)} if packages else {})
     result = subprocess.run(
         [str(part) for part in command],
         cwd=folder,
@@ -107,15 +114,31 @@ def test_onnxruntime_in_python_without_the_option_paints_in_the_paintings_colors
     assert_close(read(tmp_path / "painting.png"), wanted)
 
 
+def test_raw_frames_go_through_a_pipe(wanted, photo):
+    frames = read(photo), read(photo)[::-1]
+    raw = b"".join(np.ascontiguousarray(frame).tobytes() for frame in frames)
+    height, width, _ = frames[0].shape
+    command = [sys.executable, str(HERE / "pipe.py"), str(FRAME_FILE), str(width), str(height)]
+    result = subprocess.run(command, input=raw + b"half a frame", capture_output=True, timeout=DEADLINE_S)
+    assert result.returncode == 0, result.stderr[-2000:]
+    painted = np.frombuffer(result.stdout, np.uint8).reshape(2, height, width, 3)
+    assert_close(painted[0], wanted)
+    assert_close(painted[1], StyleSession(IMAGE_FILE, "cpu").stylize(frames[1]))
+
+
+def installed(folder: Path, *packages: str) -> Path:
+    """A folder with packages that the environment does not have, nor what they need of others."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if result.returncode:
+        pytest.skip(f"{packages[0]} cannot be installed here: {result.stderr[-200:]}")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def runtime_of_2024(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The last ONNX Runtime that refuses files newer than IR 9, in a folder for PYTHONPATH."""
-    folder = tmp_path_factory.mktemp("onnxruntime")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-    result = subprocess.run([*command, "onnxruntime==1.17.1", "numpy<2"], capture_output=True, text=True, timeout=300)
-    if result.returncode:
-        pytest.skip(f"onnxruntime 1.17.1 cannot be installed here: {result.stderr[-200:]}")
-    return folder
+    return installed(tmp_path_factory.mktemp("onnxruntime"), "onnxruntime==1.17.1", "numpy<2")
 
 
 PAINT = """

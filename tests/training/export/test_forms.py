@@ -72,7 +72,8 @@ def test_an_imported_network_that_repeats_pixels_says_the_same(opset):
 
 
 @pytest.mark.parametrize(
-    ("flavor", "lowest"), [("realtime", 11), ("realtime.fp16", 11), ("quality", 11), ("realtime.int8", 13), ("realtime.frame", 15)]
+    ("flavor", "lowest"),
+    [("realtime", 11), ("realtime.fp16", 11), ("quality", 11), ("realtime.int8", 13), ("realtime.frame", 15)],
 )
 def test_shipped_files_have_the_lowest_opset_that_says_the_same(flavor, lowest):
     model = onnx.load(STYLE / f"{flavor}.onnx")
