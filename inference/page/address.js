@@ -1,4 +1,5 @@
 // The address says which style paints, and how, so that a link or a reload paints the same: #style=the_scream&strength=80&...
+// or ?style=..., where a program can give no fragment.
 
 import { strokes } from "./painting.js";
 import { $, now } from "./state.js";
@@ -16,11 +17,19 @@ export function keepAddress() {
 
 /** Set the sliders as the address says; returns the style's name, where it says one. */
 export function readAddress() {
-  const said = new URLSearchParams(location.hash.slice(1)), size = said.get("strokes");
+  const said = new URLSearchParams(`${location.hash.slice(1)}&${location.search.slice(1)}`), size = said.get("strokes");
   move("strength", said.get("strength"));
   move("keep_color", said.get("colors"));
   move("strokes", size === FINE ? $("strokes").min : size && Math.log2(size));
   return said.get("style");
+}
+
+/** For OBS and its like, ?bare shows the picture alone; camera=NAME opens one by part of its name, mirror mirrors it. */
+export function readBare() {
+  const said = new URLSearchParams(location.search), bare = said.has("bare");
+  document.documentElement.classList.toggle("bare", bare);
+  if (bare) $("mirror").checked = said.has("mirror");
+  return { camera: bare ? said.get("camera") : null };
 }
 
 /** The slider itself keeps a number inside, and at a step. */

@@ -1,6 +1,6 @@
 // The page: its controls and its start.
 
-import { keepAddress, readAddress } from "./address.js";
+import { keepAddress, readAddress, readBare } from "./address.js";
 import { findAssets, showEngine, startWorker } from "./engine.js";
 import { placeDivider, strokes, want } from "./painting.js";
 import { saveFullSize, snapshot, toggleRecording } from "./saving.js";
@@ -87,11 +87,13 @@ function connectControls() {
 }
 
 async function start() {
+  const { camera } = readBare();
   connectControls();
   now.started = startEngine();
   await now.started;
   listStyles();
   await chooseFirst(readAddress());
+  if (camera !== null) await openCamera(camera).catch(say);
   document.body.dataset.ready = "true";
 }
 

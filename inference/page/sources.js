@@ -83,7 +83,17 @@ const CAMERA_TROUBLE = {
   OverconstrainedError: "There is no such camera.",
 };
 
-export async function openCamera() {
+/** The camera whose name has this in it. */
+async function cameraNamed(name) {
+  const cameras = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
+  const camera = cameras.find(({ label }) => label.toLowerCase().includes(name.toLowerCase()));
+  if (camera) return { deviceId: { exact: camera.deviceId } };
+  const names = cameras.map(({ label }) => `“${label}”`).join(", ");
+  throw new Error(`There is no camera “${name}”; ${names ? `there is ${names}` : "there is none at all"}.`);
+}
+
+/** The camera of a name, else the one on the side that was chosen last. */
+export async function openCamera(name) {
   if (!navigator.mediaDevices) {
     throw new Error("The browser gives no camera to this address: https, localhost or a local file is needed.");
   }
@@ -91,7 +101,8 @@ export async function openCamera() {
   say("Waiting for the camera …");
   let stream;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: now.facing, width: 1280, height: 720 } });
+    const which = name ? await cameraNamed(name) : { facingMode: now.facing };
+    stream = await navigator.mediaDevices.getUserMedia({ video: { ...which, width: 1280, height: 720 } });
   } catch (error) {
     if (mine !== request) return;
     throw new Error(CAMERA_TROUBLE[error.name] ?? `The camera cannot be opened: ${error.message}`);

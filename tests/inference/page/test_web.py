@@ -393,6 +393,34 @@ def test_the_camera_is_painted_live_paused_recorded_and_stopped(address, browser
         page.tab.wait_for_selector('#stage[data-state="empty"]')
 
 
+def visible(page: Page) -> list[str]:
+    """What takes room on the page and is no picture."""
+    return page.tab.evaluate(
+        """() => [...document.querySelectorAll('body *')]
+        .filter((each) => each.checkVisibility() && each.getClientRects().length)
+        .filter((each) => each.innerText?.trim() || ['INPUT', 'BUTTON', 'SELECT', 'IMG'].includes(each.tagName))
+        .map((each) => each.id || each.tagName)"""
+    )
+
+
+def test_bare_shows_the_cameras_picture_alone(address, browser):
+    path = "?backend=wasm&bare&style=great_wave&camera=fake&strokes=fine"
+    with Page(browser, address, path=path, viewport={"width": 640, "height": 360}) as page:
+        page.painted(lambda: None)
+        assert page.tab.evaluate("window.history.length") <= 2
+        assert visible(page) == []
+        assert page.tab.evaluate("document.getElementById('painting').getBoundingClientRect().toJSON()")["width"] == 640
+        assert page.tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgba(0, 0, 0, 0)"
+        assert not page.tab.is_checked("#mirror")
+        assert page.tab.evaluate("document.querySelector('#card').textContent").startswith("“The Great Wave")
+
+
+def test_bare_says_which_cameras_there_are(address, browser):
+    with Page(browser, address, path="?backend=wasm&bare&camera=nothing") as page:
+        page.message("There is no camera “nothing”; there is “fake_device_0”")
+        assert set(visible(page)) <= {"message", "MAIN", "panel"}
+
+
 def test_a_recording_keeps_its_size_and_ends_with_the_camera(address, browser, tmp_path):
     with Page(browser, address) as page:
         page.painted(lambda: page.tab.click("#camera"))
