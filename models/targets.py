@@ -33,7 +33,7 @@ TARGETS = {
     "opencv": Target("one size, plain operators: what 4.5 and up open", fixed_size=True, plain=True),
     "unity": Target("opset 9, which Barracuda and every Sentis read; neither has int8", opset=9),
     "lens-studio": Target("one size, opset 10, plain operators", fixed_size=True, opset=10, plain=True),
-    "coreml": Target("one size, plain operators: one piece on the Neural Engine", fixed_size=True, plain=True),
+    "coreml": Target("one size, plain operators: it splits the network at mirrors", fixed_size=True, plain=True),
     "litert": Target("one size, plain operators: converters get shuffles wrong", fixed_size=True, plain=True),
     "nnapi": Target("one size, plain operators: it mirrors nothing", fixed_size=True, plain=True),
     "qnn": Target("one size", ("fp32", "fp16"), fixed_size=True),

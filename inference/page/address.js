@@ -2,7 +2,7 @@
 // or ?style=..., where a program can give no fragment.
 
 import { strokes } from "./painting.js";
-import { $, now } from "./state.js";
+import { $, now, say } from "./state.js";
 
 const FINE = "fine";
 
@@ -22,6 +22,16 @@ export function readAddress() {
   move("keep_color", said.get("colors"));
   move("strokes", size === FINE ? $("strokes").min : size && Math.log2(size));
   return said.get("style");
+}
+
+export async function copyLink() {
+  keepAddress();
+  try {
+    await navigator.clipboard.writeText(location.href);
+    say("The link is copied; it says style, strength, colors and strokes.");
+  } catch {
+    say(`The browser does not let it be copied; here it is: ${location.href}`);
+  }
 }
 
 /** For OBS and its like, ?bare shows the picture alone; camera=NAME opens one by part of its name, mirror mirrors it. */

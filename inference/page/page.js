@@ -1,6 +1,6 @@
 // The page: its controls and its start.
 
-import { keepAddress, readAddress, readBare } from "./address.js";
+import { copyLink, keepAddress, readAddress, readBare } from "./address.js";
 import { findAssets, showEngine, startWorker } from "./engine.js";
 import { placeDivider, strokes, want } from "./painting.js";
 import { saveFullSize, snapshot, toggleRecording } from "./saving.js";
@@ -15,6 +15,12 @@ function compareAt(event) {
   const share = (event.clientX - box.left - (box.width - shown) / 2) / shown;
   $("compare").value = Math.round(100 * Math.min(Math.max(share, 0), 1));
   $("compare").dispatchEvent(new Event("input"));
+}
+
+/** A slider's value in words, for eyes and ears. */
+function tell(slider, words) {
+  slider.nextElementSibling.textContent = words;
+  slider.setAttribute("aria-valuetext", words);
 }
 
 function togglePause() {
@@ -42,7 +48,7 @@ function connectControls() {
   }
   for (const id of ["strength", "keep_color", "compare"]) {
     $(id).addEventListener("input", ({ target }) => {
-      target.nextElementSibling.textContent = `${target.value} %`;
+      tell(target, `${target.value} %`);
       if (id === "compare") placeDivider();
       else if (stage.dataset.state === "painted") want("mix");
     });
@@ -51,7 +57,7 @@ function connectControls() {
   addEventListener("hashchange", () => chooseNamed(readAddress()));
   $("strokes").addEventListener("input", ({ target }) => {
     const size = strokes();
-    target.nextElementSibling.textContent = size ? `${Number(size.toPrecision(2))} ×` : "fine";
+    tell(target, size ? `${Number(size.toPrecision(2))} ×` : "fine");
     want("paint");
   });
   $("size").addEventListener("change", () => want("paint"));
@@ -61,10 +67,11 @@ function connectControls() {
   $("snapshot").addEventListener("click", snapshot);
   $("full_size").addEventListener("click", saveFullSize);
   $("record").addEventListener("click", toggleRecording);
+  $("copy_link").addEventListener("click", copyLink);
   addEventListener("keydown", (event) => {
     const button = { " ": "pause", s: "snapshot", r: "record" }[event.key];
     const typing = event.target.closest?.(event.key === " " ? "input, select, button, label" : "select");
-    if (!button || typing || event.repeat || event.ctrlKey || event.metaKey || event.altKey || $(button).disabled) return;
+    if (!button || !$("keys").checked || typing || event.repeat || event.ctrlKey || event.metaKey || event.altKey || $(button).disabled) return;
     event.preventDefault();
     $(button).click();
   });
@@ -87,6 +94,7 @@ function connectControls() {
 }
 
 async function start() {
+  $("backend").textContent = "Starting …";
   const { camera } = readBare();
   connectControls();
   now.started = startEngine();

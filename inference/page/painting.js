@@ -30,12 +30,14 @@ async function pump() {
   if (now.busy || !wanted || !now.source || !now.style) return;
   const task = wanted, from = now.source, painter = now.style;
   [now.busy, wanted] = [true, ""];
+  if (task === "paint") $("done").textContent = "";
   const slow = setTimeout(() => { $("speed").textContent = "Painting …"; }, 500);
   try {
     const picture = task === "paint" ? takePicture() : null;
     const values = picture ? { strokes: strokes(), pixels: picture.data, width: picture.width, height: picture.height } : {};
     const result = await ask(task, { ...values, ...mixture() });
     if (now.source === from) show(result, picture);
+    if (picture && from.kind === "photo") $("done").textContent = `Painted as ${painter.title ?? painter.name}.`;
   } catch (error) {
     await recover(error, painter);
   }

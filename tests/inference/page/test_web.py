@@ -393,6 +393,45 @@ def test_the_camera_is_painted_live_paused_recorded_and_stopped(address, browser
         page.tab.wait_for_selector('#stage[data-state="empty"]')
 
 
+def test_the_link_is_copied_and_paints_the_same(address, browser, photo):
+    with Page(browser, address, permissions=("clipboard-read", "clipboard-write")) as page:
+        page.choose("The Scream")
+        page.open(photo)
+        page.set("strength", 60)
+        page.tab.click("#copy_link")
+        page.message("The link is copied")
+        link = page.tab.evaluate("navigator.clipboard.readText()")
+    with Page(browser, address, path=link.removeprefix(address)) as page:
+        assert page.tab.evaluate("document.getElementById('strength').value") == "60"
+        assert "Scream" in page.tab.inner_text("#card")
+
+
+def test_keys_are_switched_off_and_the_end_of_painting_is_said(address, browser, photo):
+    with Page(browser, address) as page:
+        page.choose("The Scream")
+        page.open(photo)
+        page.tab.locator("#done", has_text="Painted as The Scream").wait_for(state="attached")
+        page.set("strength", 40)
+        assert page.tab.get_attribute("#strength", "aria-valuetext") == "40 %"
+        page.tab.uncheck("#keys")
+        page.tab.evaluate(
+            "window.saved = 0; document.getElementById('snapshot').addEventListener('click', () => window.saved++)"
+        )
+        page.tab.keyboard.press("s")
+        page.tab.check("#keys")
+        assert page.tab.evaluate("window.saved") == 0
+        page.tab.keyboard.press("s")
+        assert page.tab.evaluate("window.saved") == 1
+
+
+def test_without_javascript_the_page_says_what_is_needed(address, browser):
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto(address)
+    assert "please allow JavaScript" in tab.inner_text("#backend")
+    context.close()
+
+
 def visible(page: Page) -> list[str]:
     """What takes room on the page and is no picture."""
     return page.tab.evaluate(

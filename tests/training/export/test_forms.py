@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from inference.landscape import paint_landscape
 from inference.style.info import describe
@@ -15,7 +16,7 @@ from models.image_transform_net import JohnsonNet
 from models.targets import TARGETS
 from training.export.export import Flavor, check_target, export
 from training.export.forms import at_opset, in_form_for
-from training.export.graph import to_onnx, with_color
+from training.export.graph import quantize, to_onnx, with_color
 
 STYLE = Path(__file__).parents[3] / "checkpoints" / "great_wave"
 SIZE = (96, 64)  # width, height
@@ -121,6 +122,17 @@ def test_export_for_a_phone_writes_a_file_that_says_what_it_is(tmp_path):
     assert "[1, 3, 64, 96]" in about["input"]
     with pytest.raises(StyleError, match="is made for 'litert' at 96x64"):
         StyleSession(path, "cpu")
+
+
+@pytest.mark.thorough
+def test_int8_for_tensorrt_has_no_zero_points(own):
+    image = frame_to_image(paint_landscape(64, 96))
+    model = quantize(at_opset(own, 18), [image], TARGETS["tensorrt"].symmetric)
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    zeros = [arrays[node.input[2]] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(zeros) > 20
+    assert not any(zero.any() for zero in zeros)
+    assert np.abs(paint(model) - paint(own)).mean() < 0.03
 
 
 @pytest.mark.thorough
