@@ -1,14 +1,16 @@
 """Alla Prima in ComfyUI: copy this file into ComfyUI/custom_nodes and install allaprima in ComfyUI's environment."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from inference.options import COLOR_MODES, StylizeOptions
 from inference.painter import paint_photo
 from inference.style.session import StyleSession
 from inference.style.styles import find_style, shipped_styles
+
+if TYPE_CHECKING:
+    import torch
 
 
 class AllaPrimaStylize:
@@ -39,8 +41,8 @@ class AllaPrimaStylize:
         }
 
     def stylize(
-        self, image: torch.Tensor, style: str, strokes: float, strength: float, keep_color: str, onnx_file: str = ""
-    ) -> tuple[torch.Tensor]:
+        self, image: "torch.Tensor", style: str, strokes: float, strength: float, keep_color: str, onnx_file: str = ""
+    ) -> "tuple[torch.Tensor]":
         """Paint.
 
         Args:
@@ -60,7 +62,7 @@ class AllaPrimaStylize:
         options = StylizeOptions(keep_color=keep_color, strength=strength, strokes=strokes)
         frames = np.rint(255.0 * image[..., :3].clamp(0.0, 1.0).cpu().numpy()).astype(np.uint8)
         painted = np.stack([paint_photo(session, np.ascontiguousarray(frame), options) for frame in frames])
-        return (torch.from_numpy(painted.astype(np.float32) / 255.0),)
+        return (image.cpu().new_tensor(painted / np.float32(255.0)),)
 
 
 NODE_CLASS_MAPPINGS = {"AllaPrimaStylize": AllaPrimaStylize}
