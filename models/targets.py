@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from models.contract import PRECISIONS
 
+FIRST_OPSET = 9  # that is written: what Barracuda reads
+
 
 @dataclass(frozen=True)
 class Target:

@@ -11,10 +11,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from models.contract import IO, PRECISIONS
+from models.contract import IO, OPSET, PRECISIONS
 from models.errors import Interrupted, OptimizeError, StyleError, TrainingError
 from models.options import Commands, add_command, add_options, chosen, flag, number, several_of, size, strokes, whole_number
-from models.targets import TARGETS
+from models.targets import FIRST_OPSET, TARGETS
 from training.config import EvaluateConfig, OptimizeConfig, ReconstructConfig, TrainConfig
 
 
@@ -318,7 +318,7 @@ def add_export(commands: Commands) -> None:
     what = "for pictures of this size alone, as phones and older runtimes want"
     parser.add_argument("--size", type=size, metavar="WIDTHxHEIGHT", help=what)
     what = "of ONNX (default: the lowest that says the same, 11 for images, 13 for int8, 15 for frames, 18 with --strokes)"
-    parser.add_argument("--opset", type=int, metavar="9..18", help=what)
+    parser.add_argument("--opset", type=whole_number(FIRST_OPSET, OPSET), metavar=f"{FIRST_OPSET}..{OPSET}", help=what)
     what = "to compare on, and for int8 to measure ranges on (default: those of the run, else three that come along)"
     parser.add_argument("--photos", metavar="FOLDER", help=what)
     what = "the painting, which int8 is compared with (default: the run's)"

@@ -8,6 +8,7 @@ from inference.options import COLOR_MODES, StylizeOptions
 from inference.painter import paint_photo
 from inference.style.session import StyleSession
 from inference.style.styles import find_style, shipped_styles
+from models.contract import MAX_STROKES
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,7 @@ class AllaPrimaStylize:
             "required": {
                 "image": ("IMAGE",),
                 "style": ([style.full_name for style in shipped_styles()],),
-                "strokes": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.1}),
+                "strokes": ("FLOAT", {"default": 1.0, "min": 0.0, "max": MAX_STROKES, "step": 0.1}),
                 "strength": ("FLOAT", share),
                 "keep_color": (list(COLOR_MODES),),
             },

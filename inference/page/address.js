@@ -34,12 +34,15 @@ export async function copyLink() {
   }
 }
 
-/** For OBS and its like, ?bare shows the picture alone; camera=NAME opens one by part of its name, mirror mirrors it. */
+/**
+ * For OBS and its like, ?bare shows the picture alone; camera=NAME opens one by part of its name, mirror mirrors it.
+ * Returns the name, null where no camera is asked for.
+ */
 export function readBare() {
   const said = new URLSearchParams(location.search), bare = said.has("bare");
   document.documentElement.classList.toggle("bare", bare);
   if (bare) $("mirror").checked = said.has("mirror");
-  return { camera: bare ? said.get("camera") : null };
+  return bare ? said.get("camera") : null;
 }
 
 /** The slider itself keeps a number inside, and at a step. */

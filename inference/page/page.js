@@ -95,7 +95,7 @@ function connectControls() {
 
 async function start() {
   $("backend").textContent = "Starting …";
-  const { camera } = readBare();
+  const camera = readBare();
   connectControls();
   now.started = startEngine();
   await now.started;

@@ -36,8 +36,10 @@ async function pump() {
     const picture = task === "paint" ? takePicture() : null;
     const values = picture ? { strokes: strokes(), pixels: picture.data, width: picture.width, height: picture.height } : {};
     const result = await ask(task, { ...values, ...mixture() });
-    if (now.source === from) show(result, picture);
-    if (picture && from.kind === "photo") $("done").textContent = `Painted as ${painter.title ?? painter.name}.`;
+    if (now.source === from) {
+      show(result, picture);
+      if (picture && from.kind === "photo") $("done").textContent = `Painted as ${painter.title ?? painter.name}.`;
+    }
   } catch (error) {
     await recover(error, painter);
   }

@@ -1,7 +1,6 @@
 """An image graph in the form that another runtime takes: its size fixed, its mirrors, shuffles and opset as it knows them."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import onnx
@@ -9,9 +8,8 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from models.contract import LOWEST_OPSET, OPSET
 from models.errors import StyleError
-from models.targets import Target
+from models.targets import FIRST_OPSET, Target
 
-FIRST_OPSET = 9
 ATTRIBUTES_ONLY = 10  # up to here Pad and Clip have their numbers as attributes, and DepthToSpace knows one order
 
 
@@ -22,15 +20,11 @@ def in_form_for(model: ModelProto, target: Target, size: tuple[int, int] | None,
         model: as `training.export.graph` makes it. size: width and height in pixels, or free ones.
         opset: of the copy; None is the lowest that says the same, or the target's.
     Raises:
-        StyleError: no such opset, or the graph cannot be said in it.
+        StyleError: as `at_opset`.
     """
     changed = ModelProto()
     changed.CopyFrom(model)
-    opset = opset or target.opset
-    if opset is not None and not FIRST_OPSET <= opset <= OPSET:
-        raise StyleError(
-            f"opset {opset} is not written: {FIRST_OPSET} to {OPSET} are; newer ones add nothing that a style uses"
-        )
+    opset = target.opset if opset is None else opset
     if size:
         for value in (changed.graph.input[0], changed.graph.output[0]):
             for dim, length in zip(value.type.tensor_type.shape.dim, (1, 3, size[1], size[0]), strict=True):
@@ -56,21 +50,26 @@ def at_opset(model: ModelProto, opset: int | None = None) -> ModelProto:
     """A copy with its nodes as they are, of the opset given, else of the lowest that says the same.
 
     Raises:
-        StyleError: not in the opset given.
+        StyleError: no such opset, or the nodes cannot be said in it.
     """
+    if opset is not None and not FIRST_OPSET <= opset <= OPSET:
+        raise StyleError(
+            f"opset {opset} is not written: {FIRST_OPSET} to {OPSET} are; newer ones add nothing that a style uses"
+        )
     changed = ModelProto()
     changed.CopyFrom(model)
-    reason = ""
     for version in range(LOWEST_OPSET, OPSET + 1) if opset is None else (opset,):
         changed.opset_import[0].version = version
         try:
             onnx.checker.check_model(changed, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            reason = reason or str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0][:200]
         else:
             return changed
+    if opset is None:
+        raise StyleError(f"this file cannot be said in any opset from {LOWEST_OPSET} to {OPSET} ({reason})")
     lowest = at_opset(changed).opset_import[0].version
-    raise StyleError(f"this file cannot be said in opset {opset} ({reason[:200]}); opset {lowest} or higher can")
+    raise StyleError(f"this file cannot be said in opset {opset} ({reason}); opset {lowest} or higher can")
 
 
 class _Graph:
@@ -128,9 +127,10 @@ class _Graph:
     def _transposed(self, node: NodeProto, kernel: np.ndarray, stride: int, group: int) -> NodeProto:
         name = f"{node.output[0]}/kernel"
         self._arrays[name] = kernel.astype(self._weights_before(node.input[0]).dtype)
-        shape: dict[str, Any] = {"kernel_shape": [stride, stride], "strides": [stride, stride], "pads": [0, 0, 0, 0]}
-        shape["dilations"] = [1, 1]
-        return helper.make_node("ConvTranspose", [node.input[0], name], list(node.output), group=group, **shape)
+        inputs, outputs, square = [node.input[0], name], list(node.output), [stride, stride]
+        return helper.make_node(
+            "ConvTranspose", inputs, outputs, kernel_shape=square, strides=square, pads=[0] * 4, dilations=[1, 1], group=group
+        )
 
     def blocks_first(self, shuffle: NodeProto) -> Iterator[NodeProto]:
         """A shuffle in the only order that old opsets know; the convolutions before it give their channels in it."""
@@ -144,13 +144,12 @@ class _Graph:
 
     def with_attributes(self, node: NodeProto) -> Iterator[NodeProto]:
         """Pad and Clip with their numbers as attributes."""
-        numbers = [self._arrays[name] for name in node.input[1:]]
-        attributes: dict[str, Any]
+        numbers = [self._arrays[name].tolist() for name in node.input[1:]]
+        inputs, outputs = list(node.input[:1]), list(node.output)
         if node.op_type == "Pad":
-            attributes = {"mode": "reflect", "pads": [int(number) for number in numbers[0]]}
+            yield helper.make_node("Pad", inputs, outputs, mode="reflect", pads=numbers[0])
         else:
-            attributes = {"min": float(numbers[0]), "max": float(numbers[1])}
-        yield helper.make_node(node.op_type, list(node.input[:1]), list(node.output), **attributes)
+            yield helper.make_node("Clip", inputs, outputs, min=numbers[0], max=numbers[1])
 
     @staticmethod
     def _block(shuffle: NodeProto) -> int:

@@ -56,7 +56,7 @@ def test_every_picture_of_a_batch_is_painted_as_our_own_command_paints_it(node, 
         assert np.array_equal(np.rint(255 * found.numpy()), wanted)
 
 
-def test_a_style_of_ones_own_counts_instead(node, images, tmp_path):
+def test_a_style_of_ones_own_counts_instead(node, images):
     own = str(find_style("sunflowers/realtime"))
     painted = call(node, image=images, style="great_wave/realtime", onnx_file=own)
     assert torch.equal(painted, call(node, image=images, style="sunflowers/realtime"))

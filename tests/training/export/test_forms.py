@@ -97,6 +97,19 @@ def test_an_opset_that_cannot_be_is_refused(flavor, opset, words):
         in_form_for(onnx.load(STYLE / f"{flavor}.onnx"), TARGETS["onnxruntime"], None, opset)
 
 
+@pytest.mark.parametrize("opset", [0, 8, 19, 25])
+def test_a_frame_file_of_an_opset_that_is_not_written_is_refused(opset):
+    with pytest.raises(StyleError, match=f"opset {opset} is not written: 9 to 18 are"):
+        at_opset(onnx.load(STYLE / "realtime.frame.onnx"), opset)
+
+
+def test_a_graph_of_no_opset_is_named():
+    model = onnx.load(STYLE / "realtime.onnx")
+    model.graph.node[0].op_type = "Nothing"
+    with pytest.raises(StyleError, match="cannot be said in any opset from 11 to 18"):
+        at_opset(model)
+
+
 @pytest.mark.parametrize(
     ("flavor", "words"),
     [
