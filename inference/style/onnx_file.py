@@ -154,9 +154,10 @@ def read_about(path: Path) -> tuple[int, Contract, int, int]:
     """
     data = _bytes(path)
     model, metadata = _model(data, str(path))
-    contract = Contract.from_metadata(metadata, str(path))
-    if not contract.target:
-        check_style(data, str(path))
+    if metadata.get("allaprima.target"):
+        contract = Contract.from_metadata(metadata, str(path))
+    else:
+        contract = _checked(model, metadata, str(path))
     opset = next((each["version"] for each in model["opset_import"]), None)
     return len(data), contract, model["ir_version"] or 0, opset or 0
 
@@ -184,7 +185,11 @@ def check_style(data: bytes, name: str) -> Contract:
     Raises:
         StyleError: as `read_style`.
     """
-    model, metadata = _model(data, name)
+    return _checked(*_model(data, name), name)
+
+
+def _checked(model: dict[str, Any], metadata: dict[str, str], name: str) -> Contract:
+    """The contract of a file's fields and metadata, after a look at all of them."""
     if target := metadata.get("allaprima.target"):
         size = f" at {metadata['allaprima.size'][:20]}" if "allaprima.size" in metadata else ""
         raise StyleError(
