@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import onnxruntime
 import pytest
+from painted import DEADLINE_S, FRAME_FILE, HERE, IMAGE_FILE, LEVELS, ROOT, STYLE, assert_close, call, installed, read
 from PIL import Image
 from toolbox import NPM, find_chromium, find_node_modules, node_folder, why_no_node
 
@@ -21,10 +22,6 @@ from inference.landscape import paint_landscape
 from inference.levels import paint_levels
 from inference.style.session import StyleSession
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-STYLE = ROOT / "checkpoints" / "great_wave"
-FRAME_FILE, IMAGE_FILE = STYLE / "realtime.frame.onnx", STYLE / "realtime.onnx"
 SNIPPETS = {
     "use_onnxruntime.py": "python",
     "use_opencv.py": "python",
@@ -40,10 +37,6 @@ SNIPPETS = {
     "onnxruntime.cpp": "cpp",
     "csharp.cs": "csharp",
 }
-# The sides of the first are multiples of the network's stride, those of the second are not.
-SIZES = [(152, 200), (150, 201)]
-DEADLINE_S = 120.0
-LEVELS = 1  # rounding: .5 may fall to either side where sums were taken in another order
 
 
 def printed(name: str) -> str:
@@ -52,45 +45,6 @@ def printed(name: str) -> str:
     begin, end = (next(i for i, line in enumerate(lines) if f"README {mark}" in line) for mark in ("begins", "ends"))
     indent = len(lines[begin]) - len(lines[begin].lstrip())
     return "\n".join(line[indent:] for line in lines[begin + 1 : end])
-
-
-def call(*command: object, folder: Path | None = None, stdin: str | None = None, packages: Path | None = None) -> str:
-    """Runs a command; `packages` is a folder with Python packages of its own."""
-    environment = os.environ | {"CHROMIUM": find_chromium() or ""} | ({"PYTHONPATH": str(packages)} if packages else {})
-    result = subprocess.run(
-        [str(part) for part in command],
-        cwd=folder,
-        env=environment,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    return result.stdout
-
-
-def read(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB"))
-
-
-def assert_close(painting: np.ndarray, wanted: np.ndarray, levels: int = LEVELS) -> None:
-    assert painting.shape == wanted.shape
-    difference = np.abs(painting.astype(int) - wanted.astype(int))
-    assert difference.max() <= levels
-    assert np.ptp(wanted) > 100  # a picture
-
-
-@pytest.fixture(scope="module", params=SIZES, ids=str)
-def photo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photo") / "photo.png"
-    Image.fromarray(paint_landscape(*request.param)).save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def wanted(photo: Path) -> np.ndarray:
-    return StyleSession(IMAGE_FILE, "cpu").stylize(read(photo))
 
 
 @pytest.mark.parametrize("name", SNIPPETS)
@@ -124,15 +78,6 @@ def test_raw_frames_go_through_a_pipe(wanted, photo):
     painted = np.frombuffer(result.stdout, np.uint8).reshape(2, height, width, 3)
     assert_close(painted[0], wanted)
     assert_close(painted[1], StyleSession(IMAGE_FILE, "cpu").stylize(frames[1]))
-
-
-def installed(folder: Path, *packages: str) -> Path:
-    """A folder with packages that the environment does not have, nor what they need of others."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if result.returncode:
-        pytest.skip(f"{packages[0]} cannot be installed here: {result.stderr[-200:]}")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -187,18 +132,6 @@ def test_opencv_in_python_paints_the_same(photo, wanted, tmp_path):
     assert_close(read(tmp_path / "painting.png"), wanted)
 
 
-@pytest.fixture(scope="module")
-def fixed_file(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The image file for pictures of this one size, made as README says."""
-    pytest.importorskip("onnx")
-    path = tmp_path_factory.mktemp("fixed") / "fixed.onnx"
-    height, width, _ = read(photo).shape
-    shape = f"1,3,{height + -height % 4},{width + -width % 4}"
-    tool = (sys.executable, "-m", "onnxruntime.tools.make_dynamic_shape_fixed")
-    call(*tool, "--input_name", "content_image", "--input_shape", shape, IMAGE_FILE, path)
-    return path
-
-
 def compiled(source: Path, program: Path, *options: str) -> Path:
     call("g++", "-std=c++17", "-O1", source, "-o", program, *options)
     return program
@@ -216,8 +149,8 @@ def opencv_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(HERE / "opencv.cpp", tmp_path_factory.mktemp("opencv") / "paint", *options)
 
 
-def test_opencv_in_cpp_paints_the_same_from_a_file_of_one_size(opencv_program, fixed_file, photo, wanted, tmp_path):
-    call(opencv_program, fixed_file, photo, tmp_path / "painting.png")
+def test_opencv_in_cpp_paints_the_same_from_a_file_of_one_size(opencv_program, form_for, photo, wanted, tmp_path):
+    call(opencv_program, form_for("opencv"), photo, tmp_path / "painting.png")
     assert_close(read(tmp_path / "painting.png"), wanted)
 
 
