@@ -6,6 +6,7 @@ Everything heavier than the standard library is imported inside a command, so th
 import argparse
 import itertools
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -434,6 +435,9 @@ def add_web(commands: Commands) -> None:
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--export", metavar="FOLDER", help="write the page for any static host instead")
     one.add_argument("--single-file", metavar="OUT.html", help="write one file that works from the disk instead")
+    parser.add_argument(
+        "--url", metavar="https://...", help="with --export: where it will be, for the picture that messengers show"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the file given with --single-file")
 
 
@@ -442,8 +446,10 @@ def web(options: argparse.Namespace) -> int:
 
     if options.overwrite and not options.single_file:
         raise WebError("--overwrite goes with --single-file; a folder must be new or empty")
+    if options.url and not (options.export and re.match(r"https?://[^/]", options.url)):
+        raise WebError(f"--url {options.url}: it is an address, https://..., and goes with --export")
     if options.export:
-        size = export_folder(Path(options.export))
+        size = export_folder(Path(options.export), url=options.url)
         print(f"wrote {options.export}, {size / 2**20:.0f} MB; put it on any https host, as it is")
         return 0
     if options.single_file:

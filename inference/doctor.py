@@ -11,7 +11,7 @@ import numpy as np
 
 from inference.film.sinks import ENCODERS, encoder_opens, tamed_encoders
 from inference.live.displays import display_trouble
-from inference.page.web import check_runtime
+from inference.page.web import check_packages
 from inference.style.session import StyleSession, probe_cuda
 from inference.style.styles import shipped_styles
 from models.errors import AllaPrimaError, WebError
@@ -131,7 +131,7 @@ def styles() -> tuple[str, bool, str]:
 
 def page() -> tuple[str, bool, str]:
     try:
-        check_runtime()
+        check_packages()
     except WebError as error:
         return "page", False, str(error)
     return "page", True, "onnxruntime-web is there; allaprima web"

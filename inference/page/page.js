@@ -2,11 +2,13 @@
 
 import { copyLink, keepAddress, readAddress, readBare } from "./address.js";
 import { findAssets, showEngine, startWorker } from "./engine.js";
+import { saveWholeVideo, toggleRecording } from "./filming.js";
+import { keepOffline } from "./offline.js";
 import { placeDivider, strokes, want } from "./painting.js";
-import { saveFullSize, snapshot, toggleRecording } from "./saving.js";
-import { clearSource, openCamera, openFile } from "./sources.js";
+import { saveFullSize, share, snapshot, unfinished } from "./saving.js";
+import { clearSource, openCamera, openFiles, turn } from "./sources.js";
 import { $, now, paintingCanvas, say, stage } from "./state.js";
-import { chooseFirst, chooseNamed, listStyles } from "./styles.js";
+import { chooseFirst, chooseNamed, chooseSecond, listStyles } from "./styles.js";
 
 function compareAt(event) {
   const { width, height } = paintingCanvas;
@@ -30,6 +32,10 @@ function togglePause() {
   if (!now.paused) want("paint");
 }
 
+function toggleFullscreen() {
+  return document.fullscreenElement ? document.exitFullscreen() : $("picture").requestFullscreen();
+}
+
 function connectControls() {
   $("camera").addEventListener("click", () => (now.source?.kind === "camera" ? clearSource() : openCamera().catch(say)));
   $("flip").addEventListener("click", () => {
@@ -42,11 +48,11 @@ function connectControls() {
   });
   for (const id of ["file", "model"]) {
     $(id).addEventListener("change", ({ target }) => {
-      openFile(target.files[0]).catch(say);
+      openFiles([...target.files]).catch(say);
       target.value = ""; // the same file may be chosen again
     });
   }
-  for (const id of ["strength", "keep_color", "compare"]) {
+  for (const id of ["strength", "keep_color", "compare", "mix"]) {
     $(id).addEventListener("input", ({ target }) => {
       tell(target, `${target.value} %`);
       if (id === "compare") placeDivider();
@@ -63,13 +69,24 @@ function connectControls() {
   $("size").addEventListener("change", () => want("paint"));
   $("mirror").addEventListener("change", () => want("paint"));
   $("precision").addEventListener("change", () => document.querySelector("#choices input:checked")?.dispatchEvent(new Event("change")));
-  $("pause").addEventListener("click", togglePause);
-  $("snapshot").addEventListener("click", snapshot);
-  $("full_size").addEventListener("click", saveFullSize);
-  $("record").addEventListener("click", toggleRecording);
-  $("copy_link").addEventListener("click", copyLink);
+  $("second").addEventListener("change", chooseSecond);
+  const buttons = {
+    pause: togglePause,
+    snapshot,
+    share_picture: share,
+    full_size: saveFullSize,
+    record: toggleRecording,
+    film: saveWholeVideo,
+    fullscreen: toggleFullscreen,
+    copy_link: copyLink,
+    earlier: () => turn(-1),
+    later: () => turn(1),
+  };
+  for (const id in buttons) $(id).addEventListener("click", () => Promise.resolve(buttons[id]()).catch(say));
+  $("share_picture").hidden = !navigator.share;
+  $("fullscreen").hidden = !document.fullscreenEnabled;
   addEventListener("keydown", (event) => {
-    const button = { " ": "pause", s: "snapshot", r: "record" }[event.key];
+    const button = { " ": "pause", s: "snapshot", r: "record", f: "fullscreen" }[event.key];
     const typing = event.target.closest?.(event.key === " " ? "input, select, button, label" : "select");
     if (!button || !$("keys").checked || typing || event.repeat || event.ctrlKey || event.metaKey || event.altKey || $(button).disabled) return;
     event.preventDefault();
@@ -88,15 +105,22 @@ function connectControls() {
     addEventListener(kind, (event) => {
       event.preventDefault();
       stage.classList.toggle("dropping", kind === "dragover");
-      if (kind === "drop") openFile(event.dataTransfer.files[0]).catch(say);
+      if (kind === "drop") openFiles([...event.dataTransfer.files]).catch(say);
     });
   }
+  addEventListener("paste", ({ clipboardData }) => {
+    if (clipboardData.files.length) openFiles([...clipboardData.files]).catch(say);
+  });
+  addEventListener("beforeunload", (event) => {
+    if (unfinished()) event.preventDefault();
+  });
 }
 
 async function start() {
   $("backend").textContent = "Starting …";
   const camera = readBare();
   connectControls();
+  await keepOffline();
   now.started = startEngine();
   await now.started;
   listStyles();
@@ -106,7 +130,7 @@ async function start() {
 }
 
 async function startEngine() {
-  now.assets = await findAssets();
+  now.assets = findAssets();
   const backend = new URLSearchParams(location.search).get("backend") ?? "auto";
   await startWorker(backend).catch(async (error) => {
     if (backend === "wasm") throw error;

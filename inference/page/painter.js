@@ -10,67 +10,83 @@ const WHOLE_PIXELS = { realtime: 1.5 * 2 ** 20, other: 1024 * 768 };
 const BAND_ROWS = 256;
 const JPEG_QUALITY = 0.95;
 
-let ort, provider, half;
-let session, contract, model; // the style that is open; `model` is its file
-let tiling; // two more sessions of it, once they are needed: see onnx.js
-let last; // the content painted last and its painting, to be mixed again with another strength or color
+// How far a network's painting of the test picture may be from what Python paints in fp32, levels of 255 in the mean. A
+// processor or GPU that gets it wrong is off by far more.
+const MAX_OFF = { fp32: 2, fp16: 3, int8: 10 };
+const TEST_PX = 48;
+
+let ort, onGpu, half;
+let styles = []; // that are open, {session, contract, bytes, tiling}: the one that paints, and one that is mixed in
+let last; // the content painted last and its paintings, to be mixed again with another strength or color
 let progress = () => {}; // is told how many pixels were painted, of a picture that takes long
 let cancelled = false;
 
 class Cancelled extends Error {}
 
-const TASKS = { start, open, paint, mix, save, cancel };
+/** A network that this machine computes wrongly. */
+class Wrong extends Error {}
+
+const TASKS = { start, open, release, paint, mix, save, cancel };
 
 addEventListener("message", async ({ data: { id, task, values } }) => {
   try {
     const result = await TASKS[task](values, (share) => postMessage({ id, progress: share }));
     postMessage({ id, result }, result?.pixels ? [result.pixels.buffer] : []);
   } catch (error) {
-    postMessage({ id, error: error?.message ?? String(error), refused: error instanceof Refused });
+    const kind = error instanceof Refused ? "refused" : error instanceof Wrong ? "wrong" : undefined;
+    postMessage({ id, error: error?.message ?? String(error), kind });
   }
 });
 
-/** Load ONNX Runtime: with WebGPU where it is wanted and there, else WebAssembly. */
-async function start({ sources, backend }) {
-  const [adapter, whyNot] = backend === "wasm" ? [null, "not asked for"] : await findAdapter(sources);
-  provider = adapter ? "webgpu" : "wasm";
-  const source = sources[provider];
-  half = adapter?.features.has("shader-f16") ?? false;
-  ort = await import(source.module);
+/** Load ONNX Runtime. */
+async function start({ module, wasm, threads, ...gpu }) {
+  ({ onGpu, half } = gpu);
+  ort = await import(module);
   ort.env.logLevel = "error";
-  if (source.wasm) ort.env.wasm.wasmBinary = source.wasm;
-  // The page has a thread of its own, and so has this worker.
-  const cores = navigator.hardwareConcurrency || 1;
-  ort.env.wasm.numThreads = self.crossOriginIsolated && !source.wasm ? Math.min(cores, 8) : 1;
-  return { provider, whyNot, threads: ort.env.wasm.numThreads };
+  ort.env.wasm.wasmBinary = wasm;
+  ort.env.wasm.numThreads = threads;
 }
 
-async function findAdapter(sources) {
-  if (!sources.webgpu) return [null, "not in this single file"];
-  if (!navigator.gpu) return [null, "not in this browser"];
-  const adapter = await navigator.gpu.requestAdapter().catch(() => null);
-  return adapter ? [adapter, ""] : [null, "no GPU that this browser may use"];
-}
-
-/** Open a style; the old one stays if the new one cannot be opened. */
-async function open({ bytes }) {
-  const opened = readContract(bytes);
+/**
+ * Open a style; the old one in its place stays if it cannot be opened.
+ * @param {{bytes: Uint8Array, place: number, expected: Uint8Array?}} values expected: RGB, what is to be painted of the test
+ * picture; without it is not looked at
+ */
+async function open({ bytes, place, expected }) {
+  const contract = readContract(bytes);
   // fp16 needs a GPU that has it: without, WebGPU paints nothing and raises nothing. int8 is for CPUs.
-  opened.onGpu = provider === "webgpu" && (opened.precision === "fp32" || (opened.precision === "fp16" && half));
-  const fresh = await openSession(bytes, opened.onGpu);
-  const old = [session, contract, model, tiling];
-  [session, contract, model, tiling] = [fresh, opened, bytes, undefined];
+  contract.onGpu = onGpu && (contract.precision === "fp32" || (contract.precision === "fp16" && half));
+  const style = { session: await openSession(bytes, contract.onGpu), contract, bytes, tiling: undefined };
   try {
     // A small picture first: a GPU's programs are made, and fail, when something is painted.
-    await paintWhole(session, blank(16, 16));
+    const { pixels } = await paintWhole(style, style.session, testPicture());
+    const off = expected ? expected.reduce((sum, level, i) => sum + Math.abs(level - pixels[i + Math.floor(i / 3)]), 0) / expected.length : 0;
+    if (!(off <= MAX_OFF[contract.precision])) throw new Wrong(`is computed wrongly in ${contract.precision} here, ${off.toFixed(0)} levels off; choose another network under Advanced`);
   } catch (error) {
-    [session, contract, model, tiling] = old;
-    await fresh.release().catch(() => {});
+    await style.session.release().catch(() => {});
     throw error;
   }
+  await release({ place });
+  styles[place] = style;
   last = undefined;
-  for (const each of [old[0], old[3]?.measuring, old[3]?.given]) await each?.release().catch(() => {});
   return { contract };
+}
+
+async function release({ place }) {
+  const old = styles[place];
+  styles[place] = last = undefined;
+  for (const each of [old?.session, old?.tiling?.measuring, old?.tiling?.given]) await each?.release().catch(() => {});
+}
+
+/** Slopes, and an edge: web.py has it, too. */
+function testPicture() {
+  const picture = blank(TEST_PX, TEST_PX);
+  for (let y = 0, i = 0; y < TEST_PX; y++) {
+    for (let x = 0; x < TEST_PX; x++, i += 4) {
+      picture.pixels.set([5 * x, 5 * y, (x - 24) ** 2 + (y - 24) ** 2 < 200 ? 255 : 60, 255], i);
+    }
+  }
+  return picture;
 }
 
 function openSession(bytes, onGpu, options = {}) {
@@ -79,23 +95,41 @@ function openSession(bytes, onGpu, options = {}) {
 
 /**
  * Paint RGBA pixels, coarse to fine.
- * @param {{pixels: Uint8ClampedArray, width: number, height: number, strokes: number, strength: number, keepColor: number}} values
+ * @param {{pixels: Uint8ClampedArray, width: number, height: number, strokes: number, strength: number, keepColor: number,
+ *   second: number}} values second: how much of the second style's painting is in it, where there is one
  */
 async function paint(values) {
   const { pixels, width, height } = values;
   const began = performance.now();
   cancelled = false; // a late word about another picture
   const content = { pixels, width, height };
-  last = { content, stylized: await paintLevels(content, values.strokes, paintPicture) };
+  last = { content, paintings: await paintings(content, values.strokes) };
   return { ...mix(values), ms: performance.now() - began };
 }
 
+/** What each style that is open makes of a picture. */
+async function paintings(content, strokes) {
+  const painted = [];
+  for (const style of styles.filter(Boolean)) {
+    painted.push(await paintLevels(content, strokes, (picture) => paintPicture(style, picture)));
+  }
+  return painted;
+}
+
 /** The picture painted last, blended. */
-function mix({ strength, keepColor }) {
+function mix({ strength, keepColor, second }) {
   const { pixels, width, height } = last.content;
   const mixed = new Uint8ClampedArray(pixels.length);
-  mixInto(mixed, pixels, last.stylized.pixels, strength, keepColor);
+  mixInto(mixed, pixels, blended(last.paintings, second).pixels, strength, keepColor);
   return { pixels: mixed, width, height };
+}
+
+/** One painting of one or two: `share` is how much of the second is in it. */
+function blended([first, second], share) {
+  if (!second || !share) return first;
+  const both = blank(first.width, first.height);
+  for (let i = 0; i < both.pixels.length; i++) both.pixels[i] = (1 - share) * first.pixels[i] + share * second.pixels[i];
+  return both;
 }
 
 /** Strength 0 is the content; keepColor 1 takes only light and dark from the painting. `mixed` may be one of the two. */
@@ -113,21 +147,22 @@ function mixInto(mixed, content, stylized, strength, keepColor) {
 }
 
 /**
- * Paint a large picture and make a JPEG file of it.
- * @param {{picture: ImageBitmap, strokes: number, strength: number, keepColor: number}} values
+ * Paint a large picture and make a file of it.
+ * @param {{picture: ImageBitmap, strokes: number, strength: number, keepColor: number, second: number, type: string,
+ *   beside: boolean}} values type: of the file, image/jpeg or image/png; beside: with the photo on its left
  * @returns {Promise<{blob: Blob?}>} none where it was cancelled
  */
-async function save({ picture, strokes, strength, keepColor }, report) {
+async function save({ picture, strokes, strength, keepColor, second, type, beside }, report) {
   const { width, height } = picture;
-  const all = levelSizes(height, width, strokes).reduce((sum, size) => sum + size[0] * size[1], 0);
+  const all = levelSizes(height, width, strokes).reduce((sum, size) => sum + size[0] * size[1], 0) * styles.filter(Boolean).length;
   let done = 0;
   progress = (pixels) => report((done += pixels) / all);
   cancelled = false;
   try {
     const content = pixelsOf(picture);
-    const stylized = await paintLevels(content, strokes, paintPicture);
-    mixInto(stylized.pixels, content.pixels, stylized.pixels, strength, keepColor);
-    return { blob: await jpeg(stylized) };
+    const painting = blended(await paintings(content, strokes), second);
+    mixInto(painting.pixels, content.pixels, painting.pixels, strength, keepColor);
+    return { blob: await fileOf(beside ? [content, painting] : [painting], type) };
   } catch (error) {
     if (error instanceof Cancelled) return {};
     throw error;
@@ -155,20 +190,24 @@ function pixelsOf(picture) {
   return content;
 }
 
-function jpeg({ pixels, width, height }) {
-  const canvas = new OffscreenCanvas(width, height);
-  canvas.getContext("2d", { willReadFrequently: true }).putImageData(new ImageData(pixels, width, height), 0, 0);
-  return canvas.convertToBlob({ type: "image/jpeg", quality: JPEG_QUALITY });
+/** Pictures of one size, side by side. */
+function fileOf(pictures, type) {
+  const [{ width, height }] = pictures;
+  const canvas = new OffscreenCanvas(pictures.length * width, height), context = canvas.getContext("2d", { willReadFrequently: true });
+  pictures.forEach(({ pixels }, i) => context.putImageData(new ImageData(pixels, width, height), i * width, 0));
+  return canvas.convertToBlob({ type, quality: JPEG_QUALITY });
 }
 
-/** What the network makes of a picture, {pixels: RGBA, width, height}. */
-async function paintPicture(picture) {
+/** What a style makes of a picture, {pixels: RGBA, width, height}. */
+async function paintPicture(style, picture) {
+  const { session, contract } = style;
   const most = WHOLE_PIXELS[contract.tier] ?? WHOLE_PIXELS.other;
   if (picture.width * picture.height > most) {
-    const paint = (tile, statistics) => paintWhole(tiling.given, tile, statistics);
-    return paintTiles(picture, most, contract.stride, { measure: statisticsOf, paint, painted });
+    const measure = (squares, margins) => statisticsOf(style, squares, margins);
+    const paint = (tile, statistics) => paintWhole(style, style.tiling.given, tile, statistics);
+    return paintTiles(picture, most, contract.stride, { measure, paint, painted });
   }
-  const painting = await paintWhole(session, picture);
+  const painting = await paintWhole(style, session, picture);
   await painted(picture.width * picture.height);
   return painting;
 }
@@ -180,24 +219,25 @@ async function painted(pixels) {
   if (cancelled) throw new Cancelled();
 }
 
-async function statisticsOf(squares, margins) {
-  tiling ??= await openTiling();
+async function statisticsOf(style, squares, margins) {
+  style.tiling ??= await openTiling(style);
   const feeds = { [MARGINS]: margins, [SIDES]: [squares[0].height, squares[0].width] };
   for (const name in feeds) feeds[name] = new ort.Tensor("int64", BigInt64Array.from(feeds[name], BigInt), [2]);
-  return tiling.measuring.run({ [session.inputNames[0]]: tensorOf(squares), ...feeds }, tiling.names);
+  const { measuring, names } = style.tiling;
+  return measuring.run({ [style.session.inputNames[0]]: tensorOf(style.contract, squares), ...feeds }, names);
 }
 
-async function openTiling() {
-  const { measuring, given, names } = measuringAndGiven(model);
+async function openTiling({ bytes, contract }) {
+  const { measuring, given, names } = measuringAndGiven(bytes);
   // The samples are few. Sizes computed in a network are nothing for a GPU.
   const options = { enableCpuMemArena: false }; // it would keep the memory
   return { measuring: await openSession(measuring, false, options), given: await openSession(given, contract.onGpu, options), names };
 }
 
-/** What a network makes of a picture in one pass. */
-async function paintWhole(network, picture, statistics = {}) {
+/** What a style's network makes of a picture in one pass. */
+async function paintWhole({ session, contract }, network, picture, statistics = {}) {
   const { width, height } = picture;
-  const results = await network.run({ [session.inputNames[0]]: tensorOf([picture]), ...statistics }, [session.outputNames[0]]);
+  const results = await network.run({ [session.inputNames[0]]: tensorOf(contract, [picture]), ...statistics }, [session.outputNames[0]]);
   const [result] = Object.values(results), { data, dims } = result;
   const painting = blank(width, height), { pixels } = painting;
   // A frame file gives levels, pixel by pixel, an image file planes of numbers from 0 to 1, perhaps larger ones.
@@ -217,9 +257,9 @@ async function paintWhole(network, picture, statistics = {}) {
 }
 
 /** What a file takes for pictures of one size: uint8 NHWC RGB of any, or float32 NCHW RGB in [0, 1] with the sides it wants. */
-function tensorOf(pictures) {
+function tensorOf(contract, pictures) {
   const image = contract.io === "image", { width, height } = pictures[0];
-  const columns = image ? mirrored(width) : [...Array(width).keys()], rows = image ? mirrored(height) : [...Array(height).keys()];
+  const columns = image ? mirrored(contract, width) : [...Array(width).keys()], rows = image ? mirrored(contract, height) : [...Array(height).keys()];
   const [count, plane] = [pictures.length, columns.length * rows.length];
   const data = new (image ? Float32Array : Uint8Array)(3 * count * plane);
   const [channel, column, factor] = image ? [plane, 1, 1 / 255] : [1, 3, 1];
@@ -240,8 +280,7 @@ function tensorOf(pictures) {
 }
 
 /** Which pixels of a side fill it up to the next size that the network takes, mirrored at its end. */
-function mirrored(side) {
-  const { stride, least } = contract;
+function mirrored({ stride, least }, side) {
   const period = Math.max(2 * (side - 1), 1);
   return Array.from({ length: Math.ceil(Math.max(side, least) / stride) * stride }, (_, i) =>
     Math.min(i % period, period - (i % period)));

@@ -55,7 +55,11 @@ export function free() {
   else pump();
 }
 
-export const mixture = () => ({ strength: $("strength").value / 100, keepColor: $("keep_color").value / 100 });
+export const mixture = () => ({
+  strength: $("strength").value / 100,
+  keepColor: $("keep_color").value / 100,
+  second: $("mix").value / 100,
+});
 
 /** How large the strokes are; the leftmost place of the slider is one pass. */
 export const strokes = () => ($("strokes").value === $("strokes").min ? 0 : 2 ** $("strokes").value);
@@ -65,7 +69,9 @@ export async function recover(error, painter) {
   if (now.engine.provider === "webgpu") {
     try {
       await startWithoutGpu(error);
-      await ask("open", { bytes: painter.bytes });
+      await ask("open", { bytes: painter.bytes, place: 0 });
+      $("second").value = ""; // it was in the worker that is gone
+      $("mix").disabled = true;
       wanted = "paint";
       return;
     } catch (again) {
@@ -83,21 +89,31 @@ function photoPixels() {
   return strokes() ? Math.min(Math.max(STROKES_PIXELS / strokes() ** 2, least), most) : most;
 }
 
+/** The size to paint at, [width, height], of so many pixels where the user leaves it open. */
+export function workSize(width, height, auto) {
+  const most = $("size").value;
+  const scale = Math.min(1, most === "auto" ? Math.sqrt(auto / (width * height)) : most / Math.max(width, height));
+  return [width, height].map((side) => Math.max(1, Math.round(side * scale)));
+}
+
 /** The source's picture now, at the size to be painted at. */
 function takePicture() {
   const { element, kind } = now.source;
   const [width, height] = kind === "photo" ? [now.source.width, now.source.height] : [element.videoWidth, element.videoHeight];
   const auto = kind === "photo" ? photoPixels() : AUTO_PIXELS[now.style.onGpu ? "webgpu" : "wasm"];
-  const most = $("size").value;
-  const scale = Math.min(1, most === "auto" ? Math.sqrt(auto / (width * height)) : most / Math.max(width, height));
-  const [w, h] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
-  Object.assign(grab.canvas, { width: w, height: h });
+  const mirrored = kind === "camera" && now.facing === "user" && $("mirror").checked;
+  return grabbed(...workSize(width, height, auto), mirrored, (context, w, h) => context.drawImage(element, 0, 0, w, h));
+}
+
+/** The pixels of what is drawn. */
+export function grabbed(width, height, mirrored, draw) {
+  Object.assign(grab.canvas, { width, height });
   grab.imageSmoothingQuality = "high";
   grab.fillStyle = "#fff"; // behind transparent pictures
-  grab.fillRect(0, 0, w, h);
-  if (kind === "camera" && now.facing === "user" && $("mirror").checked) grab.setTransform(-1, 0, 0, 1, w, 0);
-  grab.drawImage(element, 0, 0, w, h);
-  return grab.getImageData(0, 0, w, h);
+  grab.fillRect(0, 0, width, height);
+  if (mirrored) grab.setTransform(-1, 0, 0, 1, width, 0);
+  draw(grab, width, height);
+  return grab.getImageData(0, 0, width, height);
 }
 
 function put(canvas, picture) {
@@ -122,13 +138,13 @@ function fitStage(width, height) {
 }
 
 /** Show what was painted, and beside it what it was painted from. */
-function show({ pixels, width, height, ms }, picture) {
+export function show({ pixels, width, height, ms }, picture) {
   if (picture) put(contentCanvas, picture);
   put(paintingCanvas, new ImageData(pixels, width, height));
   fitStage(width, height);
   stage.dataset.state = "painted";
   stage.dataset.painted = Number(stage.dataset.painted ?? 0) + 1;
-  $("snapshot").disabled = false;
+  for (const id of ["snapshot", "share_picture", "film"]) $(id).disabled = false;
   $("record").disabled = now.source.kind === "photo";
   $("full_size").hidden = now.source.kind !== "photo" || width * height >= now.source.width * now.source.height;
   if (now.recorder) now.recorder.put();

@@ -1,114 +1,120 @@
-// Snapshots, photos at full size, recordings.
+// Pictures out: saved, shared, photos at full size.
 
 import { ask } from "./engine.js";
 import { free, idle, mixture, recover, strokes } from "./painting.js";
-import { $, now, paintingCanvas, say } from "./state.js";
+import { $, contentCanvas, now, paintingCanvas, say } from "./state.js";
 
 const MAX_PIXELS = 25e6; // saved; what a phone's browser has memory for
+const QUALITY = 0.95; // of JPEG
 
-function save(blob, ending) {
+export function nameOf(ending) {
   const time = new Date().toISOString().slice(0, 19).replace(/\D/g, "");
+  return `allaprima_${(now.style?.name ?? "picture").replace(/\W+/g, "_")}_${time}.${ending}`;
+}
+
+export function save(blob, ending) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
-  link.download = `allaprima_${(now.style?.name ?? "picture").replace(/\W+/g, "_")}_${time}.${ending}`;
+  link.download = nameOf(ending);
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
-export function snapshot() {
-  paintingCanvas.toBlob((blob) => save(blob, "png"), "image/png");
+/** How pictures are saved: with the photo on the left or not. */
+const format = () => ({ type: $("format").value, beside: $("beside").checked });
+const endingOf = (type) => (type === "image/png" ? "png" : "jpg");
+
+/** What is on the screen, as a file's content. */
+function pictureShown() {
+  const { type, beside } = format();
+  const { width, height } = paintingCanvas;
+  const canvas = new OffscreenCanvas(beside ? 2 * width : width, height), context = canvas.getContext("2d");
+  if (beside) context.drawImage(contentCanvas, 0, 0);
+  context.drawImage(paintingCanvas, canvas.width - width, 0);
+  return canvas.convertToBlob({ type, quality: QUALITY });
+}
+
+export async function snapshot() {
+  const blob = await pictureShown();
+  save(blob, endingOf(blob.type));
+}
+
+/** Hand the picture to another app; where the browser shares no files, the link. */
+export async function share() {
+  const blob = await pictureShown();
+  const file = new File([blob], nameOf(endingOf(blob.type)), { type: blob.type });
+  const title = now.style ? `Painted as ${now.style.title ?? now.style.name}` : "Painted";
+  const shared = navigator.canShare?.({ files: [file] }) ? { files: [file], title } : { url: location.href, title };
+  await navigator.share(shared).catch((error) => {
+    if (error.name !== "AbortError") throw new Error(`It cannot be shared: ${error.message}`); // else the user thought better of it
+  });
+}
+
+let long; // {cancelled, cancel} of what takes long and keeps the worker to itself
+
+/**
+ * Do what takes long; what the page is asked meanwhile waits. A second press of its button cancels it.
+ * @param {(mine: {cancelled: boolean, cancel: () => void}) => Promise<string?>} work returns what is to be said, nothing where it
+ * was cancelled
+ */
+export async function keepBusy(button, work) {
+  if (long) return cancelLong();
+  const mine = { cancelled: false, cancel: () => ask("cancel").catch(say) };
+  const label = button.textContent;
+  long = mine;
+  button.textContent = "Cancel";
+  await idle();
+  now.busy = true;
+  const painter = now.style; // none while another one is opened
+  try {
+    const done = painter && !mine.cancelled ? await work(mine) : undefined;
+    $("speed").textContent = done ?? "Cancelled";
+    if (done) $("done").textContent = done;
+  } catch (error) {
+    if (mine.cancelled) $("speed").textContent = "Cancelled";
+    else await recover(error, painter);
+  }
+  long = undefined;
+  button.textContent = label;
+  free();
+}
+
+export function cancelLong() {
+  if (!long) return;
+  long.cancelled = true;
+  long.cancel();
+}
+
+/** What would be lost with the page. */
+export const unfinished = () => Boolean(long || now.recorder);
+
+/** How far it is, and how long it still takes. */
+export function reporter(what) {
+  const began = performance.now();
+  return (share) => {
+    const left = share > 0.02 ? ((performance.now() - began) * (1 - share)) / share / 1000 : undefined;
+    const time = left === undefined ? "" : `, ${left < 90 ? `${Math.ceil(left)} seconds` : `${Math.round(left / 60)} minutes`} left`;
+    $("speed").textContent = `${what}: ${Math.floor(100 * share)} %${time}`;
+  };
+}
+
+/** Paint the photo at its own size, as it is shown, and save it. */
+export function saveFullSize() {
+  return keepBusy($("full_size"), async (mine) => {
+    const [width, height] = fullSize(now.source), size = `${width} × ${height} px`, how = format();
+    const report = reporter(`Full size, ${size}`);
+    report(0);
+    const picture = await createImageBitmap(now.source.element, { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
+    if (mine.cancelled) return undefined;
+    const { blob } = await ask("save", { picture, strokes: strokes(), ...mixture(), ...how }, [picture], report);
+    if (!blob) return undefined;
+    save(blob, endingOf(blob.type));
+    return `Saved at ${size}`;
+  });
 }
 
 /** A photo's size to be saved at: [width, height]. */
 function fullSize({ width, height }) {
   const scale = Math.min(1, Math.sqrt(MAX_PIXELS / (width * height)));
   return [width, height].map((side) => Math.max(1, Math.round(side * scale)));
-}
-
-let saving; // {cancelled}, while the full size is painted
-
-/** Paint the photo at its own size, as it is shown, and save it; what the page is asked meanwhile waits. */
-export async function saveFullSize() {
-  if (saving) return cancelSaving();
-  const mine = { cancelled: false };
-  saving = mine;
-  $("full_size").textContent = "Cancel";
-  await idle();
-  now.busy = true;
-  const painter = now.style; // none while another one is opened
-  try {
-    const blob = painter && !mine.cancelled ? await paintFullSize(mine) : undefined;
-    if (blob) save(blob, "jpg");
-    else $("speed").textContent = "Cancelled";
-  } catch (error) {
-    await recover(error, painter);
-  }
-  saving = undefined;
-  $("full_size").textContent = "Save full size";
-  free();
-}
-
-/** A JPEG file; nothing where it was cancelled. */
-async function paintFullSize(mine) {
-  const [width, height] = fullSize(now.source), size = `${width} × ${height} px`;
-  const report = (share) => { $("speed").textContent = `Full size, ${size}: ${Math.floor(100 * share)} %`; };
-  report(0);
-  const how = { resizeWidth: width, resizeHeight: height, resizeQuality: "high" };
-  const picture = await createImageBitmap(now.source.element, how);
-  if (mine.cancelled) return undefined;
-  const { blob } = await ask("save", { picture, strokes: strokes(), ...mixture() }, [picture], report);
-  if (blob) $("speed").textContent = `Saved at ${size}`;
-  return blob;
-}
-
-export function cancelSaving() {
-  if (!saving) return;
-  saving.cancelled = true;
-  ask("cancel").catch(say);
-}
-
-/** Films what is painted, at the size of its beginning, whatever size is painted later. */
-class Recorder {
-  constructor(kind) {
-    const { width, height } = paintingCanvas;
-    const [w, h] = [width, height].map((side) => Math.max(2, side - (side % 2))); // what H.264 takes
-    this.canvas = Object.assign(document.createElement("canvas"), { width: w, height: h });
-    this.context = this.canvas.getContext("2d");
-    const parts = [];
-    this.media = new MediaRecorder(this.canvas.captureStream(), { mimeType: kind, videoBitsPerSecond: 8e6 });
-    this.media.addEventListener("dataavailable", ({ data }) => parts.push(data));
-    this.media.addEventListener("stop", () => {
-      this.media.stream.getTracks().forEach((track) => track.stop());
-      const film = new Blob(parts, { type: kind });
-      if (film.size) save(film, kind.startsWith("video/mp4") ? "mp4" : "webm");
-      else say("Nothing was painted while it recorded.");
-    });
-    this.media.start(1000);
-    this.put();
-  }
-
-  put() {
-    const { width, height } = this.canvas;
-    const scale = Math.min(width / paintingCanvas.width, height / paintingCanvas.height);
-    const [w, h] = [paintingCanvas.width * scale, paintingCanvas.height * scale];
-    this.context.fillRect(0, 0, width, height);
-    this.context.drawImage(paintingCanvas, (width - w) / 2, (height - h) / 2, w, h);
-  }
-
-  stop() {
-    now.recorder = undefined;
-    $("record").textContent = "Record";
-    delete $("record").dataset.on;
-    if (this.media.state !== "inactive") this.media.stop();
-  }
-}
-
-export function toggleRecording() {
-  if (now.recorder) return now.recorder.stop();
-  const kinds = ["video/mp4;codecs=avc1.42E01F", "video/webm;codecs=vp9", "video/webm"];
-  const kind = globalThis.MediaRecorder && kinds.find((each) => MediaRecorder.isTypeSupported(each));
-  if (!kind) return say("This browser cannot record.");
-  now.recorder = new Recorder(kind);
-  $("record").textContent = "Stop recording";
-  $("record").dataset.on = "";
 }

@@ -1,60 +1,92 @@
 // Where pictures come from: photos, videos, the camera.
 
 import { restartRate, showContent, want } from "./painting.js";
-import { cancelSaving } from "./saving.js";
+import { cancelLong } from "./saving.js";
 import { $, now, say, stage } from "./state.js";
 import { openDropped } from "./styles.js";
 
 let request = 0; // the latest source that was asked for counts
 
 function setSource(next) {
-  cancelSaving();
-  now.recorder?.stop();
-  now.source?.stop();
+  leaveSource();
   now.source = next;
-  const live = now.source.kind !== "photo";
-  $("pause").disabled = $("pause").hidden = $("record").hidden = !live;
-  $("pause").textContent = "Pause";
-  $("flip").hidden = $("mirroring").hidden = now.source.kind !== "camera";
-  $("snapshot").disabled = $("record").disabled = true;
-  $("full_size").hidden = true;
-  $("camera").textContent = now.source.kind === "camera" ? "Stop camera" : "Camera";
-  now.paused = false;
+  showControls();
   restartRate();
   stage.dataset.state = "painting";
-  if (!live) showContent();
+  if (next.kind === "photo") showContent();
   say(now.style ? "" : "It is painted as soon as a style is here.");
   want("paint");
 }
 
 export function clearSource() {
   request++;
-  cancelSaving();
-  now.recorder?.stop();
-  now.source?.stop();
+  leaveSource();
   now.source = undefined;
+  showControls();
   stage.dataset.state = "empty";
-  $("camera").textContent = "Camera";
-  $("flip").hidden = $("mirroring").hidden = $("full_size").hidden = true;
-  $("pause").hidden = $("record").hidden = false;
-  for (const id of ["pause", "snapshot", "record"]) $(id).disabled = true;
   $("speed").textContent = "";
 }
 
-export async function openFile(file) {
-  if (!file) throw new Error("That is no file; drop a photo, a video or an .onnx file.");
-  if (/\.onnx$/i.test(file.name)) {
-    await openDropped(file);
-  } else if (file.type.startsWith("video/") || /\.(mkv|avi|mov|mp4|m4v|webm)$/i.test(file.name)) {
-    await openVideo(file);
-  } else {
-    const mine = ++request;
-    const picture = await createImageBitmap(file).catch(() => {
-      throw new Error(`${file.name} is not a photo, video or .onnx file that this browser can open; take a JPEG, PNG, WebP or .mp4 file`);
-    });
-    if (mine !== request) return picture.close();
-    setSource({ kind: "photo", element: picture, width: picture.width, height: picture.height, stop: () => picture.close() });
+function leaveSource() {
+  cancelLong();
+  now.recorder?.stop();
+  now.source?.stop();
+  now.paused = false;
+}
+
+/** What can be done with the source, before anything is painted. */
+function showControls() {
+  const kind = now.source?.kind, live = kind === "camera" || kind === "video";
+  $("actions").hidden = !kind;
+  $("pause").hidden = $("record").hidden = kind === "photo";
+  $("pause").textContent = "Pause";
+  $("pause").disabled = !live;
+  for (const id of ["snapshot", "share_picture", "record", "film"]) $(id).disabled = true;
+  $("film").hidden = kind !== "video";
+  $("full_size").hidden = true;
+  $("flip").hidden = $("mirroring").hidden = $("with_microphone").hidden = kind !== "camera";
+  $("camera").textContent = kind === "camera" ? "Stop camera" : "Camera";
+  $("mixing").hidden = kind !== "photo";
+  $("turning").hidden = kind !== "photo" || photos.length < 2;
+  $("which").textContent = `Photo ${1 + place} of ${photos.length}`;
+}
+
+const isVideo = ({ type, name }) => type.startsWith("video/") || /\.(mkv|avi|mov|mp4|m4v|webm)$/i.test(name);
+const isStyle = ({ name }) => /\.onnx$/i.test(name);
+
+let photos = [], place = 0; // that are turned over one after the other
+
+/** Photos are shown one after the other; of other files one is enough. */
+export async function openFiles(files) {
+  if (!files.length) throw new Error("That is no file; drop a photo, a video or an .onnx file.");
+  const all = [...files], other = all.find((file) => isStyle(file) || isVideo(file));
+  if (other) return isStyle(other) ? openDropped(other) : openVideo(other);
+  [photos, place] = [all, 0];
+  await openPhoto();
+}
+
+/** The next photo, or with -1 the one before. */
+export async function turn(step) {
+  place = (place + step + photos.length) % photos.length;
+  await openPhoto();
+}
+
+async function openPhoto() {
+  const file = photos[place], mine = ++request;
+  const picture = await createImageBitmap(file).catch(async () => {
+    throw new Error(await whyNoPhoto(file));
+  });
+  if (mine !== request) return picture.close();
+  setSource({ kind: "photo", element: picture, width: picture.width, height: picture.height, stop: () => picture.close() });
+}
+
+async function whyNoPhoto(file) {
+  // ISO base media file format: "ftyp" and a brand.
+  const brand = await file.slice(4, 12).text().catch(() => "");
+  if (/^ftyp(hei|hev|mif|msf)/.test(brand) || /\.hei[cf]$/i.test(file.name)) {
+    return `${file.name} is a HEIC photo, which this browser cannot open. Get a JPEG: on an iPhone choose Settings > Camera > Formats > Most Compatible, or send the photo to yourself by mail; on a computer export it as JPEG.`;
   }
+  return `${file.name} is not a photo, video or .onnx file that this browser can open; take a JPEG, PNG, WebP or .mp4 file`;
 }
 
 async function openVideo(file) {
@@ -68,12 +100,14 @@ async function openVideo(file) {
     URL.revokeObjectURL(url);
     throw new Error(`${file.name} is not a video that this browser can play; take an H.264 .mp4 or a .webm file`);
   }
-  const stop = () => {
+  const source = { kind: "video", element: video, file, width: video.videoWidth, height: video.videoHeight };
+  source.stop = () => {
     video.pause();
+    source.sound?.context.close();
     URL.revokeObjectURL(url);
   };
-  if (mine !== request) return stop();
-  setSource({ kind: "video", element: video, width: video.videoWidth, height: video.videoHeight, stop });
+  if (mine !== request) return source.stop();
+  setSource(source);
 }
 
 const CAMERA_TROUBLE = {

@@ -4,10 +4,10 @@ export const $ = (id) => document.getElementById(id);
 export const stage = $("stage"), contentCanvas = $("content"), paintingCanvas = $("painting");
 
 export const now = {
-  assets: undefined, // the styles and ONNX Runtime: from the server, or from inside a single file
+  assets: undefined, // where the styles, ONNX Runtime and so on are: see web.py
   engine: undefined, // what the worker runs on
   started: undefined, // a promise: the worker is there
-  source: undefined, // {kind: "photo" | "video" | "camera", element, width, height, stop}
+  source: undefined, // {kind: "photo" | "video" | "camera", element, width, height, stop, file of a video}
   style: undefined, // {name, bytes, title, ...}, where one is open
   facing: "user", // the camera wanted
   recorder: undefined, // while it records

@@ -1,29 +1,31 @@
 // Which style paints.
 
 import { keepAddress } from "./address.js";
-import { ask, startWithoutGpu } from "./engine.js";
+import { ask, read, startWithoutGpu } from "./engine.js";
 import { idle, want } from "./painting.js";
-import { cancelSaving } from "./saving.js";
+import { cancelLong } from "./saving.js";
 import { $, now, say, stage } from "./state.js";
 
-/** A style's file for this machine, unless the user says otherwise: int8 for CPUs. fp16 is faster on GPUs, but nobody has seen
- * yet what browsers make of it there, and a wrong picture comes without an error. */
-function fileOf(entry) {
-  const auto = now.engine.provider === "webgpu" ? "fp32" : "int8";
-  const wanted = $("precision").value === "auto" ? auto : $("precision").value;
-  return entry.files[wanted] ?? entry.files.fp32;
+/** The precisions to try, the fastest first; each paints a test picture before it paints anything else. */
+function precisions(entry) {
+  const { provider, half } = now.engine, chosen = $("precision").value;
+  const auto = [provider === "wasm" ? "int8" : half ? "fp16" : "fp32", "fp32"];
+  const wanted = (chosen === "auto" ? auto : [chosen]).filter((each) => entry.files[each]);
+  return wanted.length ? [...new Set(wanted)] : [Object.keys(entry.files)[0]];
 }
 
 export function listStyles() {
   const choices = now.assets.styles.map((entry, i) => {
-    const label = document.createElement("label"), input = document.createElement("input"), image = new Image();
+    const label = document.createElement("label"), input = document.createElement("input");
+    const pictures = [entry.painting, entry.picture].filter(Boolean).map((src) => Object.assign(new Image(), { src, alt: "" }));
     Object.assign(input, { type: "radio", name: "style", value: i });
-    Object.assign(image, { src: entry.thumbnail, alt: "" });
-    label.append(input, image, entry.title);
+    const title = Object.assign(document.createElement("span"), { textContent: entry.title });
+    label.append(input, ...pictures, title);
     input.addEventListener("change", () => choose(entry).then(keepAddress));
     return label;
   });
   $("choices").replaceChildren(...choices);
+  $("second").append(...now.assets.styles.map(({ title, name }) => new Option(title, name)));
 }
 
 let choice = 0; // the latest one counts, however long an earlier one takes to arrive
@@ -57,12 +59,36 @@ async function choose(entry) {
   const mine = ++choice;
   mark(entry.name);
   try {
-    const bytes = await now.assets.read(fileOf(entry));
-    if (mine === choice) await openStyle(bytes, entry.name);
+    const expected = await read(entry.check);
+    for (const [i, precision] of precisions(entry).entries()) {
+      const bytes = await read(entry.files[precision]);
+      if (mine !== choice) return;
+      const wrong = await openStyle(bytes, entry.name, expected).then(() => undefined, (error) => error);
+      if (!wrong) return;
+      if (wrong.kind !== "wrong" || i + 1 === precisions(entry).length) throw wrong;
+    }
   } catch (error) {
     mark(now.style?.name); // that is open
     say(error);
   }
+}
+
+/** The style to be mixed in, or none. */
+export async function chooseSecond() {
+  const entry = now.assets.styles.find(({ name }) => name === $("second").value);
+  $("mix").disabled = !entry;
+  try {
+    const [expected, bytes] = entry ? await Promise.all([read(entry.check), read(entry.files[precisions(entry)[0]])]) : [];
+    await alone(() => (entry ? ask("open", { bytes, place: 1, expected }) : ask("release", { place: 1 })));
+  } catch (error) {
+    forgetSecond();
+    say(`${entry.title} cannot be mixed in: ${error.message}`);
+  }
+}
+
+function forgetSecond() {
+  $("second").value = "";
+  $("mix").disabled = true;
 }
 
 export async function openDropped(file) {
@@ -79,20 +105,16 @@ function mark(name) {
 
 let opening = Promise.resolve();
 
-/** Styles are opened one after the other, however fast somebody clicks. */
-function openStyle(bytes, name) {
+/** One after the other, however fast somebody clicks, and while nothing is painted. `open` returns the style, if it is another. */
+function alone(open) {
   const task = opening.catch(() => {}).then(async () => {
-    if (bytes.length < 16) throw new Error(`${name} is too small for an .onnx file`);
     stage.dataset.state = now.source ? "painting" : "empty";
     const previous = now.style;
     now.style = undefined; // nothing is painted meanwhile
-    cancelSaving();
+    cancelLong();
     await idle();
     try {
-      const { contract } = await opened(bytes, previous).catch((error) => {
-        throw new Error(`${name} ${error.refused ? error.message : `cannot be opened: ${error.message}`}`);
-      });
-      now.style = { name, bytes, ...contract };
+      now.style = (await open(previous))?.style ?? previous;
     } catch (error) {
       now.style = previous;
       throw error;
@@ -100,25 +122,42 @@ function openStyle(bytes, name) {
       mark(now.style?.name); // that is open
       want("paint");
     }
-    say("");
-    const who = [now.style.painter, now.style.year, now.style.license].filter(Boolean).join(", ");
-    $("card").textContent = `“${now.style.title || name}”${who ? ` – ${who}` : ""}; ${now.style.precision}${now.engine.provider === "webgpu" && !now.style.onGpu ? " on the CPU, not made for this GPU" : ""}`;
   });
   opening = task;
   return task;
 }
 
+/** @param {Uint8Array?} expected what it must paint of the worker's test picture */
+async function openStyle(bytes, name, expected) {
+  if (bytes.length < 16) throw new Error(`${name} is too small for an .onnx file`);
+  let style;
+  await alone(async (previous) => {
+    const { contract } = await opened(bytes, expected, previous).catch((error) => {
+      const why = error.kind ? error.message : `cannot be opened: ${error.message}`;
+      throw Object.assign(new Error(`${name} ${why}`), { kind: error.kind });
+    });
+    style = { name, bytes, ...contract };
+    return { style };
+  });
+  say("");
+  const who = [style.painter, style.year, style.license].filter(Boolean).join(", ");
+  $("card").textContent = `“${style.title || name}”${who ? ` – ${who}` : ""}`;
+  const elsewhere = now.engine.provider === "webgpu" && !style.onGpu ? " on the CPU, not made for this GPU" : "";
+  $("network").textContent = `This one is ${style.precision}${elsewhere}.`;
+}
+
 /** Open in the worker; where WebGPU fails, start anew without it. If that fails, too, the style before is open again. */
-async function opened(bytes, previous) {
+async function opened(bytes, expected, previous) {
   try {
-    return await ask("open", { bytes });
+    return await ask("open", { bytes, expected, place: 0 });
   } catch (error) {
-    if (now.engine.provider !== "webgpu" || error.refused) throw error;
+    if (now.engine.provider !== "webgpu" || error.kind) throw error;
     await startWithoutGpu(error);
+    forgetSecond(); // it was in the worker that is gone
     try {
-      return await ask("open", { bytes });
+      return await ask("open", { bytes, expected, place: 0 });
     } catch (again) {
-      if (previous) await ask("open", { bytes: previous.bytes });
+      if (previous) await ask("open", { bytes: previous.bytes, place: 0 });
       throw again;
     }
   }

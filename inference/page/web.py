@@ -3,6 +3,8 @@
 import base64
 import functools
 import gzip
+import hashlib
+import html
 import http.server
 import json
 import os
@@ -10,34 +12,43 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from inference.atomic import write_atomically
 from inference.style.onnx_file import read_style
-from inference.style.styles import FOLDER, shipped_styles
+from inference.style.session import StyleSession
+from inference.style.styles import FOLDER, PAINTING, shipped_styles
 from models.errors import WebError
 
 PAGE = Path(__file__).parent
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
+# Modules, which become one script each: fewer files to wait for, and from the disk a browser loads no modules.
 PAGE_SOURCES = (
     "levels.js",
     "state.js",
     "engine.js",
     "painting.js",
     "saving.js",
+    "filming.js",
     "address.js",
     "styles.js",
     "sources.js",
+    "offline.js",
     "page.js",
 )
-SOURCES = ("index.html", "style.css", "example.jpg", *PAGE_SOURCES)
-# A local file's page and worker take no modules that lie elsewhere, so they become one script.
 WORKER_SOURCES = ("levels.js", "tiles.js", "onnx.js", "painter.js")
-# onnxruntime-web in two builds, of which a browser fetches one: with WebGPU, and the smaller one without.
-WASM_ONLY = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
-WITH_WEBGPU = ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
+# onnxruntime-web in three builds, of which a browser fetches one: without WebGPU, with it, and with it where WebAssembly
+# cannot wait for the GPU by itself.
+RUNTIMES = {
+    "wasm": ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),
+    "jspi": ("ort.jspi.bundle.min.mjs", "ort-wasm-simd-threaded.jspi.wasm"),
+    "asyncify": ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
+}
+FILMS = PAGE / "node_modules" / "mediabunny" / "dist" / "bundles" / "mediabunny.min.mjs"
 PRECISIONS = ("fp32", "fp16", "int8")
 SINGLE_FILE_PRECISION = "int8"  # the smallest, and the fastest in WebAssembly
 
@@ -47,9 +58,12 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".mjs": "text/javascript; charset=utf-8",
     ".jpg": "image/jpeg",
-    ".json": "application/json",
-    ".wasm": "application/wasm",
+    ".png": "image/png",
+    ".webmanifest": "application/manifest+json",
 }
+TEST_PX = 48  # of the picture that each style paints before it is trusted, in painter.js
+ASSETS = 'id="assets">{}'  # in index.html, where `_assets` goes
+FOR_EVER = "public, max-age=31536000, immutable"
 
 Content = Callable[[], bytes]
 
@@ -64,7 +78,6 @@ def headers() -> dict[str, str]:
         "Cross-Origin-Resource-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-cache",
         # The page's own policy once more: a worker, where the pictures are, takes it from the answer that it comes in.
         "Content-Security-Policy": re.findall(r'Policy" content="([^"]+)"', (PAGE / "index.html").read_text(encoding="utf-8"))[
             0
@@ -72,42 +85,155 @@ def headers() -> dict[str, str]:
     }
 
 
-def styles_list(folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """The realtime tier of every shipped style, as the page shows it; "files": precision -> its path in the site."""
-    listed = []
+class Add(Protocol):
+    """Puts a file into the page.
+
+    Args:
+        name: what it is called.
+        content: its bytes.
+        version: bytes that tell its content from another, where those themselves take long to make.
+    Returns:
+        where the page finds it.
+    """
+
+    def __call__(self, name: str, content: Content, version: bytes = b"") -> str: ...
+
+
+def _assets(add: Add, picture: Add, folder: Path, runtimes: Sequence[str], precisions: Sequence[str]) -> dict[str, Any]:
+    """All that the page loads by itself, and where: `assets` in index.html, `now.assets` in JavaScript.
+
+    Args:
+        picture: as `add`, for what an <img> shows.
+        precisions: of each style, those of them that there are.
+    """
+    styles = []
     for style in shipped_styles(folder):
         if style.tier != "realtime":
             continue
-        files = {"fp32": style.path}
-        files |= {
-            flavor: style.path.with_name(f"{style.tier}.{flavor}.onnx") for flavor in style.flavors if flavor in PRECISIONS
+        paths = {
+            each: style.path if each == "fp32" else style.path.with_name(f"{style.tier}.{each}.onnx")
+            for each in precisions
+            if each == "fp32" or each in style.flavors
+        } or {"fp32": style.path}
+        where = f"styles/{style.name}"
+        _, contract = read_style(style.path)
+        listed = {
+            "name": style.name,
+            "title": style.card.get("title", style.name),
+            "picture": picture(f"{where}/painted.jpg", functools.partial(base64.b64decode, contract.thumbnail)),
+            "check": add(f"{where}/check", functools.partial(painted_test_picture, style.path), style.path.read_bytes()),
+            "files": {precision: add(f"{where}/{path.name}", path.read_bytes) for precision, path in paths.items()},
         }
-        listed.append(
-            {
-                "name": style.name,
-                "title": style.card.get("title", style.name),
-                "thumbnail": f"data:image/jpeg;base64,{read_style(style.path)[1].thumbnail}",
-                "files": {precision: f"styles/{style.name}/{path.name}" for precision, path in files.items()},
-            }
-        )
-    return listed
+        if (style.path.parent / PAINTING).is_file():
+            listed["painting"] = picture(f"{where}/{PAINTING}", (style.path.parent / PAINTING).read_bytes)
+        styles.append(listed)
+    return {
+        "worker": add("worker.js", lambda: joined(WORKER_SOURCES)),
+        "runtimes": {name: _runtime(name, add) for name in runtimes},
+        "films": add("films.mjs", FILMS.read_bytes),
+        "styles": styles,
+    }
 
 
-def site(folder: Path = FOLDER) -> dict[str, Content]:
-    """Every file of the page: its path in the site -> what gives its bytes.
+def _runtime(name: str, add: Add) -> dict[str, str]:
+    module, wasm = (RUNTIME / each for each in RUNTIMES[name])
+    # Hosts compress no WebAssembly, or not all do, so the page unpacks it itself.
+    packed = functools.cache(lambda: gzip.compress(wasm.read_bytes(), mtime=0))
+    return {
+        "module": add(f"ort/{name}.mjs", module.read_bytes),
+        "wasm": add(f"ort/{name}.wasm.gz", packed, wasm.read_bytes()),
+    }
 
+
+def painted_test_picture(path: Path) -> bytes:
+    """What a style makes of the picture that painter.js makes, too: RGB levels, row by row."""
+    y, x = np.mgrid[:TEST_PX, :TEST_PX]
+    disc = np.where((x - 24) ** 2 + (y - 24) ** 2 < 200, 255, 60)
+    return StyleSession(path).stylize(np.stack([5 * x, 5 * y, disc], axis=-1).astype(np.uint8)).tobytes()
+
+
+def site(folder: Path = FOLDER, *, offline: bool = False, url: str | None = None) -> dict[str, Content]:
+    """Every file of the page: its path in the site -> what gives its bytes. Those below files/ are called after what is in
+    them, so that nobody has to ask for them twice.
+
+    Args:
+        offline: with what makes it installable, and lets it work without a network.
+        url: where it will be, for what messengers show of a link.
     Raises:
         WebError: onnxruntime-web is not installed.
     """
-    check_runtime()
-    styles = styles_list(folder)
-    files: dict[str, Content] = {name: (PAGE / name).read_bytes for name in SOURCES}
-    files["worker.js"] = lambda: joined(WORKER_SOURCES)
-    files |= {f"ort/{name}": (RUNTIME / name).read_bytes for name in (*WASM_ONLY, *WITH_WEBGPU)}
-    for style in styles:
-        files |= {path: (folder / path.removeprefix("styles/")).read_bytes for path in style["files"].values()}
-    files["styles.json"] = json.dumps(styles, indent=1).encode
+    check_packages()
+    files: dict[str, Content] = {}
+
+    def add(name: str, content: Content, version: bytes = b"") -> str:
+        stem, dot, kinds = name.partition(".")
+        path = f"files/{stem}.{hashlib.sha256(version or content()).hexdigest()[:10]}{dot}{kinds}"
+        files[path] = content
+        return path
+
+    assets = _assets(add, add, folder, list(RUNTIMES), PRECISIONS)
+    example = add("example.jpg", (PAGE / "example.jpg").read_bytes)
+    head = ""
+    if offline:
+        icon = add("icon.png", (PAGE / "icon.png").read_bytes)
+        head = f'<link rel="manifest" href="manifest.webmanifest">\n<link rel="apple-touch-icon" href="{icon}">\n'
+        files["manifest.webmanifest"] = json.dumps(_manifest(icon), indent=1).encode
+    if url:
+        address = url.rstrip("/") + "/"
+        head += f'<meta property="og:url" content="{html.escape(address)}">\n'
+        head += f'<meta property="og:image" content="{html.escape(address + example)}">\n'
+        head += '<meta name="twitter:card" content="summary_large_image">\n'
+    style = add("style.css", (PAGE / "style.css").read_bytes)
+    script = add("page.js", lambda: joined(PAGE_SOURCES))
+    page = _changed(
+        (PAGE / "index.html").read_text(encoding="utf-8"),
+        {
+            "</head>": f"{head}</head>",
+            'href="style.css"': f'href="{style}"',
+            'src="page.js"': f'src="{script}"',
+            'src="example.jpg"': f'src="{example}"',
+            ASSETS: f"{ASSETS[:-2]}{_in_html(assets)}",
+        },
+    )
+    files["index.html"] = page.encode
+    if offline:
+        later = (assets["films"], *(path for each in assets["runtimes"].values() for path in each.values()))
+        later += tuple(path for style in assets["styles"] for path in (style["check"], *style["files"].values()))
+        shell = ["./", "manifest.webmanifest", *(path for path in files if path.startswith("files/") and path not in later)]
+        worker = _changed(
+            (PAGE / "sw.js").read_text(encoding="utf-8"),
+            {
+                "SHELL = []": f"SHELL = {json.dumps(shell)}",
+                "FILES = []": f"FILES = {json.dumps([path for path in files if path.startswith('files/')])}",
+                "HEADERS = {}": f"HEADERS = {json.dumps(headers())}",
+            },
+        )
+        files["sw.js"] = worker.encode
     return files
+
+
+def _manifest(icon: str) -> dict[str, Any]:
+    """Of a web app, https://www.w3.org/TR/appmanifest."""
+    return {
+        "name": "Alla Prima",
+        "short_name": "Alla Prima",
+        "description": "Your camera, photos and videos, painted while you watch. Nothing leaves your device.",
+        "start_url": "./",
+        "scope": "./",
+        "display": "standalone",
+        "background_color": "#f8f6f2",
+        "theme_color": "#f8f6f2",
+        "icons": [
+            {"src": icon, "sizes": "512x512", "type": "image/png", "purpose": purpose} for purpose in ("any", "maskable")
+        ],
+    }
+
+
+def _changed(text: str, changes: Mapping[str, str]) -> str:
+    for old, new in changes.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
 
 
 def joined(names: Sequence[str]) -> bytes:
@@ -116,14 +242,15 @@ def joined(names: Sequence[str]) -> bytes:
     return "".join(re.sub(r"^import .*\n|^export ", "", text, flags=re.MULTILINE) for text in texts).encode()
 
 
-def check_runtime() -> None:
+def check_packages() -> None:
     """Raises:
-    WebError: onnxruntime-web is not installed; the message has the line that installs it.
+    WebError: onnxruntime-web or mediabunny is not installed; the message has the line that installs them.
     """
-    missing = [name for name in (*WASM_ONLY, *WITH_WEBGPU) if not (RUNTIME / name).is_file()]
+    needed = [*(RUNTIME / name for names in RUNTIMES.values() for name in names), FILMS]
+    missing = [path.name for path in needed if not path.is_file()]
     if missing:
         line = f"npm ci --prefix {shlex.quote(str(PAGE))}"
-        raise WebError(f"the page needs onnxruntime-web, {missing[0]} is missing; install it with: {line}")
+        raise WebError(f"the page needs onnxruntime-web and mediabunny, {missing[0]} is missing; install them with: {line}")
 
 
 def make_server(port: int, folder: Path = FOLDER) -> http.server.ThreadingHTTPServer:
@@ -144,17 +271,26 @@ def make_server(port: int, folder: Path = FOLDER) -> http.server.ThreadingHTTPSe
             if self.headers.get("Host", "").partition(":")[0] not in ("localhost", "127.0.0.1"):
                 return self.send_error(403)
             path = self.path.partition("?")[0].removeprefix("/") or "index.html"
-            content = files.get(path)
-            self._answer(200 if content else 404, path, content() if content else b"not here\n")
+            if path not in files:
+                return self._answer(404, {"Content-Type": "text/plain"}, b"not here\n")
+            data = files[path]()
+            tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+            said = {
+                "Content-Type": TYPES.get(Path(path).suffix, "application/octet-stream"),
+                "Cache-Control": FOR_EVER if path.startswith("files/") else "no-cache",
+                "ETag": tag,
+            }
+            if tag in self.headers.get("If-None-Match", ""):
+                return self._answer(304, said)
+            self._answer(200, said, data)
 
         do_HEAD = do_GET
 
-        def _answer(self, status: int, path: str, data: bytes) -> None:
+        def _answer(self, status: int, said: Mapping[str, str], data: bytes = b"") -> None:
             self.send_response(status)
-            kind = TYPES.get(Path(path).suffix, "application/octet-stream")
-            self.send_header("Content-Type", kind if status == 200 else "text/plain")
-            self.send_header("Content-Length", str(len(data)))
-            for name, value in headers().items():
+            if status != 304:
+                self.send_header("Content-Length", str(len(data)))
+            for name, value in {**headers(), **said}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
@@ -176,20 +312,21 @@ def make_server(port: int, folder: Path = FOLDER) -> http.server.ThreadingHTTPSe
         raise WebError(f"port {port} cannot be used ({error.strerror or error}); give another: --port 0") from error
 
 
-def export_folder(target: Path, folder: Path = FOLDER) -> int:
+def export_folder(target: Path, folder: Path = FOLDER, url: str | None = None) -> int:
     """Write the page for any static host.
 
     Args:
         target: a new or empty folder.
+        url: where it will be, for what messengers show of a link.
     Returns:
         its size in bytes.
     Raises:
         WebError: the folder holds something, cannot be written, or onnxruntime-web is not installed.
     """
-    files = site(folder)
-    # What some hosts (Netlify, Cloudflare Pages) read; on others threads need the same headers set by hand.
-    lines = "".join(f"  {name}: {value}\n" for name, value in headers().items() if name != "Cache-Control")
-    files["_headers"] = f"/*\n{lines}".encode
+    files = site(folder, offline=True, url=url)
+    # What some hosts (Netlify, Cloudflare Pages) read; on others the service worker adds what threads need.
+    lines = "".join(f"  {name}: {value}\n" for name, value in headers().items())
+    files["_headers"] = f"/*\n{lines}/files/*\n  Cache-Control: {FOR_EVER}\n".encode
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         what = "holds files" if target.is_dir() else "is a file"
         raise WebError(f"{target} {what}; give a new or empty folder")
@@ -223,39 +360,33 @@ def write_single_file(output: Path, overwrite: bool, folder: Path = FOLDER) -> i
         raise WebError(f"{output} is not named .html; give --single-file OUT.html")
     if output.exists() and not overwrite:
         raise WebError(f"{output} exists; give --overwrite to replace it, or another name")
-    check_runtime()
-    styles, files = styles_list(folder), {}
-    for style in styles:
-        path = style["files"].get(SINGLE_FILE_PRECISION, style["files"]["fp32"])
-        files[path] = _packed((folder / path.removeprefix("styles/")).read_bytes())
-        style["files"] = {"fp32": path}
-    module, wasm = ((RUNTIME / name).read_bytes() for name in WASM_ONLY)
-    inside = {
-        "worker": _packed(joined(WORKER_SOURCES)),
-        "module": _packed(module),
-        "wasm": _packed(wasm),
-        "styles": styles,
-        "files": files,
-    }
-    page, css = ((PAGE / name).read_text(encoding="utf-8") for name in ("index.html", "style.css"))
-    script = joined(PAGE_SOURCES).decode()
-    example = base64.b64encode((PAGE / "example.jpg").read_bytes()).decode()
-    for old, new in (
-        ('<link rel="stylesheet" href="style.css">', f"<style>\n{css}</style>"),
-        ('src="example.jpg"', f'src="data:image/jpeg;base64,{example}"'),
-        (
-            '<script type="module" src="page.js"></script>',
-            f'<script type="application/json" id="inside">{_in_html(inside)}</script>\n'
-            f'<script type="module">\n{script}</script>',
-        ),
-        # Nothing is fetched any more, so nothing may be; what is inside may run.
-        ("script-src 'self' blob:", "script-src 'unsafe-inline' blob: data:"),
-        ("style-src 'self'", "style-src 'unsafe-inline'"),
-        ("connect-src 'self' blob:", "connect-src blob:"),
-        ("worker-src 'self' blob:", "worker-src blob:"),
-    ):
-        assert page.count(old) == 1, old
-        page = page.replace(old, new)
+    check_packages()
+    inside: dict[str, str] = {}
+
+    def add(name: str, content: Content, version: bytes = b"") -> str:
+        data = content()
+        inside[name] = base64.b64encode(data if name.endswith(".gz") else gzip.compress(data, mtime=0)).decode()
+        return name
+
+    def picture(name: str, content: Content, version: bytes = b"") -> str:
+        return f"data:image/jpeg;base64,{base64.b64encode(content()).decode()}"
+
+    assets = _assets(add, picture, folder, ["wasm"], [SINGLE_FILE_PRECISION])
+    css = (PAGE / "style.css").read_text(encoding="utf-8")
+    page = _changed(
+        (PAGE / "index.html").read_text(encoding="utf-8"),
+        {
+            '<link rel="stylesheet" href="style.css">': f"<style>\n{css}</style>",
+            'src="example.jpg"': f'src="{picture("", (PAGE / "example.jpg").read_bytes)}"',
+            ASSETS: f"{ASSETS[:-2]}{_in_html(assets | {'inside': inside})}",
+            '<script defer src="page.js"></script>': f"<script>\n{joined(PAGE_SOURCES).decode()}</script>",
+            # Nothing is fetched any more, so nothing may be; what is inside may run.
+            "script-src 'self' blob:": "script-src 'unsafe-inline' blob: data:",
+            "style-src 'self'": "style-src 'unsafe-inline'",
+            "connect-src 'self' blob:": "connect-src blob:",
+            "worker-src 'self' blob:": "worker-src blob:",
+        },
+    )
     data = page.encode()
     try:
         write_atomically(output, data)
@@ -267,7 +398,3 @@ def write_single_file(output: Path, overwrite: bool, folder: Path = FOLDER) -> i
 def _in_html(value: object) -> str:
     """JSON that cannot end the script element it stands in."""
     return json.dumps(value).replace("</", "<\\/")
-
-
-def _packed(data: bytes) -> str:
-    return base64.b64encode(gzip.compress(data, mtime=0)).decode()

@@ -11,6 +11,7 @@ from typing import Any
 from models.errors import StyleError
 
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
+PAINTING = "painting.jpg"  # a small picture of the painting, beside its networks
 PREFERRED = ("quality", "realtime")  # which tier a bare name means, best picture first
 PREFERRED_LIVE = ("realtime", "quality")
 

@@ -7,6 +7,7 @@ python -m training.gallery.ship --evaluation evaluation.json
 
 import argparse
 import dataclasses
+import io
 import json
 import math
 import tempfile
@@ -16,11 +17,13 @@ from typing import Any
 
 import onnx
 import torch
+from PIL import Image
 
 from inference.atomic import write_atomically
+from inference.pictures import read_picture, resize_short_side
 from inference.style.info import report_text
 from inference.style.onnx_file import read_style
-from inference.style.styles import FOLDER
+from inference.style.styles import FOLDER, PAINTING
 from models.image_transform_net import ImageTransformNet
 from models.vgg import load_vgg19
 from training.checkpoint import find_weights, load_net, load_weights, save_weights
@@ -42,6 +45,7 @@ FLAVORS = {
 }
 WEIGHTS = {"realtime": torch.float32, "quality": torch.float16}
 QUALITY_START = "great_wave"
+PAINTING_PX = 144  # short side of the small picture
 
 
 def ship(run_folder: Path, photos: Path, name: str, folder: Path = FOLDER) -> Path:
@@ -87,8 +91,17 @@ def ship_net(
     (folder / name).mkdir(parents=True, exist_ok=True)
     output = folder / name / f"{config.tier}.onnx"
     write_style(net, card, output, Yardstick(Path(config.photos), Path(config.painting), config.vgg19))
+    write_painting(Path(config.painting), folder / name)
     print(f"{name}/{config.tier}: {json.dumps(card['heldout'])}, band at the worst border {card['border_band']} levels of 255")
     return output
+
+
+def write_painting(painting: Path, style_folder: Path) -> None:
+    """Write the painting as a small picture, for the page's gallery."""
+    small = resize_short_side(read_picture(painting).frame, PAINTING_PX)
+    file = io.BytesIO()
+    Image.fromarray(small).save(file, "JPEG", quality=80)
+    write_atomically(style_folder / PAINTING, file.getvalue())
 
 
 def heldout_total(card: Mapping[str, Any]) -> float:

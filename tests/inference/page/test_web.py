@@ -58,7 +58,7 @@ SET = """([id, value]) => {
 def address():
     """The page, served."""
     try:
-        web.check_runtime()
+        web.check_packages()
     except WebError as error:
         pytest.skip(str(error))
     with serving(web.make_server(0)) as base:
@@ -105,7 +105,11 @@ class Page:
         self.tab.on("pageerror", lambda error: self.trouble.append(str(error)))
         self.tab.on("request", lambda request: self._look(request.url))
         self.tab.goto(base + path)
+        self.ready()
+
+    def ready(self) -> None:
         self.tab.wait_for_selector("body[data-ready]")
+        self.tab.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
 
     def _look(self, url: str) -> None:
         if not url.startswith((self.base, "blob:", "data:")):
@@ -160,7 +164,7 @@ def photo(tmp_path, frame):
 def exact(page: Page) -> None:
     """Networks in fp32, at the picture's own size."""
     page.tab.select_option("#precision", "fp32")
-    page.tab.locator("#card", has_text="fp32").wait_for()
+    page.tab.locator("#network", has_text="fp32").wait_for()
     page.tab.select_option("#size", "4096")
 
 
@@ -265,6 +269,7 @@ def test_a_file_that_is_not_ours_is_refused_and_the_style_stays(address, browser
 def test_a_snapshot_is_the_picture_on_the_screen(address, browser, photo):
     with Page(browser, address) as page:
         painted = page.open(photo)
+        page.tab.select_option("#format", "image/png")
         with page.tab.expect_download() as download:
             page.tab.click("#snapshot")
         assert download.value.suggested_filename.startswith(f"allaprima_{FIRST.name}_")
@@ -326,8 +331,9 @@ def test_a_network_that_is_given_a_pictures_statistics_paints_it_as_before(addre
         differences = page.tab.workers[0].evaluate("""async () => {
           const picture = blank(144, 100);
           for (let i = 0; i < picture.pixels.length; i++) picture.pixels[i] = 99 * Math.sin(i / 99) + 130 + (i % 7);
-          const statistics = await statisticsOf([picture], [0, 0]);
-          const [painted, expected] = [await paintWhole(tiling.given, picture, statistics), await paintWhole(session, picture)];
+          const [style] = styles, statistics = await statisticsOf(style, [picture], [0, 0]);
+          const painted = await paintWhole(style, style.tiling.given, picture, statistics);
+          const expected = await paintWhole(style, style.session, picture);
           return Array.from(painted.pixels, (level, i) => level - expected.pixels[i]);
         }""")
         assert np.abs(differences).mean() <= 0.5
@@ -339,10 +345,10 @@ def test_tiles_agree_to_the_bit(address, browser):
         count = page.tab.workers[0].evaluate("""async () => {
           const picture = blank(602, 406);
           for (let i = 0; i < picture.pixels.length; i++) picture.pixels[i] = 99 * Math.sin(i / 997) + 130 + (i % 7);
-          const statistics = await statisticsOf([picture], [0, 0]);
-          const paint = (tile, statistics) => paintWhole(tiling.given, tile, statistics);
+          const [style] = styles, statistics = await statisticsOf(style, [picture], [0, 0]);
+          const paint = (tile, statistics) => paintWhole(style, style.tiling.given, tile, statistics);
           const network = { measure: async () => statistics, paint, painted: async () => {} };
-          const tiled = await paintTiles(picture, 256 * 256, contract.stride, network);
+          const tiled = await paintTiles(picture, 256 * 256, style.contract.stride, network);
           const whole = await paint(picture, statistics);
           return tiled.pixels.filter((level, i) => level !== whole.pixels[i]).length;
         }""")
@@ -565,7 +571,7 @@ def test_the_address_is_kept_and_restored(address, browser):
         page.tab.keyboard.press("Home")
         page.tab.wait_for_url("**&strokes=fine")
         page.tab.reload()
-        page.tab.wait_for_selector("body[data-ready]")
+        page.ready()
         assert "The Scream" in page.tab.inner_text("#card")
         assert page.tab.inner_text("#strokes + output") == "fine"
         page.tab.evaluate("location.hash = 'style=great_wave&strokes=2'")
@@ -593,14 +599,14 @@ def test_a_photo_that_comes_before_the_style_is_shown_and_then_painted(address, 
 def test_an_onnx_file_that_comes_before_the_page_has_started_is_the_one_that_paints(address, browser, photo):
     with Page(browser, address) as page:
         held = []
-        page.tab.route("**/worker.js", lambda route: held.append(route))
+        page.tab.route("**/worker.*.js", lambda route: held.append(route))
         page.tab.reload(wait_until="commit")
         while not held:
             page.tab.wait_for_timeout(50)
         page.tab.set_input_files("#model", find_style("the_scream/realtime.int8"))
         page.tab.wait_for_timeout(200)
         held[0].continue_()
-        page.tab.wait_for_selector("body[data-ready]")
+        page.ready()
         page.tab.locator("#card", has_text="The Scream").wait_for()
         page.open(photo)
         assert page.tab.locator("#choices label:has(input:checked)").count() == 0
@@ -728,8 +734,8 @@ def test_the_exported_folder_works_on_any_static_host(address, browser, run, pho
     plain = functools.partial(Quiet, directory=tmp_path / "site")
     with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), plain)) as base, Page(browser, base) as page:
         page.open(photo)
-        assert page.tab.inner_text("#backend") == "CPU, 1 thread"
-        assert "the server does not send the headers that threads need" in page.tab.inner_text("#why")
+        assert page.tab.evaluate("crossOriginIsolated")  # by the service worker
+        assert "COOP" not in page.tab.inner_text("#why")
 
 
 @pytest.mark.parametrize("existed", [False, True])
@@ -740,7 +746,7 @@ def test_a_page_that_does_not_fit_on_the_disk_leaves_nothing_in_the_way(run, mon
     def written(path, data):
         full() if path.name == "b.js" else path.write_bytes(data)
 
-    monkeypatch.setattr(web, "site", lambda folder: {"index.html": lambda: b"x", "ort/b.js": lambda: b"y"})
+    monkeypatch.setattr(web, "site", lambda *_, **__: {"index.html": lambda: b"x", "ort/b.js": lambda: b"y"})
     monkeypatch.setattr(web, "write_atomically", written)
     if existed:
         (tmp_path / "site").mkdir()
@@ -766,7 +772,7 @@ def test_neither_page_nor_worker_can_send_a_picture_anywhere(address, browser, t
 def test_a_worker_that_cannot_go_on_is_said_or_replaced(address, browser, photo):
     with Page(browser, address) as page:
         page.open(photo)
-        page.tab.workers[0].evaluate("() => { session.run = () => Promise.reject(new Error('out of memory')); }")
+        page.tab.workers[0].evaluate("() => { styles[0].session.run = () => Promise.reject(new Error('out of memory')); }")
         page.tab.select_option("#size", "256")
         page.message("Painting failed: out of memory")
         page.painted(lambda: page.choose("The Great Wave"))
@@ -798,7 +804,7 @@ def test_a_missing_runtime_is_said_with_the_line_that_installs_it(run, monkeypat
     monkeypatch.setattr(web, "RUNTIME", tmp_path)
     code, _, err = run("web", "--port", "0")
     assert code == 1
-    assert f"install it with: npm ci --prefix {web.PAGE}" in err
+    assert f"install them with: npm ci --prefix {web.PAGE}" in err
 
 
 def test_the_lock_file_pins_onnx_runtime_and_names_no_address():

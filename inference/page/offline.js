@@ -1,0 +1,23 @@
+// On other people's hosts a service worker (sw.js) keeps the page for when there is no network, and adds the headers that
+// threads need where the host does not send them.
+
+import { now } from "./state.js";
+
+const PATIENCE_MS = 5000;
+const RELOADED = "allaprima.reloaded";
+
+export async function keepOffline() {
+  const { serviceWorker } = navigator;
+  if (!document.querySelector('link[rel="manifest"]') || !serviceWorker) return;
+  try {
+    const taken = new Promise((resolve) => serviceWorker.addEventListener("controllerchange", resolve, { once: true }));
+    await serviceWorker.register("sw.js");
+    if (!serviceWorker.controller) await Promise.race([taken, new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))]);
+    if (self.crossOriginIsolated || !serviceWorker.controller || now.touched || sessionStorage.getItem(RELOADED)) return;
+    sessionStorage.setItem(RELOADED, "once"); // the headers come with the page alone
+    location.reload();
+    await new Promise(() => {});
+  } catch (error) {
+    now.whyNotOffline = error.message; // a private window, a full disk: it paints all the same
+  }
+}
