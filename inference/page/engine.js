@@ -1,6 +1,6 @@
 // The files beside the page, and the worker (painter.js) that paints with them.
 
-import { $, now, say } from "./state.js";
+import { $, now, showProgress } from "./state.js";
 
 let worker;
 const waiting = new Map();
@@ -33,10 +33,10 @@ export async function startWorker(backend) {
     const { resolve, reject } = waiting.get(id);
     waiting.delete(id);
     if (error === undefined) resolve(result);
-    else reject(Object.assign(new Error(error), { kind }));
+    else reject(Object.assign(new Error(error), { kind, inWorker: true }));
   });
   worker.addEventListener("error", (event) => {
-    for (const { reject } of waiting.values()) reject(new Error(event.message ?? "the worker cannot be loaded"));
+    for (const { reject } of waiting.values()) reject(Object.assign(new Error(event.message ?? "the worker cannot be loaded"), { inWorker: true }));
     waiting.clear();
   });
   const half = gpu?.features.has("shader-f16") ?? false;
@@ -58,7 +58,8 @@ export function showEngine() {
   $("backend").textContent = provider === "webgpu" ? "WebGPU" : `CPU, ${threads === 1 ? "1 thread" : `${threads} threads`}`;
   const reason = now.assets.inside ? "a single file gets no more" : "the server does not send the headers that threads need (COOP and COEP)";
   const alone = threads === 1 && (now.assets.inside || !self.crossOriginIsolated) ? ` One thread only: ${reason}.` : "";
-  $("why").textContent = provider === "webgpu" ? "" : `WebGPU: ${whyNot}.${alone}`;
+  const offline = now.whyNotOffline ? ` Not kept for when you are offline: ${now.whyNotOffline}.` : "";
+  $("why").textContent = (provider === "webgpu" ? "" : `WebGPU: ${whyNot}.${alone}`) + offline;
 }
 
 export async function startWithoutGpu(error) {
@@ -114,10 +115,7 @@ function unreachable() {
 }
 
 function showLoading(done, all) {
-  const bar = $("loading");
-  bar.hidden = done === undefined;
-  if (all) Object.assign(bar, { max: all, value: done });
-  else bar.removeAttribute("value");
+  showProgress(done === undefined ? undefined : all ? done / all : null);
   const mega = (bytes) => (bytes / 1e6).toFixed(1);
   $("backend").textContent = done === undefined ? "Starting …" : `Loading ${mega(done)}${all ? ` of ${mega(all)}` : ""} MB …`;
 }

@@ -8,6 +8,8 @@ import { $, now, paintingCanvas, say } from "./state.js";
 const BITS_A_SECOND = 8e6;
 const FILM_PIXELS = { webgpu: 1280 * 720, wasm: 960 * 540 }; // of a whole video, where the user leaves it open
 
+const PATIENCE_MS = 1000; // with a machine's sound
+
 /** The largest even size: what H.264 takes. */
 const even = (side) => Math.max(2, side - (side % 2));
 
@@ -86,7 +88,11 @@ async function soundOf(source) {
     source.sound = { context, node: context.createMediaElementSource(video) };
   }
   const { context, node } = source.sound, out = context.createMediaStreamDestination();
-  await context.resume();
+  await Promise.race([context.resume(), new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))]);
+  if (context.state !== "running") {
+    say("The recording is silent, as there is nothing here that plays sound.");
+    return none;
+  }
   node.connect(out);
   video.muted = false;
   const stop = () => {
@@ -116,25 +122,27 @@ export function saveWholeVideo() {
 }
 
 async function paintVideo({ file }, mine) {
-  const { ALL_FORMATS, BlobSource, BufferTarget, Conversion, Input, Mp4OutputFormat, Output, WebMOutputFormat, getFirstEncodableVideoCodec } =
-    await import(await moduleAddress(now.assets.films));
-  const input = new Input({ formats: ALL_FORMATS, source: new BlobSource(file) });
+  const films = await import(await moduleAddress(now.assets.films));
+  const { BufferTarget, Conversion, Output, Quality, getFirstEncodableVideoCodec } = films;
+  const input = new films.Input({ formats: films.ALL_FORMATS, source: new films.BlobSource(file) });
   const track = await input.getPrimaryVideoTrack();
-  if (!track || !(await track.canDecode())) throw new Error("this browser cannot read the video picture by picture; record it instead");
+  if (!track || !(await track.canDecode())) throw new Error("This browser cannot read the video picture by picture; record it instead");
   const [width, height] = workSize(track.displayWidth, track.displayHeight, FILM_PIXELS[now.engine.provider]).map(even);
   const size = { width, height };
   const h264 = await getFirstEncodableVideoCodec(["avc"], size);
   const codec = h264 ?? (await getFirstEncodableVideoCodec(["vp9", "vp8"], size));
-  if (!codec) throw new Error("this browser cannot write a video; record it instead");
-  const output = new Output({ format: h264 ? new Mp4OutputFormat() : new WebMOutputFormat(), target: new BufferTarget() });
+  if (!codec) throw new Error("This browser cannot write a video; record it instead");
+  const format = h264 ? new films.Mp4OutputFormat() : new films.WebMOutputFormat();
+  const output = new Output({ format, target: new BufferTarget() });
   const process = async (sample) => {
     const picture = grabbed(width, height, false, (context) => sample.draw(context, 0, 0, width, height));
     show(await ask("paint", { strokes: strokes(), pixels: picture.data, ...size, ...mixture() }), picture);
     return paintingCanvas;
   };
-  const video = { ...size, fit: "fill", codec, forceTranscode: true, allowTransformationMetadata: false, process };
+  const quality = new Quality("very-high"); // strokes are all detail
+  const video = { ...size, fit: "fill", codec, quality, forceTranscode: true, allowTransformationMetadata: false, process };
   const conversion = await Conversion.init({ input, output, tracks: "primary", video });
-  if (!conversion.isValid) throw new Error("this browser cannot paint such a video whole; record it instead");
+  if (!conversion.isValid) throw new Error("This browser cannot paint such a video whole; record it instead");
   conversion.onProgress = reporter(`Whole video, ${width} × ${height} px`);
   mine.cancel = () => conversion.cancel();
   if (mine.cancelled) return undefined;

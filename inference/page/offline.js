@@ -3,7 +3,7 @@
 
 import { now } from "./state.js";
 
-const PATIENCE_MS = 5000;
+const TAKEOVER_MS = 5000;
 const RELOADED = "allaprima.reloaded";
 
 export async function keepOffline() {
@@ -12,12 +12,12 @@ export async function keepOffline() {
   try {
     const taken = new Promise((resolve) => serviceWorker.addEventListener("controllerchange", resolve, { once: true }));
     await serviceWorker.register("sw.js");
-    if (!serviceWorker.controller) await Promise.race([taken, new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))]);
-    if (self.crossOriginIsolated || !serviceWorker.controller || now.touched || sessionStorage.getItem(RELOADED)) return;
+    if (!serviceWorker.controller) await Promise.race([taken, new Promise((resolve) => setTimeout(resolve, TAKEOVER_MS))]);
+    if (self.crossOriginIsolated || !serviceWorker.controller || now.source || sessionStorage.getItem(RELOADED)) return;
     sessionStorage.setItem(RELOADED, "once"); // the headers come with the page alone
     location.reload();
     await new Promise(() => {});
   } catch (error) {
-    now.whyNotOffline = error.message; // a private window, a full disk: it paints all the same
+    now.whyNotOffline = error.message; // in a private window, say: it paints all the same
   }
 }

@@ -2,7 +2,7 @@
 
 import { ask } from "./engine.js";
 import { free, idle, mixture, recover, strokes } from "./painting.js";
-import { $, contentCanvas, now, paintingCanvas, say } from "./state.js";
+import { $, contentCanvas, now, paintingCanvas, say, showProgress } from "./state.js";
 
 const MAX_PIXELS = 25e6; // saved; what a phone's browser has memory for
 const QUALITY = 0.95; // of JPEG
@@ -68,13 +68,15 @@ export async function keepBusy(button, work) {
   const painter = now.style; // none while another one is opened
   try {
     const done = painter && !mine.cancelled ? await work(mine) : undefined;
-    $("speed").textContent = done ?? "Cancelled";
-    if (done) $("done").textContent = done;
+    $("speed").textContent = done ? "" : "Cancelled";
+    if (done) say(done);
   } catch (error) {
     if (mine.cancelled) $("speed").textContent = "Cancelled";
-    else await recover(error, painter);
+    else if (error.inWorker) await recover(error, painter);
+    else say(error);
   }
   long = undefined;
+  showProgress();
   button.textContent = label;
   free();
 }
@@ -92,8 +94,9 @@ export const unfinished = () => Boolean(long || now.recorder);
 export function reporter(what) {
   const began = performance.now();
   return (share) => {
+    showProgress(share);
     const left = share > 0.02 ? ((performance.now() - began) * (1 - share)) / share / 1000 : undefined;
-    const time = left === undefined ? "" : `, ${left < 90 ? `${Math.ceil(left)} seconds` : `${Math.round(left / 60)} minutes`} left`;
+    const time = left === undefined ? "" : `, ${left < 90 ? `${Math.ceil(left)} s` : `${Math.round(left / 60)} min`} left`;
     $("speed").textContent = `${what}: ${Math.floor(100 * share)} %${time}`;
   };
 }
@@ -109,7 +112,7 @@ export function saveFullSize() {
     const { blob } = await ask("save", { picture, strokes: strokes(), ...mixture(), ...how }, [picture], report);
     if (!blob) return undefined;
     save(blob, endingOf(blob.type));
-    return `Saved at ${size}`;
+    return `It is saved at ${size}.`;
   });
 }
 

@@ -12,9 +12,18 @@ export const now = {
   facing: "user", // the camera wanted
   recorder: undefined, // while it records
   paused: false,
+  whyNotOffline: "",
   busy: false, // the worker
 };
 
 export function say(message) {
   $("message").textContent = message?.message ?? message;
+}
+
+/** The bar below the picture: a share of 1, null where nobody knows, nothing where there is nothing to wait for. */
+export function showProgress(share) {
+  const bar = $("loading");
+  bar.hidden = share === undefined;
+  if (share) bar.value = share;
+  else bar.removeAttribute("value");
 }

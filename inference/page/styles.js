@@ -4,7 +4,7 @@ import { keepAddress } from "./address.js";
 import { ask, read, startWithoutGpu } from "./engine.js";
 import { idle, want } from "./painting.js";
 import { cancelLong } from "./saving.js";
-import { $, now, say, stage } from "./state.js";
+import { $, now, say, showProgress, stage } from "./state.js";
 
 /** The precisions to try, the fastest first; each paints a test picture before it paints anything else. */
 function precisions(entry) {
@@ -27,6 +27,8 @@ export function listStyles() {
   $("choices").replaceChildren(...choices);
   $("second").append(...now.assets.styles.map(({ title, name }) => new Option(title, name)));
 }
+
+const showShare = (done, all) => showProgress(all ? done / all : null);
 
 let choice = 0; // the latest one counts, however long an earlier one takes to arrive
 
@@ -59,15 +61,17 @@ async function choose(entry) {
   const mine = ++choice;
   mark(entry.name);
   try {
-    const expected = await read(entry.check);
+    const expected = read(entry.check);
     for (const [i, precision] of precisions(entry).entries()) {
-      const bytes = await read(entry.files[precision]);
+      const [bytes, levels] = await Promise.all([read(entry.files[precision], showShare), expected]);
+      showProgress();
       if (mine !== choice) return;
-      const wrong = await openStyle(bytes, entry.name, expected).then(() => undefined, (error) => error);
+      const wrong = await openStyle(bytes, entry.name, levels).then(() => undefined, (error) => error);
       if (!wrong) return;
       if (wrong.kind !== "wrong" || i + 1 === precisions(entry).length) throw wrong;
     }
   } catch (error) {
+    showProgress();
     mark(now.style?.name); // that is open
     say(error);
   }

@@ -1,8 +1,15 @@
-"""Which tests of the page are run every time."""
+"""What the tests of the page share, and which of them are run every time."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from tab import CHROMIUM, FLAGS, serving
+
+from inference.page import web
+from inference.pictures import read_picture
+from models.errors import WebError
 
 BRIEF = {
     "test_sliders_blend_and_keep_colors_as_python_does",
@@ -23,3 +30,35 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent == Path(__file__).parent and "browser" in item.fixturenames and item.originalname not in BRIEF:
             item.add_marker(pytest.mark.thorough)
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The page, served."""
+    try:
+        web.check_packages()
+    except WebError as error:
+        pytest.skip(str(error))
+    with serving(web.make_server(0)) as base:
+        yield base
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    with sync_api.sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def frame():
+    """A real photo, of a size that no network takes as it is."""
+    return np.ascontiguousarray(read_picture(web.PAGE.parents[1] / "training/reference_photos/astronaut.jpg").frame[:203, :158])
+
+
+@pytest.fixture
+def photo(tmp_path, frame):
+    Image.fromarray(frame).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"

@@ -1,0 +1,231 @@
+"""What leaves the page: pictures, recordings, whole videos; and how files come in."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+from films import drifting, write_film
+from PIL import Image
+from tab import SET, Page, exact
+
+from inference.style.session import StyleSession
+from inference.style.styles import find_style
+
+FPS, FRAMES = 10, 20
+LEAVE = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"  # true where the browser asks nothing
+
+
+@pytest.fixture(scope="module")
+def film_with_sound(tmp_path_factory):
+    """Two seconds."""
+    return write_film(tmp_path_factory.mktemp("film") / "film.mp4", drifting(FRAMES), rate=FPS, sounds=1)
+
+
+def heard_and_seen(film: bytes) -> tuple[float, list[np.ndarray]]:
+    """The loudest sample of a film, and its frames."""
+    with av.open(io.BytesIO(film)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    with av.open(io.BytesIO(film)) as container:
+        sound = [frame.to_ndarray() for frame in container.decode(audio=0)] if container.streams.audio else []
+    return max((float(np.abs(part).max()) for part in sound), default=0.0), frames
+
+
+def saved_by(page: Page, act) -> bytes:
+    with page.tab.expect_download() as download:
+        act()
+    return download.value.path().read_bytes()
+
+
+def test_a_whole_video_is_painted_from_first_to_last_with_its_sound(address, browser, film_with_sound):
+    with Page(browser, address) as page:
+        page.choose("The Great Wave")
+        exact(page)
+        page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
+        film = saved_by(page, lambda: page.tab.click("#film"))
+        page.message("The whole video is saved.")
+        assert page.tab.inner_text("#film") == "Save whole video"
+        assert page.tab.locator("#loading").is_hidden()
+    loudest, frames = heard_and_seen(film)
+    assert loudest > 0.1
+    assert len(frames) == FRAMES
+    with av.open(film_with_sound) as container:
+        contents = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    session = StyleSession(find_style("great_wave/realtime"))
+    for content, frame in zip(contents[::6], frames[::6], strict=True):
+        assert np.abs(session.stylize(content).astype(int) - frame).mean() < 12  # of an H.264 or VP9 file
+
+
+def test_a_whole_video_is_cancelled_by_its_button_and_by_a_photo(address, browser, film_with_sound, photo):
+    with Page(browser, address) as page:
+        page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
+        for cancel in (lambda: page.tab.click("#film"), lambda: page.open(photo)):
+            assert page.tab.evaluate(LEAVE)
+            page.tab.click("#film")
+            page.tab.locator("#film", has_text="Cancel").wait_for()
+            assert not page.tab.evaluate(LEAVE)  # the browser asks first
+            cancel()
+            page.tab.wait_for_selector("#film:text-is('Save whole video')", state="attached")
+        assert page.tab.locator("#film").is_hidden()
+
+
+def test_a_recording_keeps_the_videos_sound_and_is_asked_about(address, browser, film_with_sound):
+    with Page(browser, address) as page:
+        page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
+        page.tab.click("#record")
+        page.tab.locator("#record", has_text="Stop").wait_for()
+        page.tab.wait_for_timeout(1500)
+        assert not page.tab.evaluate(LEAVE)
+        film = saved_by(page, lambda: page.tab.click("#record"))
+        assert page.tab.evaluate(LEAVE)
+    loudest, frames = heard_and_seen(film)
+    assert loudest > 0.1
+    assert len(frames) >= 3
+
+
+def test_a_recording_of_the_camera_has_the_microphone_if_it_may(address, browser):
+    with Page(browser, address, permissions=("camera", "microphone")) as page:
+        page.painted(lambda: page.tab.click("#camera"))
+        for wanted in (False, True):
+            page.tab.set_checked("#microphone", wanted)
+            page.tab.click("#record")
+            page.tab.locator("#record", has_text="Stop").wait_for()
+            page.tab.wait_for_timeout(1500)
+            assert (heard_and_seen(saved_by(page, lambda: page.tab.click("#record")))[0] > 0.01) == wanted
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("image/jpeg", ".jpg"), ("image/png", ".png")])
+def test_before_and_after_are_saved_side_by_side(address, browser, photo, frame, kind, ending):
+    height, width = frame.shape[:2]
+    with Page(browser, address) as page:
+        painted = page.open(photo)
+        page.tab.select_option("#format", kind)
+        page.tab.check("#beside")
+        with page.tab.expect_download() as download:
+            page.tab.click("#snapshot")
+        assert download.value.suggested_filename.endswith(ending)
+        saved = np.asarray(Image.open(download.value.path()).convert("RGB")).astype(int)
+    assert saved.shape == (height, 2 * width, 3)
+    assert np.abs(saved[:, :width] - frame).mean() < 4
+    assert np.abs(saved[:, width:] - painted).mean() < 6
+
+
+def test_a_full_size_takes_the_format_and_the_photo_beside_it(address, browser, tmp_path):
+    content = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8).repeat(40, 0).repeat(40, 1)
+    Image.fromarray(content).save(tmp_path / "photo.png")
+    with Page(browser, address) as page:
+        page.open(tmp_path / "photo.png")
+        page.tab.select_option("#format", "image/png")
+        page.tab.check("#beside")
+        saved = np.asarray(Image.open(io.BytesIO(saved_by(page, lambda: page.tab.click("#full_size")))).convert("RGB"))
+    assert saved.shape == (1200, 3200, 3)
+    np.testing.assert_array_equal(saved[:, :1600], content)
+
+
+def test_a_picture_is_shared_as_a_file_or_else_as_a_link(address, browser, photo):
+    script = """
+      window.shared = [];
+      navigator.canShare = ({ files }) => window.files && files.every(({ type }) => type === 'image/jpeg');
+      navigator.share = async ({ files, url, title }) => { shared.push([files?.[0].name, files?.[0].size, url, title]); };
+    """
+    with Page(browser, address) as page:
+        assert page.tab.locator("#share_picture").is_hidden()  # here it is unknown
+        page.context.add_init_script(script)
+        page.tab.reload()
+        page.ready()
+        page.open(photo)
+        page.tab.evaluate("window.files = true")
+        page.tab.click("#share_picture")
+        page.tab.wait_for_function("() => shared.length === 1")
+        page.tab.evaluate("window.files = false")
+        page.tab.click("#share_picture")
+        page.tab.wait_for_function("() => shared.length === 2")
+        (name, size, _, title), (nothing, _, url, _) = page.tab.evaluate("shared")
+        assert name.endswith(".jpg")
+        assert size > 1000
+        assert title == "Painted as The Starry Night"
+        assert (nothing, url) == (None, page.tab.url)
+        page.tab.evaluate("() => { navigator.share = async () => { throw new DOMException('no app', 'DataError'); }; }")
+        page.tab.click("#share_picture")
+        page.message("It cannot be shared: no app")
+
+
+def test_photos_are_turned_over_and_pasted(address, browser, tmp_path, photo):
+    paths = []
+    for width in (40, 50, 60):
+        paths.append(tmp_path / f"{width}.png")
+        Image.fromarray(np.full((30, width, 3), width, np.uint8)).save(paths[-1])
+    with Page(browser, address) as page:
+        assert page.painted(lambda: page.tab.set_input_files("#file", paths)).shape[1] == 40
+        assert page.tab.inner_text("#which") == "Photo 1 of 3"
+        assert page.painted(lambda: page.tab.click("#later")).shape[1] == 50
+        assert page.painted(lambda: page.tab.click("#earlier")).shape[1] == 40
+        assert page.painted(lambda: page.tab.click("#earlier")).shape[1] == 60
+        paste = """() => {
+          const data = new DataTransfer(), canvas = new OffscreenCanvas(70, 30);
+          canvas.getContext('2d').fillRect(0, 0, 70, 30);
+          canvas.convertToBlob().then((blob) => {
+            data.items.add(new File([blob], 'pasted.png', { type: 'image/png' }));
+            dispatchEvent(new ClipboardEvent('paste', { clipboardData: data }));
+          });
+        }"""
+        assert page.painted(lambda: page.tab.evaluate(paste)).shape[1] == 70
+        assert page.tab.locator("#turning").is_hidden()
+
+
+@pytest.mark.parametrize("name", ["IMG_0001.HEIC", "photo.jpg"])
+def test_a_heic_photo_is_told_how_to_become_a_jpeg(address, browser, tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(200))
+    with Page(browser, address) as page:
+        page.tab.set_input_files("#file", tmp_path / name)
+        page.message(f"{name} is a HEIC photo, which this browser cannot open. Get a JPEG")
+
+
+def test_a_video_that_cannot_be_taken_apart_is_said(address, browser, tmp_path, film_with_sound):
+    with Page(browser, address) as page:
+        page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
+        page.tab.evaluate("globalThis.VideoDecoder = undefined")
+        page.tab.click("#film")
+        page.message("This browser cannot read the video picture by picture; record it instead")
+        page.painted(lambda: None)  # it goes on
+
+
+def test_two_styles_are_mixed(address, browser, photo, frame):
+    wave, scream = (
+        StyleSession(find_style(f"{name}/realtime")).stylize(frame).astype(int) for name in ("great_wave", "the_scream")
+    )
+    with Page(browser, address) as page:
+        exact(page)
+        page.choose("The Great Wave")
+        page.open(photo)
+        both = page.painted(lambda: page.tab.select_option("#second", "the_scream"))
+        assert np.abs(both - 0.5 * wave - 0.5 * scream).max() <= 2
+        assert np.abs(page.set("mix", 20) - 0.8 * wave - 0.2 * scream).max() <= 2
+        assert np.abs(page.painted(lambda: page.tab.select_option("#second", "")) - wave).max() <= 2
+        assert page.tab.is_disabled("#mix")
+
+
+def test_the_picture_fills_the_screen_and_keeps_its_buttons(address, browser, photo):
+    with Page(browser, address, viewport={"width": 800, "height": 600}) as page:
+        page.open(photo)
+        page.tab.keyboard.press("f")
+        page.tab.wait_for_function("() => document.fullscreenElement?.id === 'picture'")
+        page.tab.wait_for_timeout(300)
+        box, button = (page.tab.locator(name).bounding_box() for name in ("#stage", "#snapshot"))
+        assert box["height"] > 400
+        assert button["y"] + button["height"] <= page.tab.evaluate("innerHeight")
+        page.tab.click("#fullscreen")
+        page.tab.wait_for_function("() => !document.fullscreenElement")
+
+
+def test_sliders_are_the_same_for_the_whole_video(address, browser, tmp_path):
+    """Strength 0 is the video as it was."""
+    path = write_film(tmp_path / "film.mp4", drifting(6))
+    with Page(browser, address) as page:
+        page.tab.evaluate(SET, ["strength", 0])
+        page.painted(lambda: page.tab.set_input_files("#file", path))
+        _, frames = heard_and_seen(saved_by(page, lambda: page.tab.click("#film")))
+        with av.open(path) as container:
+            contents = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+    assert len(frames) == len(contents) == 6
+    assert max(np.abs(a - b).mean() for a, b in zip(contents, frames, strict=True)) < 10  # the file is small
