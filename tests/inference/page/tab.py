@@ -3,14 +3,14 @@
 import base64
 import http.server
 import re
-import shutil
 import threading
 
 import numpy as np
+from toolbox import find_chromium
 
 from inference.style.styles import shipped_styles
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = find_chromium()
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--use-fake-device-for-media-stream"]
 PIXELS = """() => {
   const painting = document.getElementById('painting'), { width, height } = painting;
