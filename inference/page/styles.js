@@ -147,7 +147,7 @@ async function openStyle(bytes, name, expected) {
   const who = [style.painter, style.year, style.license].filter(Boolean).join(", ");
   $("card").textContent = `“${style.title || name}”${who ? ` – ${who}` : ""}`;
   const elsewhere = now.engine.provider === "webgpu" && !style.onGpu ? " on the CPU, not made for this GPU" : "";
-  $("network").textContent = `This one is ${style.precision}${elsewhere}.`;
+  $("network").textContent = `The network is ${style.precision}${elsewhere}.`;
 }
 
 /** Open in the worker; where WebGPU fails, start anew without it. If that fails, too, the style before is open again. */
