@@ -250,40 +250,49 @@ def add_evaluate(commands: Commands) -> None:
         "Content, style and total loss of one or more networks on photos they were not trained on, beside those of the\n"
         "classic optimization after a number of iterations, with the same loss weights on the same photos: a table,\n"
         "FILE.json, and FILE.png, the loss against iterations with the networks as horizontal lines (Johnson et al. 2016,\n"
-        "Fig. 5)."
+        "Fig. 5). Or, with --film, how steady they paint films: by how many levels of 255 a picture differs from the one\n"
+        "before it, moved along with the film."
     )
     example = "allaprima evaluate great_wave/realtime --style-image great_wave.jpg --photos heldout/"
     parser = add_command(commands, "evaluate", evaluate, "measure networks against the classic way", text, example)
     parser.add_argument("styles", nargs="+", metavar="STYLE_OR_ONNX", help="shipped styles or .onnx files, of one painting")
-    parser.add_argument("--style-image", required=True, metavar="PAINTING", help="what they were trained on")
-    parser.add_argument("--photos", required=True, metavar="FOLDER", help="photos they were not trained on")
+    parser.add_argument("--style-image", metavar="PAINTING", help="what they were trained on")
+    parser.add_argument("--photos", metavar="FOLDER", help="photos they were not trained on")
+    parser.add_argument(
+        "--film", nargs="+", metavar="CLIP", help="films, instead of painting and photos; the styles may be any"
+    )
     parser.add_argument("-o", "--output", default="evaluation.json", metavar="FILE.json", help="(default: evaluation.json)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     add_options(parser, EvaluateConfig)
 
 
 def evaluate(options: argparse.Namespace) -> int:
+    if not (options.film or (options.style_image and options.photos)):
+        raise OptimizeError("give --style-image PAINTING and --photos FOLDER, or --film CLIP")
+    if options.film and (options.style_image or options.photos):
+        raise OptimizeError("--film compares with the film itself; leave out --style-image and --photos")
     _need_training_packages()
     from rich.console import Console
 
-    from inference.style.styles import find_style
-    from training.studies.evaluate import evaluate as run_evaluation
-    from training.studies.evaluate import table
+    from inference.style.styles import PREFERRED_LIVE, find_style
+    from training.studies import evaluate, steadiness
 
-    config = EvaluateConfig(**chosen(EvaluateConfig, options))
-    output = Path(options.output)
+    output, console = Path(options.output), Console(highlight=False)
     if output.suffix != ".json":
         raise OptimizeError(f"-o is {output}; a name that ends in .json is wanted")
-    for path in (output, output.with_suffix(".png")):
+    for path in (output,) if options.film else (output, output.with_suffix(".png")):
         if path.exists() and not options.overwrite:
             raise OptimizeError(f"{path} exists; give --overwrite to replace it, or another -o")
     networks = {}
     for style in options.styles:
-        path = find_style(style)
+        path = find_style(style, tiers=PREFERRED_LIVE) if options.film else find_style(style)
         name = f"{path.parent.name}/{path.stem}".removeprefix("/")
         networks[str(path) if name in networks else name] = path
-    result = run_evaluation(config, networks, output, Console(highlight=False))
-    print(table(result))
+    if options.film:
+        print(steadiness.table(steadiness.evaluate_films([Path(film) for film in options.film], networks, output, console)))
+        return 0
+    result = evaluate.evaluate(EvaluateConfig(**chosen(EvaluateConfig, options)), networks, output, console)
+    print(evaluate.table(result))
     print(f"look at {output.with_suffix('.png').resolve()}")
     return 0
 
