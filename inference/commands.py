@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.options import CODECS, COLOR_MODES, QUALITY, StylizeOptions, VideoOptions
+from inference.options import CODECS, COLOR_MODES, MAX_STEADY, QUALITY, StylizeOptions, VideoOptions
 from models.errors import Interrupted, StyleError, VideoError, WebError
 from models.options import Commands, add_command, number, strokes, whole_number
 
@@ -173,6 +173,7 @@ def add_video(commands: Commands) -> None:
     parser.add_argument("-o", "--output", metavar="OUT", help=what)
     _add_keep_color(parser, "film")
     _add_strokes(parser)
+    _add_steady(parser)
     _add_max_side(parser)
     what = "auto is H.264, AV1 in .webm; .mov holds no AV1; in hardware where that works (default: auto)"
     parser.add_argument("--codec", choices=CODECS, default="auto", help=what)
@@ -273,6 +274,7 @@ def _paint_film(source: Path, output: Path, session: "StyleSession", options: ar
         strength=options.strength,
         max_side_px=options.max_side,
         strokes=options.strokes,
+        steady=options.steady,
         detail=options.detail,
     )
     what = VideoOptions(options.codec, options.quality, options.start, options.duration)
@@ -322,6 +324,7 @@ def add_webcam(commands: Commands) -> None:
     parser.add_argument("--size", type=_size, metavar="WxH", help=what)
     _add_keep_color(parser, "picture")
     _add_strokes(parser, default=0.0)
+    _add_steady(parser)
     what = "paint smaller while a frame takes too long, and larger again; the picture keeps its size"
     parser.add_argument("--target-fps", type=number(0.0, 1000.0), default=0.0, metavar="N", help=what)
     parser.add_argument("--record", metavar="OUT.mp4", help="record from the beginning")
@@ -362,7 +365,11 @@ def webcam(options: argparse.Namespace) -> int:
     feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
     print(f"painting with {rack.first.name} on {rack.first.where}", file=sys.stderr)
     controls = Controls(
-        keep_color=options.keep_color, strength=options.strength, strokes=options.strokes, detail=options.detail
+        keep_color=options.keep_color,
+        strength=options.strength,
+        strokes=options.strokes,
+        detail=options.detail,
+        steady=options.steady,
     )
 
     def open_virtual_camera(height: int, width: int) -> VirtualCamera:
@@ -534,6 +541,15 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
     text = "refuse larger pictures, which may be decompression bombs (default: 179 million)"
     parser.add_argument("--max-pixels", type=whole_number(1), default=0, metavar="N", help=text)
+
+
+def _add_steady(parser: argparse.ArgumentParser) -> None:
+    what = (
+        "how much of the painting before stays, moved along with the film, where that movement is sure; 0 paints every frame "
+        f"by itself (default: {StylizeOptions.steady:g})"
+    )
+    kind = number(0.0, MAX_STEADY)
+    parser.add_argument("--steady", type=kind, default=StylizeOptions.steady, metavar=f"0..{MAX_STEADY:g}", help=what)
 
 
 def _add_strokes(parser: argparse.ArgumentParser, default: float = StylizeOptions.strokes) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 COLOR_MODES = ("none", "luminance", "histogram", "linear")
 CODECS = ("auto", "h264", "hevc", "av1")
+MAX_STEADY = 0.9  # more would hardly let anything new in
 QUALITY = 75  # of films, 1 to 100
 
 
@@ -20,6 +21,7 @@ class StylizeOptions:
             larger strokes, and less time and memory.
         strokes: how large they are: 1 as on a picture of 768 px, 2 twice as large; 0 paints in one pass at the
             picture's own size.
+        steady: of films, how much of the painting before stays where the movement is sure, 0 to `MAX_STEADY`.
         detail: how much of the photo's own fine lines comes back where it is painted coarse to fine, 0 to 1.
     """
 
@@ -29,6 +31,7 @@ class StylizeOptions:
     max_side_px: int = 0
     strokes: float = 1.0
     detail: float = 1.0
+    steady: float = 0.6
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from inference.levels import ENLARGE, level_sizes, paint_levels, scaled
 from inference.options import StylizeOptions
 from inference.pictures import fitted
 from inference.profile import Profile
+from inference.steady import Steadier
 from inference.style.session import StyleSession, frame_to_image, image_to_frame
 
 
@@ -61,7 +62,7 @@ class FilmPainter:
         session: the style.
         profile: is told how long each stage takes.
     Attributes:
-        session, strength, max_side_px: as in `StylizeOptions`; may be changed between two frames.
+        session, strength, max_side_px, steady: as in `StylizeOptions`; may be changed between two frames.
         color: keeps the content's colors, steadily; its `mode` may be changed, too.
         scale: the frames are painted at this share of their size, 0 to 1.
     """
@@ -70,9 +71,10 @@ class FilmPainter:
         self.session, self.strength, self.max_side_px = session, options.strength, options.max_side_px
         self.color = SteadyColor(options.keep_color)
         self.scale = 1.0
+        self.steady = options.steady
         self._strokes, self._detail = options.strokes, options.detail
         self._profile = profile or Profile()
-        self._denoiser = TemporalDenoiser()
+        self._denoiser, self._steadier = TemporalDenoiser(), Steadier()
         self._before, self._after = Scratch(), Scratch()  # for `stylize` and `finish`, which run in two threads
 
     def work_size(self, height: int, width: int) -> tuple[int, int]:
@@ -119,14 +121,15 @@ class FilmPainter:
         Returns:
             (H, W, 3) uint8 RGB.
         """
+        out = np.empty_like(content_frame) if out is None else out
+        size, work_size = content_frame.shape[:2], stylized_image.shape[2:]
+        with self._profile.stage("steady"):
+            painted = out if work_size == size else self._after.get("painted", (*work_size, 3))
+            image_to_frame(stylized_image, painted, self._after)
+            self._steadier.steady(content_frame, painted, self.steady)
         with self._profile.stage("color"):
-            out = np.empty_like(content_frame) if out is None else out
-            size = content_frame.shape[:2]
-            if stylized_image.shape[2:] == size:
-                image_to_frame(stylized_image, out, self._after)
-            else:
-                painted = self._after.get("painted", (*stylized_image.shape[2:], 3))
-                cv2.resize(image_to_frame(stylized_image, painted, self._after), size[::-1], out, interpolation=ENLARGE)
+            if painted is not out:
+                cv2.resize(painted, size[::-1], out, interpolation=ENLARGE)
             self.color.keep(content_frame, out, time_s, out)
             return _blended(content_frame, out, self.strength, out)
 

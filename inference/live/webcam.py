@@ -45,7 +45,8 @@ class Controls:
     """What the keys change; the network's thread looks at it before each frame.
 
     Attributes:
-        style: which of the styles. keep_color, strength, strokes, detail: as in `StylizeOptions`; the last two stay.
+        style: which of the styles. keep_color, strength, strokes, detail, steady: as in `StylizeOptions`; the last three
+            stay.
     """
 
     style: int = 0
@@ -53,6 +54,7 @@ class Controls:
     strength: float = 1.0
     strokes: float = 0.0
     detail: float = StylizeOptions.detail
+    steady: float = StylizeOptions.steady
     mirror: bool = False
     side_by_side: bool = False
     help: bool = False
@@ -143,7 +145,13 @@ class Webcam:
         self._record_path, self._wanted, self._say = record, record, say
         self._profile = profile or Profile()
         self._pace = Pace(target_fps)
-        how = StylizeOptions(controls.keep_color, strength=controls.strength, strokes=controls.strokes, detail=controls.detail)
+        how = StylizeOptions(
+            controls.keep_color,
+            strength=controls.strength,
+            strokes=controls.strokes,
+            detail=controls.detail,
+            steady=controls.steady,
+        )
         self._painter = FilmPainter(rack.first, how, self._profile)
         self._sketches: Newest[Sketch] = Newest()
         self._stopping = threading.Event()

@@ -4,6 +4,7 @@ film (Ruder et al. 2016, "Artistic style transfer for videos"; Lai et al. 2018, 
 Nothing here is learned, and no network but the style's is needed: the movement is OpenCV's DIS flow (Kroeger et al. 2016).
 """
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from models.errors import VideoError
 MAX_SIDE_PX = 640  # of the frames that are compared
 MOVING_PX = 0.5  # from one frame to the next; less stands still
 FILM = "the film itself"
+EACH_ALONE = " --steady 0"
 
 
 class Movement:
@@ -57,7 +59,7 @@ class Movement:
     def error(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """By how much `after` differs from `before`, moved along: (H, W) float32, levels of 255, mean of the channels."""
         moved = cv2.remap(before, *self._from, cv2.INTER_LINEAR)
-        return np.asarray(cv2.absdiff(moved, after).mean(-1, dtype=np.float32))
+        return np.asarray(cv2.transform(cv2.absdiff(moved, after).astype(np.float32), np.full((1, 3), 1 / 3)))
 
 
 def measure(
@@ -75,21 +77,25 @@ def measure(
         options: how to paint.
         progress: is told the share that is done.
     Returns:
-        "film", "size", "pairs" of frames, "moving": the share of moving pixels among the sure ones; "errors" -> `FILM` or a
-        style's name -> "whole" and "moving": mean levels of 255.
+        "film", "size", "pairs" of frames, "moving": the share of moving pixels among the sure ones; "errors" -> `FILM`, a
+        style's name, or that and `EACH_ALONE` -> "whole" and "moving": mean levels of 255.
     Raises:
         VideoError: it cannot be read, or has less than two frames. StyleError: a style cannot be used.
     """
-    sums = {name: np.zeros(2) for name in (FILM, *styles)}
+    sums = {name: np.zeros(2) for name in (FILM, *(f"{style}{way}" for style in styles for way in ("", EACH_ALONE)))}
     counts = np.zeros(3)  # of sure pixels, of moving ones among them, and of pairs
     with VideoReader(film) as reader:
-        painters = {name: FilmPainter(StyleSession(path), options) for name, path in styles.items()}
+        alone = dataclasses.replace(options, steady=0.0)
+        painters = [[FilmPainter(session, how) for how in (options, alone)] for session in map(StyleSession, styles.values())]
         before: list[np.ndarray] = []
         moments = (moment for moment in reader if isinstance(moment, Moment))
         for moment in moments:
             content = scaled(moment.frame, fitted(moment.frame.shape[0], moment.frame.shape[1], MAX_SIDE_PX)).copy()
             seconds = float(moment.pts * reader.time_base)
-            after = [content, *(painter.finish(content, painter.stylize(content), seconds) for painter in painters.values())]
+            after = [content]
+            for painter, other in painters:
+                stylized_image = painter.stylize(content)
+                after += [each.finish(content, stylized_image, seconds) for each in (painter, other)]
             if before:
                 movement = Movement(before[0], content)
                 moving = movement.sure & movement.moving

@@ -47,7 +47,7 @@ def test_a_film_and_its_painting_are_measured(tmp_path):
     assert result["moving"] > 0.8
     errors = result["errors"]
     assert 0 < errors[FILM]["whole"] < 4
-    assert errors[FILM]["whole"] < errors["wave"]["whole"] < 60
+    assert errors[FILM]["whole"] < errors["wave"]["whole"] < errors["wave --steady 0"]["whole"] < 60
     unpainted = measure(film, {"wave": find_style("great_wave/realtime")}, StylizeOptions(strength=0.0))["errors"]["wave"]
     assert unpainted == pytest.approx(errors[FILM], abs=0.01)
 
@@ -59,7 +59,7 @@ def test_the_command_prints_a_table_and_writes_json(run, tmp_path):
     assert "film.mp4, 2 pairs of 256x192" in out
     assert "great_wave/realtime" in out
     saved = json.loads((tmp_path / "steady.json").read_text())
-    assert set(saved["films"][0]["errors"]) == {FILM, "great_wave/realtime"}
+    assert set(saved["films"][0]["errors"]) == {FILM, "great_wave/realtime", "great_wave/realtime --steady 0"}
 
 
 @pytest.mark.parametrize(

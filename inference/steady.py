@@ -1,0 +1,98 @@
+"""What moves takes its strokes along: networks paint other strokes in each frame of a film, wherever anything moves."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from inference.buffers import Scratch
+
+SHRINK = 4  # the movement is looked for at a quarter of the size
+SURE = 12.0  # of 255: by how much the film may differ from the frame before it, moved along, where it is to be trusted
+NO_SECOND_MAP: Any = None  # of cv2.remap: x and y are both in the first, which its types do not know
+CUT = 0.25  # where less of the picture can be trusted, another scene has begun
+
+
+class Steadier:
+    """Blends each painting with the one before it, moved along with the film, where that movement is sure.
+
+    The movement is OpenCV's DIS flow (Kroeger et al. 2016) from each frame to the one before. It is trusted as far as the
+    film's own frames agree, moved along by it; elsewhere, as behind a moving thing and after a cut, the painting stays as
+    the network made it. Figures are in inference/README.md.
+    """
+
+    def __init__(self) -> None:
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._scratch = Scratch()
+        self._gray: np.ndarray | None = None
+        self._painting: np.ndarray | None = None
+
+    def steady(self, content_frame: np.ndarray, painting: np.ndarray, amount: float) -> np.ndarray:
+        """The next frame of a film and its painting.
+
+        Args:
+            content_frame: (H, W, 3) uint8 RGB.
+            painting: (h, w, 3) uint8 RGB, of any size; the result is written into it.
+            amount: how much of the painting before stays where the movement is sure, 0 to below 1.
+        Returns:
+            `painting`.
+        """
+        height, width = painting.shape[:2]
+        get = self._scratch.get
+        if not amount or min(height, width) < 16 * SHRINK:  # too small to see movement in
+            self._gray = None
+            return painting
+        small_size = width // SHRINK, height // SHRINK
+        small = cv2.resize(content_frame, small_size, get("small", (*small_size[::-1], 3)), interpolation=cv2.INTER_AREA)
+        gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        before, self._gray = self._gray, gray
+        if (
+            before is not None
+            and before.shape == gray.shape
+            and self._painting is not None
+            and self._painting.shape == painting.shape
+        ):
+            # With anything but zeros in it DIS would begin its search there.
+            flow = get("flow", (*gray.shape, 2), np.float32)
+            flow.fill(0.0)
+            flow = self._dis.calc(gray, before, flow)
+            trust = self._trust(gray, before, flow)
+            if trust.mean() > CUT:
+                self._blend(painting, self._painting, flow, amount * trust)
+        if self._painting is None or self._painting.shape != painting.shape:
+            self._painting = np.empty_like(painting)
+        np.copyto(self._painting, painting)
+        return painting
+
+    def _trust(self, gray: np.ndarray, before: np.ndarray, flow: np.ndarray) -> np.ndarray:
+        """Where the movement is sure: (h, w) float32, 0 to 1, of the small size."""
+        height, width = gray.shape
+        there = flow + self._places(height, width)
+        moved = cv2.remap(before, there, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        change = cv2.blur(cv2.absdiff(moved, gray), (3, 3)).astype(np.float32)
+        trust = np.clip(1.5 - change / SURE, 0.0, 1.0)
+        x, y = there[..., 0], there[..., 1]
+        trust[(x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)] = 0.0  # it came in from outside
+        return cv2.erode(trust, np.ones((3, 3), np.uint8))
+
+    def _blend(self, painting: np.ndarray, before: np.ndarray, flow: np.ndarray, share: np.ndarray) -> None:
+        """Blend the painting before, moved along, into this one."""
+        height, width = painting.shape[:2]
+        get = self._scratch.get
+        there = cv2.resize(flow, (width, height), get("there", (height, width, 2), np.float32), interpolation=cv2.INTER_LINEAR)
+        there *= np.array((width / flow.shape[1], height / flow.shape[0]), np.float32)
+        cv2.add(there, self._places(height, width), there)
+        moved = get("moved", painting.shape)
+        # Cubic is twelve times as slow and not sharper, linear blurs a little more with every frame.
+        cv2.remap(before, there, NO_SECOND_MAP, cv2.INTER_NEAREST, moved, cv2.BORDER_REPLICATE)
+        mine = cv2.resize(share, (width, height), get("mine", (height, width), np.float32), interpolation=cv2.INTER_LINEAR)
+        rest = np.subtract(1.0, mine, get("rest", (height, width), np.float32))
+        cv2.blendLinear(moved, painting, mine, rest, painting)
+
+    def _places(self, height: int, width: int) -> np.ndarray:
+        """Each pixel's own place, x and y."""
+        name = f"places {height}"
+        places = self._scratch.get(name, (height, width, 2), np.float32)
+        if places[-1, -1, 0] != width - 1 or places[-1, -1, 1] != height - 1:
+            places[..., 0], places[..., 1] = np.arange(width), np.arange(height)[:, None]
+        return places
