@@ -325,8 +325,9 @@ def add_webcam(commands: Commands) -> None:
     _add_keep_color(parser, "picture")
     _add_strokes(parser, default=0.0)
     _add_steady(parser)
-    what = "paint smaller while a frame takes too long, and larger again; the picture keeps its size"
-    parser.add_argument("--target-fps", type=number(0.0, 1000.0), default=0.0, metavar="N", help=what)
+    what = "hold so many pictures a second: in int8 where that is faster, smaller while a frame takes too long, and larger "
+    what += "again; the picture keeps its size. 0 for the best picture (default: 25)"
+    parser.add_argument("--target-fps", type=number(0.0, 1000.0), default=25.0, metavar="N", help=what)
     parser.add_argument("--record", metavar="OUT.mp4", help="record from the beginning")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT.mp4 if it exists")
     what = "show the result as a camera to other programs; needs pip install pyvirtualcam"
@@ -342,9 +343,9 @@ def webcam(options: argparse.Namespace) -> int:
     from inference.buffers import Buffers
     from inference.film.sinks import check_film_writable
     from inference.interrupt import catch_interrupt
-    from inference.live.cameras import CameraFeed, open_camera
+    from inference.live.cameras import CAMERA_SIZE, CameraFeed, open_camera
     from inference.live.displays import VirtualCamera, Window, check_virtual_camera
-    from inference.live.rack import StyleRack
+    from inference.live.rack import StyleRack, pick_precision
     from inference.live.webcam import Controls, Webcam
     from inference.profile import Profile, bare_session_ms
     from inference.style.styles import PREFERRED_LIVE, find_style, shipped_styles
@@ -359,11 +360,13 @@ def webcam(options: argparse.Namespace) -> int:
     names = options.style or [style.full_name for style in shipped_styles() if style.tier == PREFERRED_LIVE[0]]
     if not names:
         raise StyleError("no realtime styles in checkpoints/; give --style FILE.onnx")
-    rack = StyleRack({name: find_style(name, tiers=PREFERRED_LIVE) for name in names}, options.device)
-    buffers, profile = Buffers(), Profile()
     size = (options.size[1], options.size[0]) if options.size else None
+    paths = {name: find_style(name, tiers=PREFERRED_LIVE) for name in names}
+    paths, found = pick_precision(paths, options.device, size or CAMERA_SIZE, options.target_fps)
+    rack = StyleRack(paths, options.device)
+    buffers, profile = Buffers(), Profile()
     feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
-    print(f"painting with {rack.first.name} on {rack.first.where}", file=sys.stderr)
+    print(f"painting with {rack.first.name} on {rack.first.where}{found and f' ({found})'}", file=sys.stderr)
     controls = Controls(
         keep_color=options.keep_color,
         strength=options.strength,

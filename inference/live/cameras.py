@@ -22,6 +22,7 @@ from inference.pictures import fitted_within
 from inference.profile import Profile
 from models.errors import VideoError
 
+CAMERA_SIZE = (480, 640)  # that a camera is asked for, height and width
 SILENT_S = 1.8  # without a new picture: the camera is blocked, or frozen; so within 2 s it is on the screen
 OPENING_S = 10.0  # may take longer than a picture
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between two attempts to open it again
@@ -209,11 +210,11 @@ def open_camera(camera: str, size: tuple[int, int] | None, buffers: Buffers) -> 
         VideoError: no such camera.
     """
     if camera.isdecimal():
-        return DeviceCamera(int(camera), size or (480, 640), buffers)
+        return DeviceCamera(int(camera), size or CAMERA_SIZE, buffers)
     if "://" in camera:
         return StreamCamera(camera, size, buffers)
     if Path(camera).is_char_device():
-        return DeviceCamera(camera, size or (480, 640), buffers)
+        return DeviceCamera(camera, size or CAMERA_SIZE, buffers)
     if not Path(camera).exists():
         raise VideoError(f"there is no camera or film {camera}; {cameras_found()}")
     return FileCamera(Path(camera), size, buffers)

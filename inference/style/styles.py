@@ -48,6 +48,12 @@ def shipped_styles(folder: Path = FOLDER, tiers: Sequence[str] = PREFERRED) -> l
     return sorted(styles, key=lambda style: (style.name, order.get(style.tier, len(order))))
 
 
+def flavor_of(path: Path, flavor: str) -> Path | None:
+    """A shipped network's file in another flavor, "int8", "frame", ...; None where there is none, or `path` is one itself."""
+    other = path.with_name(f"{path.stem}.{flavor}.onnx")
+    return other if "." not in path.stem and other.is_file() else None
+
+
 def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] = PREFERRED) -> Path:
     """The .onnx file that a user means.
 

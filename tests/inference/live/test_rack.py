@@ -1,19 +1,54 @@
-"""Styles opened behind the picture."""
+"""Which precision the camera is painted in."""
 
-import time
+import pytest
 
-from inference.live.rack import StyleRack
+from inference.live import rack
+from inference.live.rack import StyleRack, pick_precision
+from inference.style.styles import find_style, flavor_of
+
+PATHS = {name: find_style(f"{name}/realtime") for name in ("great_wave", "starry_night")}
 
 
-def test_the_rack_opens_the_first_style_at_once_and_the_others_behind_the_picture(style_file, tmp_path):
-    (tmp_path / "bad.onnx").write_bytes(b"no network")
-    rack = StyleRack({"a": style_file, "b": style_file, "bad": tmp_path / "bad.onnx"}, "cpu")
-    assert rack.session("a") is not None
-    assert rack.session("b") is None
-    rack.open_all(48, 64)
-    deadline = time.monotonic() + 20
-    while not (rack.session("b") and rack.errors) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert rack.session("b") is not None
-    assert "bad.onnx is not an ONNX file" in rack.errors["bad"]
-    rack.close()
+@pytest.fixture
+def timed(monkeypatch):
+    """Takes what each precision is to take, in milliseconds."""
+
+    def set_times(fp32: float, int8: float) -> None:
+        def took(session, height, width, seconds):
+            return int8 if session.contract.precision == "int8" else fp32
+
+        monkeypatch.setattr(rack, "bare_session_ms", took)
+
+    return set_times
+
+
+def test_int8_is_taken_where_it_is_needed_and_faster(timed):
+    timed(fp32=90, int8=50)
+    paths, found = pick_precision(PATHS, "cpu", (480, 640), 25)
+    assert list(paths) == ["great_wave.int8", "starry_night.int8"]
+    assert paths["starry_night.int8"].name == "realtime.int8.onnx"
+    assert found == "int8 50 ms, fp32 90 ms a picture of 640x480"
+    assert StyleRack(paths, "cpu").first.contract.precision == "int8"
+
+
+@pytest.mark.parametrize(("fp32", "int8", "target"), [(30, 10, 25), (90, 85, 25), (90, 50, 0)])
+def test_fp32_stays_where_it_is_fast_enough_or_as_fast_or_wanted(timed, fp32, int8, target):
+    timed(fp32, int8)
+    assert pick_precision(PATHS, "cpu", (480, 640), target)[0] == PATHS
+
+
+def test_a_file_of_the_users_own_stays(timed, tmp_path):
+    timed(90, 50)
+    own = tmp_path / "own.onnx"
+    own.write_bytes(PATHS["great_wave"].read_bytes())
+    chosen = {"int8": flavor_of(PATHS["great_wave"], "int8")}
+    assert pick_precision({"own": own}, "cpu", (480, 640), 25) == ({"own": own}, "")
+    assert pick_precision(chosen, "cpu", (480, 640), 25) == (chosen, "")
+    mixed, _ = pick_precision({"great_wave": PATHS["great_wave"], "own": own}, "cpu", (480, 640), 25)
+    assert list(mixed) == ["great_wave.int8", "own"]
+
+
+def test_the_trial_is_short_and_real():
+    _, found = pick_precision({"great_wave": PATHS["great_wave"]}, "cpu", (96, 128), 1000)
+    assert "fp32" in found
+    assert "int8" in found
