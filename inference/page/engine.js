@@ -105,7 +105,8 @@ export async function read(path, report = () => {}) {
 
 /** A module to be imported: its address. */
 export async function moduleAddress(path) {
-  return now.assets.inside ? dataAddress(await read(path)) : absolute(path);
+  const script = await read(path); // which says why, where it cannot be had
+  return now.assets.inside ? dataAddress(script) : absolute(path);
 }
 
 function unreachable() {

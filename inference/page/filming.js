@@ -1,7 +1,7 @@
 // Films out: recordings of what is painted now, and whole videos, painted picture by picture.
 
 import { ask, moduleAddress } from "./engine.js";
-import { grabbed, mixture, show, strokes, workSize } from "./painting.js";
+import { grabbed, mixture, show, strokes, want, workSize } from "./painting.js";
 import { keepBusy, reporter, save } from "./saving.js";
 import { $, now, paintingCanvas, say } from "./state.js";
 
@@ -55,12 +55,20 @@ class Recorder {
 const WITH_SOUND = ["video/mp4;codecs=avc1.42E01F,mp4a.40.2", "video/mp4;codecs=avc1.42E01F,opus", "video/webm;codecs=vp9,opus", "video/webm;codecs=vp8,opus"];
 const SILENT = ["video/mp4;codecs=avc1.42E01F", "video/webm;codecs=vp9", "video/webm"];
 
+let starting = false;
+
 export async function toggleRecording() {
   if (now.recorder) return now.recorder.stop();
+  if (starting) return;
+  starting = true;
+  await record().finally(() => { starting = false; });
+}
+
+async function record() {
   const { source } = now, sound = await soundOf(source);
   const kinds = sound.tracks.length ? WITH_SOUND : SILENT;
   const kind = globalThis.MediaRecorder && kinds.find((each) => MediaRecorder.isTypeSupported(each));
-  if (!kind || now.source !== source || now.recorder) {
+  if (!kind || now.source !== source) {
     sound.stop();
     if (!kind) say("This browser cannot record.");
     return;
@@ -78,16 +86,16 @@ async function soundOf(source) {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: true }).catch((error) => {
       say(`The recording is silent, as there is no microphone: ${error.message}`);
     });
-    return stream ? { tracks: stream.getAudioTracks(), stop() {} } : none;
+    return stream ? { tracks: stream.getAudioTracks(), stop: () => stream.getTracks().forEach((track) => track.stop()) } : none;
   }
   const video = source.element;
   if (!hasSound(video)) return none;
   // From here on the video plays into the recording, and not into the room.
   if (!source.sound) {
     const context = new AudioContext();
-    source.sound = { context, node: context.createMediaElementSource(video) };
+    source.sound = { context, node: context.createMediaElementSource(video), listeners: 0 };
   }
-  const { context, node } = source.sound, out = context.createMediaStreamDestination();
+  const { sound } = source, { context, node } = sound, out = context.createMediaStreamDestination();
   await Promise.race([context.resume(), new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))]);
   if (context.state !== "running") {
     say("The recording is silent, as there is nothing here that plays sound.");
@@ -95,8 +103,10 @@ async function soundOf(source) {
   }
   node.connect(out);
   video.muted = false;
+  sound.listeners += 1;
   const stop = () => {
-    video.muted = true;
+    sound.listeners -= 1;
+    video.muted = sound.listeners === 0; // the next recording may have begun
     node.disconnect(out);
   };
   return { tracks: out.stream.getAudioTracks(), stop };
@@ -110,18 +120,20 @@ function hasSound({ mozHasAudio, webkitAudioDecodedByteCount, audioTracks }) {
 /** Paint a video from its first picture to its last, however long that takes, and save it with its sound. */
 export function saveWholeVideo() {
   return keepBusy($("film"), async (mine) => {
-    const { source } = now, { element } = source;
-    const wasPaused = element.paused;
-    element.pause();
+    const { source } = now;
+    source.element.pause();
     try {
-      return await paintVideo(source, mine);
+      return await paintVideo(source, mine, { strokes: strokes(), ...mixture() });
     } finally {
-      if (!wasPaused && now.source === source) await element.play();
+      if (now.source === source) {
+        if (!now.paused) await source.element.play();
+        want("paint");
+      }
     }
   });
 }
 
-async function paintVideo({ file }, mine) {
+async function paintVideo({ file }, mine, how) {
   const films = await import(await moduleAddress(now.assets.films));
   const { BufferTarget, Conversion, Output, Quality, getFirstEncodableVideoCodec } = films;
   const input = new films.Input({ formats: films.ALL_FORMATS, source: new films.BlobSource(file) });
@@ -136,7 +148,9 @@ async function paintVideo({ file }, mine) {
   const output = new Output({ format, target: new BufferTarget() });
   const process = async (sample) => {
     const picture = grabbed(width, height, false, (context) => sample.draw(context, 0, 0, width, height));
-    show(await ask("paint", { strokes: strokes(), pixels: picture.data, ...size, ...mixture() }), picture);
+    const result = await ask("paint", { pixels: picture.data, ...size, ...how });
+    if (mine.cancelled) return null; // another picture may be shown by now
+    show(result, picture);
     return paintingCanvas;
   };
   const quality = new Quality("very-high"); // strokes are all detail

@@ -29,7 +29,7 @@ function togglePause() {
   now.paused = !now.paused;
   $("pause").textContent = now.paused ? "Go on" : "Pause";
   now.paused ? now.source.element.pause() : now.source.element.play().catch(say);
-  if (!now.paused) want("paint");
+  want("paint"); // where it stopped, too
 }
 
 function toggleFullscreen() {
@@ -120,8 +120,7 @@ async function start() {
   $("backend").textContent = "Starting …";
   const camera = readBare();
   connectControls();
-  await keepOffline();
-  now.started = startEngine();
+  now.started = keepOffline().then(startEngine);
   await now.started;
   listStyles();
   await chooseFirst(readAddress());

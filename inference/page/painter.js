@@ -102,21 +102,24 @@ function openSession(bytes, onGpu, options = {}) {
 /**
  * Paint RGBA pixels, coarse to fine.
  * @param {{pixels: Uint8ClampedArray, width: number, height: number, strokes: number, strength: number, keepColor: number,
- *   second: number}} values second: how much of the second style's painting is in it, where there is one
+ *   second: number?}} values second: how much of the second style's painting is in it, where there is one
  */
 async function paint(values) {
   const { pixels, width, height } = values;
   const began = performance.now();
   cancelled = false; // a late word about another picture
   const content = { pixels, width, height };
-  last = { content, paintings: await paintings(content, values.strokes) };
+  last = { content, paintings: await paintings(content, values) };
   return { ...mix(values), ms: performance.now() - began };
 }
 
-/** What each style that is open makes of a picture. */
-async function paintings(content, strokes) {
+/** Which styles paint: the second one, too, where somebody asks for it. */
+const painters = (second) => styles.filter(Boolean).slice(0, second === undefined ? 1 : 2);
+
+/** What each of them makes of a picture. */
+async function paintings(content, { strokes, second }) {
   const painted = [];
-  for (const style of styles.filter(Boolean)) {
+  for (const style of painters(second)) {
     painted.push(await paintLevels(content, strokes, (picture) => paintPicture(style, picture)));
   }
   return painted;
@@ -160,13 +163,13 @@ function mixInto(mixed, content, stylized, strength, keepColor) {
  */
 async function save({ picture, strokes, strength, keepColor, second, type, beside }, report) {
   const { width, height } = picture;
-  const all = levelSizes(height, width, strokes).reduce((sum, size) => sum + size[0] * size[1], 0) * styles.filter(Boolean).length;
+  const all = levelSizes(height, width, strokes).reduce((sum, size) => sum + size[0] * size[1], 0) * painters(second).length;
   let done = 0;
   progress = (pixels) => report((done += pixels) / all);
   cancelled = false;
   try {
     const content = pixelsOf(picture);
-    const painting = blended(await paintings(content, strokes), second);
+    const painting = blended(await paintings(content, { strokes, second }), second);
     mixInto(painting.pixels, content.pixels, painting.pixels, strength, keepColor);
     return { blob: await fileOf(beside ? [content, painting] : [painting], type) };
   } catch (error) {

@@ -58,7 +58,7 @@ export function free() {
 export const mixture = () => ({
   strength: $("strength").value / 100,
   keepColor: $("keep_color").value / 100,
-  second: $("mix").value / 100,
+  second: now.source?.kind === "photo" ? $("mix").value / 100 : undefined, // for others it would take too long
 });
 
 /** How large the strokes are; the leftmost place of the slider is one pass. */

@@ -44,6 +44,9 @@ export async function share() {
   const blob = await pictureShown();
   const file = new File([blob], nameOf(endingOf(blob.type)), { type: blob.type });
   const title = now.style ? `Painted as ${now.style.title ?? now.style.name}` : "Painted";
+  if (location.protocol === "file:" && !navigator.canShare?.({ files: [file] })) {
+    throw new Error("This browser hands no pictures to other apps; take a snapshot, and send that.");
+  }
   const shared = navigator.canShare?.({ files: [file] }) ? { files: [file], title } : { url: location.href, title };
   await navigator.share(shared).catch((error) => {
     if (error.name !== "AbortError") throw new Error(`It cannot be shared: ${error.message}`); // else the user thought better of it
@@ -58,7 +61,10 @@ let long; // {cancelled, cancel} of what takes long and keeps the worker to itse
  * was cancelled
  */
 export async function keepBusy(button, work) {
-  if (long) return cancelLong();
+  if (long) {
+    cancelLong();
+    return;
+  }
   const mine = { cancelled: false, cancel: () => ask("cancel").catch(say) };
   const label = button.textContent;
   long = mine;
@@ -81,14 +87,17 @@ export async function keepBusy(button, work) {
   free();
 }
 
+/** Returns whether there was anything to cancel. */
 export function cancelLong() {
-  if (!long) return;
+  if (!long || long.cancelled) return false;
   long.cancelled = true;
   long.cancel();
+  return true;
 }
 
 /** What would be lost with the page. */
 export const unfinished = () => Boolean(long || now.recorder);
+export const isSaving = () => Boolean(long);
 
 /** How far it is, and how long it still takes. */
 export function reporter(what) {

@@ -8,13 +8,14 @@ import { openDropped } from "./styles.js";
 let request = 0; // the latest source that was asked for counts
 
 function setSource(next) {
-  leaveSource();
+  const lost = leaveSource();
   now.source = next;
   showControls();
   restartRate();
   stage.dataset.state = "painting";
   if (next.kind === "photo") showContent();
-  say(now.style ? "" : "It is painted as soon as a style is here.");
+  const before = lost ? "What was being saved was not finished. " : "";
+  say(before + (now.style ? "" : "It is painted as soon as a style is here."));
   want("paint");
 }
 
@@ -27,11 +28,13 @@ export function clearSource() {
   $("speed").textContent = "";
 }
 
+/** Returns whether something was being saved. */
 function leaveSource() {
-  cancelLong();
+  const lost = cancelLong();
   now.recorder?.stop();
   now.source?.stop();
   now.paused = false;
+  return lost;
 }
 
 /** What can be done with the source, before anything is painted. */
@@ -58,26 +61,36 @@ let photos = [], place = 0; // that are turned over one after the other
 
 /** Photos are shown one after the other; of other files one is enough. */
 export async function openFiles(files) {
+  now.touched = true;
   if (!files.length) throw new Error("That is no file; drop a photo, a video or an .onnx file.");
   const all = [...files], other = all.find((file) => isStyle(file) || isVideo(file));
   if (other) return isStyle(other) ? openDropped(other) : openVideo(other);
-  [photos, place] = [all, 0];
-  await openPhoto();
+  await openPhoto(all, 0);
 }
 
 /** The next photo, or with -1 the one before. */
 export async function turn(step) {
-  place = (place + step + photos.length) % photos.length;
-  await openPhoto();
+  await openPhoto(photos, (place + step + photos.length) % photos.length);
 }
 
-async function openPhoto() {
-  const file = photos[place], mine = ++request;
-  const picture = await createImageBitmap(file).catch(async () => {
-    throw new Error(await whyNoPhoto(file));
-  });
-  if (mine !== request) return picture.close();
-  setSource({ kind: "photo", element: picture, width: picture.width, height: picture.height, stop: () => picture.close() });
+/** One of several, or the one after it where it cannot be opened; those that cannot are left out. */
+async function openPhoto(files, at) {
+  const mine = ++request;
+  let trouble = "";
+  while (files.length) {
+    const file = files[at], picture = await createImageBitmap(file).catch(() => null);
+    if (mine !== request) return picture?.close();
+    if (picture) {
+      [photos, place] = [files, at];
+      setSource({ kind: "photo", element: picture, width: picture.width, height: picture.height, stop: () => picture.close() });
+      if (trouble) say(trouble);
+      return;
+    }
+    trouble ||= await whyNoPhoto(file);
+    files = files.filter((each) => each !== file);
+    at %= Math.max(1, files.length);
+  }
+  throw new Error(trouble);
 }
 
 async function whyNoPhoto(file) {
@@ -96,7 +109,9 @@ async function openVideo(file) {
   Object.assign(video, { src: url, muted: true, loop: true, playsInline: true });
   try {
     await video.play();
+    if (!video.videoWidth) throw new Error("only its sound can be played");
   } catch {
+    video.pause();
     URL.revokeObjectURL(url);
     throw new Error(`${file.name} is not a video that this browser can play; take an H.264 .mp4 or a .webm file`);
   }
@@ -132,6 +147,7 @@ export async function openCamera(name) {
     throw new Error("The browser gives no camera to this address: https, localhost or a local file is needed.");
   }
   const mine = ++request;
+  now.touched = true;
   say("Waiting for the camera …");
   let stream;
   try {

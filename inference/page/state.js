@@ -12,6 +12,7 @@ export const now = {
   facing: "user", // the camera wanted
   recorder: undefined, // while it records
   paused: false,
+  touched: false, // something was opened, or is being
   whyNotOffline: "",
   busy: false, // the worker
 };

@@ -3,7 +3,7 @@
 import { keepAddress } from "./address.js";
 import { ask, read, startWithoutGpu } from "./engine.js";
 import { idle, want } from "./painting.js";
-import { cancelLong } from "./saving.js";
+import { isSaving } from "./saving.js";
 import { $, now, say, showProgress, stage } from "./state.js";
 
 /** The precisions to try, the fastest first; each paints a test picture before it paints anything else. */
@@ -77,15 +77,19 @@ async function choose(entry) {
   }
 }
 
+let secondChoice = 0; // the latest one counts
+
 /** The style to be mixed in, or none. */
 export async function chooseSecond() {
   const entry = now.assets.styles.find(({ name }) => name === $("second").value);
   $("mix").disabled = !entry;
+  const mine = ++secondChoice;
   try {
     const [expected, bytes] = entry ? await Promise.all([read(entry.check), read(entry.files[precisions(entry)[0]])]) : [];
+    if (mine !== secondChoice) return;
     await alone(() => (entry ? ask("open", { bytes, place: 1, expected }) : ask("release", { place: 1 })));
   } catch (error) {
-    forgetSecond();
+    if (mine === secondChoice) forgetSecond();
     say(`${entry.title} cannot be mixed in: ${error.message}`);
   }
 }
@@ -112,10 +116,11 @@ let opening = Promise.resolve();
 /** One after the other, however fast somebody clicks, and while nothing is painted. `open` returns the style, if it is another. */
 function alone(open) {
   const task = opening.catch(() => {}).then(async () => {
+    if (isSaving()) say("That style is next, when what is being saved is done. Cancel stops it.");
+    while (isSaving()) await idle();
     stage.dataset.state = now.source ? "painting" : "empty";
     const previous = now.style;
     now.style = undefined; // nothing is painted meanwhile
-    cancelLong();
     await idle();
     try {
       now.style = (await open(previous))?.style ?? previous;

@@ -33,7 +33,9 @@ found.film = await saved(() => tab.click("#film"));
 await tab.waitForFunction(() => document.getElementById("film").textContent === "Save whole video");
 found.said = await text("message");
 await tab.select("#size", "256");
-await painted(() => tab.click("#camera"));
+await tab.click("#camera");
+await tab.waitForFunction(() => document.getElementById("camera").textContent === "Stop camera"); // until then the film goes on
+await painted(() => {});
 await tab.click("#record");
 await tab.waitForSelector("#record[data-on]");
 for (let i = 0; i < 5; i++) await painted(() => {});

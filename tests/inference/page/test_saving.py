@@ -13,6 +13,7 @@ from inference.style.session import StyleSession
 from inference.style.styles import find_style
 
 FPS, FRAMES = 10, 20
+TWICE = "() => { const button = document.getElementById('record'); button.click(); button.click(); }"
 LEAVE = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"  # true where the browser asks nothing
 
 
@@ -229,3 +230,121 @@ def test_sliders_are_the_same_for_the_whole_video(address, browser, tmp_path):
             contents = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
     assert len(frames) == len(contents) == 6
     assert max(np.abs(a - b).mean() for a, b in zip(contents, frames, strict=True)) < 10  # the file is small
+
+
+def test_a_second_press_on_record_changes_nothing_and_a_quick_new_one_has_sound(address, browser, film_with_sound):
+    with Page(browser, address) as page:
+        page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
+        page.tab.evaluate(TWICE)
+        page.tab.locator("#record", has_text="Stop").wait_for()
+        page.tab.wait_for_timeout(1500)
+        first = saved_by(page, lambda: page.tab.evaluate(TWICE))  # stops, and begins anew
+        page.tab.locator("#record", has_text="Stop").wait_for()
+        page.tab.wait_for_timeout(1500)
+        second = saved_by(page, lambda: page.tab.click("#record"))
+        assert page.tab.evaluate("now.source.element.muted")
+    assert heard_and_seen(first)[0] > 0.1
+    assert heard_and_seen(second)[0] > 0.1
+
+
+def test_no_microphone_stays_open(address, browser, photo):
+    with Page(browser, address, permissions=("camera", "microphone")) as page:
+        page.tab.evaluate("""() => {
+          window.opened = [];
+          const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = async (how) => {
+            if (how.audio) await new Promise((done) => setTimeout(done, 800));
+            const stream = await open(how);
+            window.opened.push(...stream.getAudioTracks());
+            return stream;
+          };
+        }""")
+        page.painted(lambda: page.tab.click("#camera"))
+        page.tab.check("#microphone")
+        page.tab.click("#record")
+        page.open(photo)
+        page.tab.wait_for_function("() => opened.length === 1 && opened[0].readyState === 'ended'")
+
+
+def test_a_second_style_is_the_one_that_the_list_says_and_for_photos_alone(address, browser, photo, frame, film_with_sound):
+    sessions = (StyleSession(find_style(name)) for name in ("great_wave/realtime", "the_scream/realtime"))
+    wave, scream = (session.stylize(frame).astype(int) for session in sessions)
+    with Page(browser, address) as page:
+        exact(page)
+        page.choose("The Great Wave")
+        page.open(photo)
+        held = []
+        page.tab.route("**/the_scream/*.onnx", lambda route: held.append(route))
+        page.tab.select_option("#second", "the_scream")
+        while not held:
+            page.tab.wait_for_timeout(20)
+        page.tab.select_option("#second", "")
+        held[0].continue_()
+        page.tab.unroute("**/the_scream/*.onnx")
+        page.tab.wait_for_timeout(500)
+        assert np.abs(page.set("strength", 100) - wave).max() <= 2
+        both = page.painted(lambda: page.tab.select_option("#second", "the_scream"))
+        assert np.abs(both - 0.5 * wave - 0.5 * scream).max() <= 2
+        page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
+        assert page.tab.workers[0].evaluate("last.paintings.length") == 1
+
+
+def test_a_whole_video_keeps_its_look_and_a_style_waits_for_it(address, browser, film_with_sound):
+    with Page(browser, address) as page:
+        page.tab.evaluate(SET, ["strength", 0])
+        page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
+
+        def act():
+            page.tab.click("#film")
+            page.tab.locator("#speed", has_text="Whole video").wait_for()
+            page.tab.evaluate(SET, ["strength", 100])
+            page.tab.locator("#choices label", has_text="The Scream").click()
+            page.message("That style is next, when what is being saved is done.")
+
+        _, frames = heard_and_seen(saved_by(page, act))
+        page.tab.locator("#card", has_text="The Scream").wait_for()
+    with av.open(film_with_sound) as container:
+        contents = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+    assert len(frames) == FRAMES
+    assert max(np.abs(a - b).mean() for a, b in zip(contents, frames, strict=True)) < 15
+
+
+def test_pause_holds_over_a_whole_video(address, browser, film_with_sound):
+    with Page(browser, address) as page:
+        page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
+        page.tab.click("#pause")
+        page.tab.wait_for_timeout(300)
+        still = page.pixels()
+        saved_by(page, lambda: page.tab.click("#film"))
+        page.message("The whole video is saved.")
+        page.tab.wait_for_timeout(500)
+        assert np.abs(page.pixels() - still).mean() < 1
+        assert page.tab.evaluate("now.source.element.paused")
+
+
+def test_a_photo_that_cannot_be_opened_is_left_out_of_several(address, browser, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    paths = [tmp_path / "bad.jpg"]
+    for width in (40, 50):
+        paths.append(tmp_path / f"{width}.png")
+        Image.fromarray(np.full((30, width, 3), width, np.uint8)).save(paths[-1])
+    with Page(browser, address) as page:
+        assert page.painted(lambda: page.tab.set_input_files("#file", paths)).shape[1] == 40
+        page.message("bad.jpg is not a photo")
+        assert page.tab.inner_text("#which") == "Photo 1 of 2"
+        page.tab.set_input_files("#file", paths[0])
+        page.message("bad.jpg is not a photo")
+        assert page.painted(lambda: page.tab.click("#later")).shape[1] == 50
+
+
+def test_sound_alone_is_no_video(address, browser, tmp_path):
+    with av.open(tmp_path / "sound.mp4", "w") as container:
+        stream = container.add_stream("aac", rate=48000, layout="mono")
+        for i in range(40):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            sound.sample_rate, sound.pts = 48000, 1024 * i
+            container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    with Page(browser, address) as page:
+        page.tab.set_input_files("#file", tmp_path / "sound.mp4")
+        page.message("sound.mp4 is not a video that this browser can play")

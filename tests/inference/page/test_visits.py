@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from films import drifting, write_film
 from tab import FIRST, REALTIME, SET, Page, Quiet, serving
 
 from inference.page import web
@@ -114,6 +115,44 @@ def test_a_new_page_replaces_the_one_that_was_kept(exported, browser, photo, tmp
                 break
             page.tab.wait_for_timeout(100)
         assert page.tab.evaluate(gone)
+
+
+@pytest.mark.parametrize("kind", ["photo", "style"])
+def test_what_is_opened_before_the_service_worker_takes_over_stays(exported, browser, photo, kind):
+    context = browser.new_context()
+    context.add_init_script("""
+      const decode = createImageBitmap;
+      window.createImageBitmap = async (...given) => {
+        await new Promise((done) => setTimeout(done, 1500));
+        return decode(...given);
+      };
+      const register = ServiceWorkerContainer.prototype.register;
+      ServiceWorkerContainer.prototype.register = async function (...given) {
+        await new Promise((done) => setTimeout(done, 800));
+        return register.apply(this, given);
+      };
+    """)
+    tab = context.new_page()
+    tab.goto(f"{exported}?backend=wasm")
+    if kind == "photo":
+        tab.set_input_files("#file", photo)
+        tab.wait_for_selector("#stage[data-state='painted']", timeout=60000)
+    else:
+        tab.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        tab.set_input_files("#model", find_style("the_scream/realtime.int8"))
+        tab.locator("#card", has_text="The Scream").wait_for(timeout=60000)
+    assert not tab.evaluate("crossOriginIsolated")  # it was not loaded anew
+    context.close()
+
+
+def test_a_whole_video_offline_says_why_not(exported, browser, tmp_path):
+    film = write_film(tmp_path / "film.mp4", drifting(5))
+    with Page(browser, exported) as page:
+        page.painted(lambda: page.tab.set_input_files("#file", film))
+        page.context.set_offline(True)
+        page.tab.click("#film")
+        page.message("You are offline, and this is not on your device yet")
+        page.trouble.clear()
 
 
 def test_without_a_service_worker_it_paints_in_one_thread(exported, browser, photo):
