@@ -7,7 +7,8 @@ import numpy as np
 
 from inference.buffers import Scratch
 
-SHRINK = 4  # the movement is looked for at a quarter of the size
+LEAST_PX = 64  # of a painting; in smaller ones no movement is seen
+SHRINK = 2  # the movement is looked for at half the size
 SURE = 12.0  # of 255: by how much the film may differ from the frame before it, moved along, where it is to be trusted
 NO_SECOND_MAP: Any = None  # of cv2.remap: x and y are both in the first, which its types do not know
 CUT = 0.25  # where less of the picture can be trusted, another scene has begun
@@ -22,8 +23,9 @@ class Steadier:
     """
 
     def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._scratch = Scratch()
+        self._grids: dict[tuple[int, int], np.ndarray] = {}
         self._gray: np.ndarray | None = None
         self._painting: np.ndarray | None = None
 
@@ -39,7 +41,7 @@ class Steadier:
         """
         height, width = painting.shape[:2]
         get = self._scratch.get
-        if not amount or min(height, width) < 16 * SHRINK:  # too small to see movement in
+        if not amount or min(height, width) < LEAST_PX:
             self._gray = None
             return painting
         small_size = width // SHRINK, height // SHRINK
@@ -73,7 +75,7 @@ class Steadier:
         trust = np.clip(1.5 - change / SURE, 0.0, 1.0)
         x, y = there[..., 0], there[..., 1]
         trust[(x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)] = 0.0  # it came in from outside
-        return cv2.erode(trust, np.ones((3, 3), np.uint8))
+        return cv2.erode(trust, np.ones((5, 5), np.uint8))
 
     def _blend(self, painting: np.ndarray, before: np.ndarray, flow: np.ndarray, share: np.ndarray) -> None:
         """Blend the painting before, moved along, into this one."""
@@ -91,8 +93,9 @@ class Steadier:
 
     def _places(self, height: int, width: int) -> np.ndarray:
         """Each pixel's own place, x and y."""
-        name = f"places {height}"
-        places = self._scratch.get(name, (height, width, 2), np.float32)
-        if places[-1, -1, 0] != width - 1 or places[-1, -1, 1] != height - 1:
-            places[..., 0], places[..., 1] = np.arange(width), np.arange(height)[:, None]
-        return places
+        if (height, width) not in self._grids:
+            if len(self._grids) > 1:
+                self._grids.clear()  # of another film
+            x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+            self._grids[height, width] = np.stack([x, y], axis=-1)
+        return self._grids[height, width]
