@@ -31,7 +31,7 @@ class StylizeOptions:
     max_side_px: int = 0
     strokes: float = 1.0
     detail: float = 1.0
-    steady: float = 0.7
+    steady: float = 0.5
 
 
 @dataclass(frozen=True)

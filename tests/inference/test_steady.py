@@ -87,4 +87,4 @@ def test_a_change_of_size_begins_anew():
 
 
 def test_films_are_steady_by_default():
-    assert StylizeOptions().steady == 0.7
+    assert StylizeOptions().steady == 0.5
