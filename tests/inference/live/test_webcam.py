@@ -17,7 +17,7 @@ from fakes import FakeCamera, FakeDisplay, FakeRack, SlowSession, go
 from films import drifting, read_film, write_film
 
 from inference.buffers import Buffers
-from inference.live import overlay, recorder, webcam
+from inference.live import cameras, overlay, recorder, webcam
 from inference.live.cameras import CameraFeed, FileCamera
 from inference.live.displays import VirtualCamera
 from inference.live.rack import StyleRack
@@ -319,13 +319,14 @@ def resident_bytes() -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_stays_flat_over_10000_frames(style_file, tmp_path):
+def test_memory_stays_flat_over_20000_frames(style_file, tmp_path):
     film = write_film(tmp_path / "a.mp4", drifting(200, 96, 128), rate=1000)
     buffers, profile = Buffers(), Profile()
     feed = CameraFeed(lambda: FileCamera(film, None, buffers), buffers, profile)
     rack = StyleRack({"a": style_file})
     live = Webcam(feed, rack, buffers, Controls(keep_color="histogram"), profile=profile, say=lambda _: None)
     resident: list[int] = []
+    threads = threading.active_count()
 
     def stopped() -> bool:
         if live.report.frames >= 1000 and not resident:
@@ -333,14 +334,51 @@ def test_memory_stays_flat_over_10000_frames(style_file, tmp_path):
             resident.append(resident_bytes())
         return False
 
-    live.run(10_000, stopped)
+    live.run(20_000, stopped)
     gc.collect()
     resident.append(resident_bytes())
     feed.close()
     rack.close()
-    assert live.report.frames == 10_000
+    assert live.report.frames == 20_000
     assert resident[1] - resident[0] < 20 * 2**20
-    assert threading.active_count() < 10
+    assert threading.active_count() <= threads
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_200_unplugs_leave_nothing_behind(monkeypatch, tmp_path):
+    """A film as the camera, that is gone after twenty pictures and is plugged in again."""
+    monkeypatch.setattr(cameras, "BACK_OFF_S", (0.02,))
+    film = write_film(tmp_path / "a.mp4", drifting(200, 96, 128), rate=500)
+    buffers, opened = Buffers(), []
+
+    class Unplugged(FileCamera):
+        left = 20
+
+        def read(self):
+            self.left -= 1
+            return super().read() if self.left >= 0 else None
+
+    def open_again():
+        opened.append(None)
+        return Unplugged(film, None, buffers)
+
+    feed = CameraFeed(open_again, buffers)
+    live = Webcam(feed, FakeRack(a=SlowSession()), buffers, Controls(), say=lambda _: None)
+    found = []
+
+    def stopped() -> bool:
+        if len(opened) in (50, 250) and len(found) < 1 + (len(opened) == 250):  # before, memory is still finding its place
+            gc.collect()
+            found.append((resident_bytes(), len(os.listdir("/proc/self/fd")), threading.active_count()))
+        return len(found) == 2
+
+    live.run(0, stopped)
+    feed.close()
+    (early, files, threads), (late, files_later, threads_later) = found
+    assert late - early < 20 * 2**20
+    assert abs(files_later - files) <= 2  # the one that is open just now
+    assert abs(threads_later - threads) <= 2
 
 
 def test_the_bare_session_is_timed(style_file):
