@@ -15,7 +15,17 @@ NEVER = {
     "inference/style": ("inference.film", "inference.live", "inference.page"),
     "inference/film": ("inference.live", "inference.page"),
 }
-TRAINING_TAKES = ("atomic", "color", "console", "interrupt", "landscape", "levels", "pictures", "style")  # of inference
+TRAINING_TAKES = (
+    "atomic",
+    "color",
+    "console",
+    "film.steadiness",
+    "interrupt",
+    "landscape",
+    "levels",
+    "pictures",
+    "style",
+)  # of inference
 
 
 def imports_of(path: Path) -> set[str]:

@@ -274,8 +274,10 @@ def evaluate(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
+    from inference.film.steadiness import evaluate_films
+    from inference.film.steadiness import table as film_table
     from inference.style.styles import PREFERRED_LIVE, find_style
-    from training.studies import evaluate, steadiness
+    from training.studies import evaluate
 
     output, console = Path(options.output), Console(highlight=False)
     if output.suffix != ".json":
@@ -289,7 +291,7 @@ def evaluate(options: argparse.Namespace) -> int:
         name = f"{path.parent.name}/{path.stem}".removeprefix("/")
         networks[str(path) if name in networks else name] = path
     if options.film:
-        print(steadiness.table(steadiness.evaluate_films([Path(film) for film in options.film], networks, output, console)))
+        print(film_table(evaluate_films([Path(film) for film in options.film], networks, output, console)))
         return 0
     result = evaluate.evaluate(EvaluateConfig(**chosen(EvaluateConfig, options)), networks, output, console)
     print(evaluate.table(result))

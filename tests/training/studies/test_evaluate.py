@@ -79,7 +79,7 @@ def test_shipping_writes_weights_card_and_onnx(run, painting, photo_folder, tmp_
     output = ship_module.ship(tmp_path / "run", photo_folder, "strokes", tmp_path / "checkpoints")
     assert output == tmp_path / "checkpoints" / "strokes" / "realtime.onnx"
     names = {"realtime.json", "realtime.safetensors", "realtime.onnx"}
-    names |= {f"realtime.{flavor}.onnx" for flavor in ("frame", "int8", "fp16")}
+    names |= {f"realtime.{flavor}.onnx" for flavor in ("frame", "int8", "fp16")} | {"painting.jpg"}
     assert {path.name for path in output.parent.iterdir()} == names
     from inference.style.onnx_file import read_style
     from inference.style.styles import shipped_styles

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from films import drifting, write_film
 
+from inference.film.steadiness import FILM, Movement, measure
 from inference.options import StylizeOptions
 from inference.style.styles import find_style
-from training.studies.steadiness import FILM, Movement, measure
 
 FRAMES = drifting(8, 192, 256)
 
