@@ -22,7 +22,7 @@ export async function startWorker(backend) {
   const [code, wasm, module] = await Promise.all([
     read(path),
     read(runtime.wasm, showLoading),
-    alone ? read(runtime.module).then((script) => dataAddress(script)) : absolute(runtime.module),
+    moduleAddress(runtime.module),
   ]);
   showLoading();
   // A classic worker, as from a local file a browser takes no module. From a blob: address it has this page's security policy,
@@ -53,7 +53,7 @@ async function findGpu(runtimes) {
   return adapter ? [adapter, ""] : [null, "no GPU that this browser may use"];
 }
 
-export function showEngine() {
+function showEngine() {
   const { provider, threads, whyNot } = now.engine;
   $("backend").textContent = provider === "webgpu" ? "WebGPU" : `CPU, ${threads === 1 ? "1 thread" : `${threads} threads`}`;
   const reason = now.assets.inside ? "a single file gets no more" : "the server does not send the headers that threads need (COOP and COEP)";
@@ -64,8 +64,15 @@ export function showEngine() {
 
 export async function startWithoutGpu(error) {
   await startWorker("wasm");
+  forgetSecond(); // it was in the worker that is gone
   now.engine.whyNot = `it failed (${error.message})`;
   showEngine();
+}
+
+/** No second style is open any more. */
+export function forgetSecond() {
+  $("second").value = "";
+  $("mix").disabled = true;
 }
 
 // ---- files: beside the page on its server, or inside a single file (see web.py) ----
@@ -121,7 +128,7 @@ function showLoading(done, all) {
   $("backend").textContent = done === undefined ? "Starting …" : `Loading ${mega(done)}${all ? ` of ${mega(all)}` : ""} MB …`;
 }
 
-/** What a module at a blob: address is refused, to the worker of a local file, one at a data: address is not. */
+/** A module at a blob: address is refused to the worker of a local file; one at a data: address is not. */
 const dataAddress = (script) => new Promise((resolve, reject) => {
   const reader = new FileReader();
   reader.addEventListener("load", () => resolve(reader.result));

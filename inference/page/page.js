@@ -1,7 +1,7 @@
 // The page: its controls and its start.
 
 import { copyLink, keepAddress, readAddress, readBare } from "./address.js";
-import { findAssets, showEngine, startWorker } from "./engine.js";
+import { findAssets, startWithoutGpu, startWorker } from "./engine.js";
 import { saveWholeVideo, toggleRecording } from "./filming.js";
 import { keepOffline } from "./offline.js";
 import { placeDivider, strokes, want } from "./painting.js";
@@ -131,11 +131,9 @@ async function start() {
 async function startEngine() {
   now.assets = findAssets();
   const backend = new URLSearchParams(location.search).get("backend") ?? "auto";
-  await startWorker(backend).catch(async (error) => {
+  await startWorker(backend).catch((error) => {
     if (backend === "wasm") throw error;
-    await startWorker("wasm");
-    now.engine.whyNot = `it failed (${error.message})`;
-    showEngine();
+    return startWithoutGpu(error);
   });
 }
 

@@ -70,8 +70,6 @@ export async function recover(error, painter) {
     try {
       await startWithoutGpu(error);
       await ask("open", { bytes: painter.bytes, place: 0 });
-      $("second").value = ""; // it was in the worker that is gone
-      $("mix").disabled = true;
       wanted = "paint";
       return;
     } catch (again) {

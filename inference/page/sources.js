@@ -59,13 +59,13 @@ const isStyle = ({ name }) => /\.onnx$/i.test(name);
 
 let photos = [], place = 0; // that are turned over one after the other
 
-/** Photos are shown one after the other; of other files one is enough. */
+/** @param {File[]} files photos are shown one after the other; of other files one is enough */
 export async function openFiles(files) {
   now.touched = true;
   if (!files.length) throw new Error("That is no file; drop a photo, a video or an .onnx file.");
-  const all = [...files], other = all.find((file) => isStyle(file) || isVideo(file));
+  const other = files.find((file) => isStyle(file) || isVideo(file));
   if (other) return isStyle(other) ? openDropped(other) : openVideo(other);
-  await openPhoto(all, 0);
+  await openPhoto(files, 0);
 }
 
 /** The next photo, or with -1 the one before. */

@@ -1,7 +1,7 @@
 // Which style paints.
 
 import { keepAddress } from "./address.js";
-import { ask, read, startWithoutGpu } from "./engine.js";
+import { ask, forgetSecond, read, startWithoutGpu } from "./engine.js";
 import { idle, want } from "./painting.js";
 import { isSaving } from "./saving.js";
 import { $, now, say, showProgress, stage } from "./state.js";
@@ -94,11 +94,6 @@ export async function chooseSecond() {
   }
 }
 
-function forgetSecond() {
-  $("second").value = "";
-  $("mix").disabled = true;
-}
-
 export async function openDropped(file) {
   choice++;
   await now.started;
@@ -162,7 +157,6 @@ async function opened(bytes, expected, previous) {
   } catch (error) {
     if (now.engine.provider !== "webgpu" || error.kind) throw error;
     await startWithoutGpu(error);
-    forgetSecond(); // it was in the worker that is gone
     try {
       return await ask("open", { bytes, expected, place: 0 });
     } catch (again) {
