@@ -134,4 +134,4 @@ def page() -> tuple[str, bool, str]:
         check_packages()
     except WebError as error:
         return "page", False, str(error)
-    return "page", True, "onnxruntime-web is there; allaprima web"
+    return "page", True, "onnxruntime-web and mediabunny are there; allaprima web"

@@ -271,13 +271,11 @@ def evaluate(options: argparse.Namespace) -> int:
         raise OptimizeError("give --style-image PAINTING and --photos FOLDER, or --film CLIP")
     if options.film and (options.style_image or options.photos):
         raise OptimizeError("--film compares with the film itself; leave out --style-image and --photos")
-    _need_training_packages()
+    if not options.film:
+        _need_training_packages()
     from rich.console import Console
 
-    from inference.film.steadiness import evaluate_films
-    from inference.film.steadiness import table as film_table
     from inference.style.styles import PREFERRED_LIVE, find_style
-    from training.studies import evaluate
 
     output, console = Path(options.output), Console(highlight=False)
     if output.suffix != ".json":
@@ -291,8 +289,13 @@ def evaluate(options: argparse.Namespace) -> int:
         name = f"{path.parent.name}/{path.stem}".removeprefix("/")
         networks[str(path) if name in networks else name] = path
     if options.film:
-        print(film_table(evaluate_films([Path(film) for film in options.film], networks, output, console)))
+        from inference.film import steadiness
+
+        films = [Path(film) for film in options.film]
+        print(steadiness.table(steadiness.evaluate_films(films, networks, output, console)))
         return 0
+    from training.studies import evaluate
+
     result = evaluate.evaluate(EvaluateConfig(**chosen(EvaluateConfig, options)), networks, output, console)
     print(evaluate.table(result))
     print(f"look at {output.with_suffix('.png').resolve()}")

@@ -61,19 +61,24 @@ async function choose(entry) {
   const mine = ++choice;
   mark(entry.name);
   try {
-    const expected = read(entry.check);
-    for (const [i, precision] of precisions(entry).entries()) {
-      const [bytes, levels] = await Promise.all([read(entry.files[precision], showShare), expected]);
-      showProgress();
-      if (mine !== choice) return;
-      const wrong = await openStyle(bytes, entry.name, levels).then(() => undefined, (error) => error);
-      if (!wrong) return;
-      if (wrong.kind !== "wrong" || i + 1 === precisions(entry).length) throw wrong;
-    }
+    await openBest(entry, () => mine === choice, (bytes, expected) => openStyle(bytes, entry.name, expected), showShare);
   } catch (error) {
-    showProgress();
     mark(now.style?.name); // that is open
     say(error);
+  } finally {
+    showProgress();
+  }
+}
+
+/** Open a style in the best precision that is computed rightly here, unless it is no longer wanted. */
+async function openBest(entry, isWanted, open, report) {
+  const expected = read(entry.check);
+  for (const [i, precision] of precisions(entry).entries()) {
+    const [bytes, levels] = await Promise.all([read(entry.files[precision], report), expected]);
+    if (!isWanted()) return;
+    const wrong = await open(bytes, levels).then(() => undefined, (error) => error);
+    if (!wrong) return;
+    if (wrong.kind !== "wrong" || i + 1 === precisions(entry).length) throw wrong;
   }
 }
 
@@ -85,9 +90,8 @@ export async function chooseSecond() {
   $("mix").disabled = !entry;
   const mine = ++secondChoice;
   try {
-    const [expected, bytes] = entry ? await Promise.all([read(entry.check), read(entry.files[precisions(entry)[0]])]) : [];
-    if (mine !== secondChoice) return;
-    await alone(() => (entry ? ask("open", { bytes, place: 1, expected }) : ask("release", { place: 1 })));
+    const open = (bytes, expected) => alone(() => ask("open", { bytes, place: 1, expected }));
+    await (entry ? openBest(entry, () => mine === secondChoice, open) : alone(() => ask("release", { place: 1 })));
   } catch (error) {
     if (mine === secondChoice) forgetSecond();
     say(`${entry.title} cannot be mixed in: ${error.message}`);

@@ -1,6 +1,6 @@
 """What the page weighs, when it is ready over a slow line, and how fast it paints, in headless Chromium on the CPU.
 
-python tests/inference/page/measure.py [--megabits 10] [--seconds 8]
+PYTHONPATH=tests/apps python tests/inference/page/measure.py [--megabits 10] [--seconds 8]
 """
 
 import argparse
