@@ -24,6 +24,7 @@ MAX_SIDE_PX = 16384  # of a file for one size
 OPSET = 18  # the highest: ONNX Runtime had no CUDA kernel for opset 19's Pad for long
 LOWEST_OPSET = 11  # from here on all nodes of an image file are written alike
 PRECISIONS = ("fp32", "fp16", "int8")
+LUMA = (0.299, 0.587, 0.114)  # Y of YIQ and of inference.color: ITU-R BT.601
 
 
 def size_px(text: str) -> tuple[int, int]:

@@ -24,6 +24,7 @@ class Option:
         help: one line; the default is added to it.
         metavar: what stands for the value.
         least: of numbers, each of them where there are several; floats are finite and at least 0 where it is None.
+        most: of floats.
         multiple_of: of whole numbers, with the reason.
         choices: what it may be, each of them where there are several.
         words: what it may be instead of a number.
@@ -33,6 +34,7 @@ class Option:
     help: str = ""
     metavar: str | None = None
     least: float | None = None
+    most: float = math.inf
     multiple_of: tuple[int, str] | None = None
     choices: tuple[Any, ...] = ()
     words: tuple[str, ...] = ()
@@ -87,6 +89,8 @@ def _fault(about: Option, kind: type, value: Any) -> str | None:
     if kind is float and not all(isinstance(part, int | float) and least <= part < math.inf for part in parts):
         wanted = "finite numbers of at least {} are" if isinstance(value, tuple) else "a finite number of at least {} is"
         return f"{shown}; {wanted.format(f'{least:g}')} needed"
+    if kind is float and any(part > about.most for part in parts):
+        return f"{shown}; at most {about.most:g} is wanted"
     if about.multiple_of and any(part % about.multiple_of[0] for part in parts):
         step, why = about.multiple_of
         return f"{shown}; a multiple of {step} is needed{f' ({why})' if why else ''}"

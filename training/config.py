@@ -75,6 +75,8 @@ class TrainConfig:
         5.0, "more gives the painting; 3 to 10 look right; auto holds a balance", "X|auto", words=("auto",)
     )
     tv_weight: float = option(0.5, "total variation: more is smoother", "X")
+    # Times `training.update.STEADY_WEIGHT`, of how much else the network paints on the photo shaken a little.
+    steady: float = option(0.5, "more paints steadier films, and calmer; 0 to 1", "0..1", most=1.0)
     upsampling: str = option(
         "bilinear", "of features, once trained; nearest is sharper and may weave", choices=("bilinear", "nearest")
     )
@@ -133,6 +135,7 @@ class TrainConfig:
             options.setdefault("margin_px", 0)
             options.setdefault("border_weight", 0.0)
             options.setdefault("upsampling", "nearest")
+            options.setdefault("steady", 0.0)
             return cls(**options)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(f"{path} is not an options file of this version: {error}") from error

@@ -24,7 +24,7 @@ from training.start import load_checkpoints, open_folder, start_runs, start_step
 
 # Options that may differ where several styles are trained together.
 OF_ONE_STYLE = (
-    *("painting", "style_size_px", "content_weight", "style_weight", "tv_weight", "border_weight", "lr", "init"),
+    *("painting", "style_size_px", "content_weight", "style_weight", "tv_weight", "border_weight", "steady", "lr", "init"),
     *("title", "painter", "year", "license"),
 )
 

@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.contract import LUMA
+
 BORDER_PX = 24  # how far a border shows; the realtime network's own reach is some 40
+FLAT = 1e-4  # of a luminance's variance, added: a picture with less than this has no strokes to be compared
 _TINY = 1e-12  # keeps a flat picture's loss finite
 
 
@@ -152,6 +155,25 @@ def border_loss(alone: Tensor, with_margin: Tensor) -> Tensor:
     rows, columns = off.mean(3), off.mean(2)  # (N, 3, H), (N, 3, W)
     sides = [side for each in (rows, columns) for side in (each[..., :BORDER_PX], each[..., -BORDER_PX:])]
     return torch.cat(sides, 2).square().mean()
+
+
+def steady_loss(image: Tensor, expected: Tensor) -> Tensor:
+    """How much else a network paints where a photo has hardly changed: other strokes, not other colors.
+
+    Args:
+        image: (N, 3, H, W) RGB in [0, 1], what it makes of the changed photo.
+        expected: what it made of the photo, moved as that was; constant.
+    Returns:
+        scalar float32: the mean squared difference in luminance over the luminance's variance; 2 is nothing in common.
+    """
+    found, wanted = luminance(image), luminance(expected.detach())
+    return ((found - wanted).square().mean((1, 2)) / (wanted.var((1, 2), correction=0) + FLAT)).mean()
+
+
+def luminance(image: Tensor) -> Tensor:
+    """(N, H, W) float32 of (N, 3, H, W) RGB."""
+    red, green, blue = (weight * channel for weight, channel in zip(LUMA, image.float().unbind(1), strict=True))
+    return red + green + blue
 
 
 def perceptual_losses(

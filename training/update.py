@@ -20,18 +20,20 @@ from training.checkpoint import TrainingState, pack_state, unpack_state_
 from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from training.painting import Target
 from training.ranks import Ranks
+from training.shake import Shake, Shaken
 
 EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_BATCH` photos
 EMA_BATCH = 4
-PARTS = ("content", "style", "tv", "border", "total")
+PARTS = ("content", "style", "tv", "border", "steady", "total")
 DEFAULT_STYLE_WEIGHT = float(TrainConfig.style_weight)  # where "auto" starts
+STEADY_WEIGHT = 10.0  # of `TrainConfig.steady` 1
 COMPILE_GAIN = 0.97  # a compiled step has to take at most this share of the plain one's time
 GRAPH_TOLERANCE = 0.02  # of a CUDA graph's losses, relative: bf16 sums in another order differ by less
 
 
 ContentFeatures = Callable[[VGG19Features, Tensor], dict[str, Tensor]]
 StepLosses = Callable[
-    [torch.nn.Module, Target, Tensor, dict[str, Tensor], TrainConfig, Tensor],
+    [torch.nn.Module, Target, Tensor, dict[str, Tensor], TrainConfig, Tensor, Shaken | None],
     dict[str, Tensor],
 ]
 
@@ -75,6 +77,9 @@ class Step:
 
     def __init__(self, updates: Sequence["Update"], functions: Functions) -> None:
         self.updates, self.functions = updates, functions
+        first = updates[0]
+        is_steady = any(update.config.steady for update in updates)
+        self.shake = shake_of(first.config, first.ranks, first.newest_losses.device) if is_steady else None
         self._run: Callable[[Tensor], None] = self._launch_all
 
     def __call__(self, step: int, content_image: Tensor) -> None:
@@ -83,15 +88,21 @@ class Step:
         Args:
             content_image: (N, 3, S, S) in [0, 1], channels-last; crop and margins.
         """
+        self._prepare(step)
+        self._run(content_image)
+
+    def _prepare(self, step: int) -> None:
+        if self.shake:
+            self.shake.prepare(step)
         for update in self.updates:
             update.prepare(step)
-        self._run(content_image)
 
     def _launch_all(self, content_image: Tensor) -> None:
         first = self.updates[0]
         content_features = self.functions.content_features(first.target.vgg, without(first.config.margin_px, content_image))
+        shaken = self.shake(content_image) if self.shake else None
         for update in self.updates:
-            update(content_image, content_features, self.functions.step_losses)
+            update(content_image, content_features, self.functions.step_losses, shaken)
 
     def capture_(self, content_image: Tensor) -> str:
         """From now on replay the step as one CUDA graph: a small batch's step is a thousand launches, and waits for them.
@@ -104,8 +115,7 @@ class Step:
             why there is no graph, and the step stays as it was; empty if there is one.
         """
         starts = [copy.deepcopy(update.pack(0)) for update in self.updates]
-        for update in self.updates:
-            update.prepare(0)
+        self._prepare(0)
         try:
             replay = captured(self._launch_all, content_image)
             ends = []
@@ -194,15 +204,24 @@ class Update:
         follows = step * self.config.batch_size >= balance.FOLLOWED_FROM
         self._balance_rate.fill_(balance.RATE * self.config.batch_size if follows else 0.0)
 
-    def __call__(self, content_image: Tensor, content_features: dict[str, Tensor], losses_of: StepLosses) -> None:
+    def __call__(
+        self,
+        content_image: Tensor,
+        content_features: dict[str, Tensor],
+        losses_of: StepLosses,
+        shaken: Shaken | None = None,
+    ) -> None:
         """Update the weights with the photos of a step, unless its loss or gradient is not finite.
 
         Args:
             content_image: (N, 3, S, S) in [0, 1], crop and margins.
             content_features: VGG-19's of the same crops, without gradient.
             losses_of: `step_losses`, or its compiled form.
+            shaken: the photos as in the next frame of a film.
         """
-        parts = losses_of(self.parallel_net, self.target, content_image, content_features, self.config, self.style_weight)
+        parts = losses_of(
+            self.parallel_net, self.target, content_image, content_features, self.config, self.style_weight, shaken
+        )
         self.optimizer.zero_grad(set_to_none=True)
         parts["total"].backward()  # type: ignore[no-untyped-call]
         values = self.ranks.mean(torch.stack([parts[name].detach().float() for name in PARTS]))
@@ -259,11 +278,15 @@ def step_losses(
     content_features: dict[str, Tensor],
     config: TrainConfig,
     style_weight: Tensor,
+    shaken: Shaken | None = None,
 ) -> dict[str, Tensor]:
-    """One forward pass of VGG-19 and two of the network, the second one for its border; with gradient to the network."""
+    """One forward pass of VGG-19 and up to three of the network, the second for its border, the third for its steadiness;
+    with gradient to the network."""
     minds_border = config.border_weight > 0 and config.margin_px > 0
     with torch.autocast(content_image.device.type, torch.bfloat16, enabled=target.vgg.dtype == torch.bfloat16):
-        stylized_image = without(config.margin_px, net(content_image))
+        whole = net(content_image)
+        stylized_image = without(config.margin_px, whole)
+        again = net(shaken.image) if shaken and config.steady else None
         if minds_border:
             alone = net(without(config.margin_px, content_image).contiguous(memory_format=torch.channels_last))
     features = target.vgg(stylized_image, (*STYLE_LAYERS, *CONTENT_LAYERS))
@@ -277,10 +300,21 @@ def step_losses(
         config.tv_weight,
         config.normalization,
     )
-    if not minds_border:
-        return parts | {"border": torch.zeros_like(parts["tv"])}
-    border = losses.border_loss(alone, stylized_image)
-    return parts | {"border": border, "total": parts["total"] + config.border_weight * border}
+    parts |= {"border": torch.zeros_like(parts["tv"]), "steady": torch.zeros_like(parts["tv"])}
+    if minds_border:
+        parts["border"] = losses.border_loss(alone, stylized_image)
+    if shaken and again is not None:
+        expected = shaken.follow(whole.detach())
+        parts["steady"] = losses.steady_loss(without(config.margin_px, again), without(config.margin_px, expected))
+    total = parts["total"] + config.border_weight * parts["border"] + config.steady * STEADY_WEIGHT * parts["steady"]
+    return parts | {"total": total}
+
+
+def shake_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Shake:
+    """What shakes the photos of a training, this process's share of them."""
+    own = config.batch_size // ranks.world
+    places = slice(ranks.rank * own, (ranks.rank + 1) * own)
+    return Shake(config.batch_size, config.painted_px, config.seed, device, places)
 
 
 def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functions:
@@ -306,13 +340,14 @@ def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functio
     )
     image = trial_image(config, ranks, device)
     weight = torch.tensor(DEFAULT_STYLE_WEIGHT, device=device)
+    shaken = shake_of(config, ranks, device)(image) if config.steady else None
 
     def seconds_of(functions: Functions) -> float:
         times = []
         for _ in range(8):
             began = time.perf_counter()
             features = functions.content_features(target.vgg, without(config.margin_px, image))
-            total = functions.step_losses(net, target, image, features, config, weight)["total"]
+            total = functions.step_losses(net, target, image, features, config, weight, shaken)["total"]
             total.backward()  # type: ignore[no-untyped-call]
             total.item()  # waits for the device
             times.append(time.perf_counter() - began)

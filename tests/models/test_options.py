@@ -38,6 +38,7 @@ def test_every_default_is_allowed_and_every_option_says_something(config):
         (TrainConfig, {"steps": 0}, "--steps is 0; at least 1 is needed"),
         (TrainConfig, {"steps": 2.5}, "--steps is 2.5; a whole number is wanted"),
         (TrainConfig, {"size_px": 100}, r"--size is 100; a multiple of 16 is needed \(VGG-19 halves it four times\)"),
+        (TrainConfig, {"steady": 2.0}, "--steady is 2.0; at most 1 is wanted"),
         (TrainConfig, {"tv_weight": float("inf")}, "--tv-weight is inf; a finite number of at least 0 is needed"),
         (TrainConfig, {"style_weight": "much"}, "--style-weight is much; a finite number of at least 0 is needed"),
         (TrainConfig, {"tier": "best"}, '--tier is "best"; one of quality, realtime is wanted'),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.losses import content_loss, gram_matrix, perceptual_losses, style_loss, tv_loss
+from training.losses import content_loss, gram_matrix, perceptual_losses, steady_loss, style_loss, tv_loss
 
 
 def test_gram_of_a_known_tensor():
@@ -133,3 +133,21 @@ def test_the_border_loss_looks_along_the_border_alone():
     border_loss(band.requires_grad_(), whole).backward()
     assert band.grad is not None  # it is the crop alone that has to change
     assert whole.grad is None
+
+
+def test_the_steady_loss_sees_other_strokes_at_any_contrast_but_not_other_colors():
+    one, other = torch.rand(2, 1, 64, 64).repeat(1, 3, 1, 1).view(2, 1, 3, 64, 64)
+    assert steady_loss(one, one).item() == 0.0
+    assert steady_loss(one, other).item() == pytest.approx(2.0, rel=0.1)
+    assert steady_loss(0.5 * one, 0.5 * other).item() == pytest.approx(steady_loss(one, other).item(), rel=0.01)
+    tinted = one + torch.tensor([0.114, 0.0, -0.299]).view(1, 3, 1, 1)  # as bright as before
+    assert steady_loss(tinted, one).item() == pytest.approx(0.0, abs=1e-6)
+    flat = torch.full_like(one, 0.5)
+    assert steady_loss(flat + 0.001, flat).item() < 0.02
+
+
+def test_it_is_the_second_painting_that_has_to_change():
+    first, again = (torch.rand(1, 3, 16, 16, requires_grad=True) for _ in range(2))
+    steady_loss(again, first).backward()
+    assert again.grad is not None
+    assert first.grad is None

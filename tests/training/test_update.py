@@ -298,9 +298,30 @@ def test_a_compiled_step_gives_the_same_losses(config, vgg):
 
 
 @pytest.mark.thorough
+def test_a_network_learns_to_paint_a_shaken_photo_as_the_photo(config, vgg):
+    change = {"content_weight": 0.0, "style_weight": 1e-9, "tv_weight": 0.0, "border_weight": 0.0, "lr": 1e-3, "steps": 1000}
+    shaken = {}
+    for steady in (0.0, 1.0):
+        torch.manual_seed(0)
+        only_steady = dataclasses.replace(config, steady=steady, **change)
+        one = Update(only_steady, RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32"), Ranks())
+        launch = Step([one], Functions(content_features_of, step_losses))
+        frame = torch.from_numpy(paint_landscape(64, 64).copy()).permute(2, 0, 1) / 255
+        image = frame.expand(2, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        seen = []
+        for step in range(300, 340):
+            launch(step, image)
+            seen.append(one.read().losses["steady"])
+        shaken[steady] = np.mean(seen[:5]), np.mean(seen[-5:])
+    assert shaken[0.0] == (0.0, 0.0)
+    assert shaken[1.0][1] < 0.7 * shaken[1.0][0]
+
+
+@pytest.mark.thorough
 def test_a_network_unlearns_what_it_paints_at_the_border_alone(config, vgg):
     torch.manual_seed(0)
-    only_border = dataclasses.replace(config, content_weight=0.0, style_weight=1e-9, tv_weight=0.0, lr=1e-3, steps=1000)
+    change = {"content_weight": 0.0, "style_weight": 1e-9, "tv_weight": 0.0, "steady": 0.0, "lr": 1e-3, "steps": 1000}
+    only_border = dataclasses.replace(config, **change)
     one = Update(only_border, RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32"), Ranks())
     launch = Step([one], Functions(content_features_of, step_losses))
     image = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
@@ -309,9 +330,9 @@ def test_a_network_unlearns_what_it_paints_at_the_border_alone(config, vgg):
         launch(step, image)
         seen.append(one.read().losses["border"])
     assert seen[-1] < 0.5 * seen[0]
-    for change in ({"border_weight": 0.0}, {"margin_px": 0}):
-        features = content_features_of(vgg, without(change.get("margin_px", 16), image))
-        changed = dataclasses.replace(config, **change)
+    for none in ({"border_weight": 0.0}, {"margin_px": 0}):
+        features = content_features_of(vgg, without(none.get("margin_px", 16), image))
+        changed = dataclasses.replace(config, **none)
         parts = step_losses(one.net, one.target, image, features, changed, torch.tensor(5.0))
         assert parts["border"].item() == 0.0
         assert parts["total"].item() == pytest.approx(

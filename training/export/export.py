@@ -21,7 +21,7 @@ from inference.levels import paint_levels
 from inference.pictures import read_picture, resize_short_side
 from inference.style.session import StyleSession, frame_to_image, pad_image
 from models import __version__
-from models.contract import FRAME, IMAGE, LOWEST_OPSET, Contract
+from models.contract import FRAME, IMAGE, LOWEST_OPSET, LUMA, Contract
 from models.errors import PictureError, StyleError, TrainingError
 from models.image_transform_net import ImageTransformNet
 from models.targets import TARGETS
@@ -29,7 +29,7 @@ from models.vgg import load_vgg19
 from training.checkpoint import find_weights, load_net
 from training.config import TrainConfig
 from training.export.forms import at_opset, in_form_for
-from training.export.graph import LUMA, as_frame, quantize, to_onnx, with_color
+from training.export.graph import as_frame, quantize, to_onnx, with_color
 from training.painting import read_painting
 from training.photos.folder import is_folder, list_photos
 from training.studies.evaluate import Training, heldout_losses, painter_of

@@ -14,9 +14,8 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from models import frame_graph, levels_graph
-from models.contract import FRAME, IMAGE, OPSET, Tensors
+from models.contract import FRAME, IMAGE, LUMA, OPSET, Tensors
 
-LUMA = (0.299, 0.587, 0.114)  # Y of YIQ and of inference.color: ITU-R BT.601
 FOLDED = 2**26  # elements
 IR_VERSION = 8  # ONNX 1.13, which opset 18 came with: what ONNX Runtime 1.14 and all that is built on it read
 

@@ -30,8 +30,9 @@ from training.photos.batch import prefetched
 from training.photos.folder import list_photos
 from training.ranks import Ranks
 from training.record import LOG_EVERY, MetricsLog
+from training.shake import Shaken
 from training.start import load_init, open_folder
-from training.update import Update, content_features_of, step_losses, without
+from training.update import Update, content_features_of, shake_of, step_losses, without
 
 STEPS = 10**9  # of the schedule: the learning rate stays up, as a base can always go on learning
 
@@ -73,7 +74,7 @@ def train_base(
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)
-    update = Update(config, net, target, Ranks())
+    update, shake = Update(config, net, target, Ranks()), shake_of(config, Ranks(), device)
     step, seconds_before = 0, 0.0
     if found:
         update.unpack_(found[0])
@@ -105,8 +106,9 @@ def train_base(
             content_image = to_image(batch.content_image, device)
             content_features = content_features_of(target.vgg, without(config.margin_px, content_image))
             styles = paintings_of(step, config.seed, len(paintings), config.batch_size).to(device)
+            shake.prepare(step)
             update.prepare(step)
-            update(content_image, content_features, losses_of(styles))
+            update(content_image, content_features, losses_of(styles), shake(content_image))
             step += 1
             if step % LOG_EVERY == 0:
                 newest = update.read().losses or newest
@@ -124,10 +126,16 @@ def losses_of(styles: Tensor) -> Any:
     """`step_losses` with a painting of its own for each photo."""
 
     def losses(
-        net: nn.Module, target: Target, content_image: Tensor, features: dict[str, Tensor], config: TrainConfig, weight: Tensor
+        net: nn.Module,
+        target: Target,
+        content_image: Tensor,
+        features: dict[str, Tensor],
+        config: TrainConfig,
+        weight: Tensor,
+        shaken: Shaken | None,
     ) -> dict[str, Tensor]:
         of_each = Target(target.vgg, {layer: grams[styles] for layer, grams in target.style_grams.items()})
-        return step_losses(lambda image: net(image, styles), of_each, content_image, features, config, weight)
+        return step_losses(lambda image: net(image, styles), of_each, content_image, features, config, weight, shaken)
 
     return losses
 

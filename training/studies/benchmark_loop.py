@@ -35,7 +35,7 @@ from training.photos.folder import PhotoFolder, list_photos
 from training.ranks import Ranks
 from training.record import LOG_EVERY
 from training.start import open_folder, start_step
-from training.update import DEFAULT_STYLE_WEIGHT, PARTS, Update, set_learning_rate_, without
+from training.update import DEFAULT_STYLE_WEIGHT, PARTS, STEADY_WEIGHT, Update, set_learning_rate_, shake_of, without
 
 GPU_BYTES = 2 * 2**30  # for decoded photos, of each loop that keeps them on a GPU
 TURN_S, TURN_STEPS = 2.0, 2  # a turn lasts both, at least: many times the batches that wait ready at its start
@@ -151,15 +151,19 @@ def plain_loop(
         cache_bytes=cache_bytes,
         gpu_bytes=gpu_bytes,
     )
+    shake = shake_of(config, Ranks(), device)
     layers = (*STYLE_LAYERS, *CONTENT_LAYERS)
     content_layers = CONTENT_LAYERS if ideas.shallow_content else layers
     style_loss = losses.style_loss if ideas.gram_in_place else plain_style_loss
     workers = worker_count(config.workers, device) if ideas.threads_and_cache else 0
     for step, batch in enumerate(prefetched(gate.through(folder.load), range(10**9), workers)):
         content_image = to_image(batch.content_image, device).contiguous(memory_format=layout)
+        shake.prepare(step)
+        shaken = shake(content_image)
         with peers_float32():
             with torch.autocast(device.type, torch.bfloat16, enabled=ideas.bf16):
-                stylized_image = without(config.margin_px, net(content_image))
+                whole, again = net(content_image), net(shaken.image.contiguous(memory_format=layout))
+                stylized_image, again = without(config.margin_px, whole), without(config.margin_px, again)
                 content_image = without(config.margin_px, content_image)
                 alone = net(content_image)
             with torch.no_grad():
@@ -170,9 +174,10 @@ def plain_loop(
                 "style": style_loss(features, style_grams),
                 "tv": losses.tv_loss(stylized_image),
                 "border": losses.border_loss(alone, stylized_image),
+                "steady": losses.steady_loss(again, without(config.margin_px, shaken.follow(whole.detach()))),
             }
             weights = {"content": config.content_weight, "style": DEFAULT_STYLE_WEIGHT, "tv": config.tv_weight}
-            weights["border"] = config.border_weight
+            weights |= {"border": config.border_weight, "steady": config.steady * STEADY_WEIGHT}
             total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
             set_learning_rate_(optimizer, config, step)
             optimizer.zero_grad()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from inference.style.session import StyleSession, frame_to_image
-from models.contract import Contract
+from models.contract import LUMA, Contract
 from models.errors import StyleError, TrainingError
 from models.frame_graph import MATRICES
 from models.image_transform_net import TIERS
@@ -26,7 +26,7 @@ from training.export.export import (
     read_photos,
     too_bad,
 )
-from training.export.graph import LUMA, as_frame, to_onnx
+from training.export.graph import as_frame, to_onnx
 
 pytestmark = pytest.mark.thorough  # torch's exporter takes seconds a network; every training exports one, too
 
