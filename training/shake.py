@@ -1,7 +1,7 @@
 """What a film does to a picture from one frame to the next, done to photos: it moves, comes nearer, flickers, and is noisy.
 
-A network that paints the same strokes on the photo and on the shaken photo paints a film without boiling, and needs no film
-to learn it (Gao et al. 2018, "ReCoNet"; Texler et al. 2020).
+A network that paints the same strokes on the photo and on the shaken photo boils less in a film, and needs no film to learn
+it (Ruder et al. 2018, "Artistic style transfer for videos and spherical images", make such films of photos, too).
 """
 
 from dataclasses import dataclass

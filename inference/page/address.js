@@ -12,23 +12,28 @@ export function keepAddress() {
   said.set("strength", $("strength").value);
   said.set("colors", $("keep_color").value);
   said.set("strokes", strokes() ? Number(strokes().toPrecision(3)) : FINE);
+  if ($("second").value) {
+    said.set("second", $("second").value);
+    said.set("mix", $("mix").value);
+  }
   history.replaceState(null, "", `#${said}`);
 }
 
-/** Set the sliders as the address says; returns the style's name, where it says one. */
+/** Set the sliders as the address says; returns the styles' names, where it says any. */
 export function readAddress() {
   const said = new URLSearchParams(`${location.hash.slice(1)}&${location.search.slice(1)}`), size = said.get("strokes");
   move("strength", said.get("strength"));
   move("keep_color", said.get("colors"));
+  move("mix", said.get("mix"));
   move("strokes", size === FINE ? $("strokes").min : size && Math.log2(size));
-  return said.get("style");
+  return [said.get("style"), said.get("second")];
 }
 
 export async function copyLink() {
   keepAddress();
   try {
     await navigator.clipboard.writeText(location.href);
-    say("The link is copied; it says style, strength, colors and strokes.");
+    say("The link is copied; it says styles, strength, colors and strokes.");
   } catch {
     say(`The browser does not let it be copied; here it is: ${location.href}`);
   }

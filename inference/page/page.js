@@ -59,8 +59,8 @@ function connectControls() {
       else if (stage.dataset.state === "painted") want("mix");
     });
   }
-  for (const id of ["strength", "keep_color", "strokes"]) $(id).addEventListener("change", keepAddress);
-  addEventListener("hashchange", () => chooseNamed(readAddress()));
+  for (const id of ["strength", "keep_color", "strokes", "mix"]) $(id).addEventListener("change", keepAddress);
+  addEventListener("hashchange", () => chooseNamed(...readAddress()));
   $("strokes").addEventListener("input", ({ target }) => {
     const size = strokes();
     tell(target, size ? `${Number(size.toPrecision(2))} ×` : "fine");
@@ -123,7 +123,7 @@ async function start() {
   now.started = keepOffline().then(startEngine);
   await now.started;
   listStyles();
-  await chooseFirst(readAddress());
+  await chooseFirst(...readAddress());
   if (camera !== null) await openCamera(camera).catch(say);
   document.body.dataset.ready = "true";
 }

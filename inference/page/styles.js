@@ -34,21 +34,31 @@ let choice = 0; // the latest one counts, however long an earlier one takes to a
 
 const EXAMPLE = "starry_night"; // what example.jpg is painted with
 
-/** The style of this name, or the example's, unless an .onnx file was dropped before. */
-export async function chooseFirst(name) {
+/** The style of this name, or the example's, unless an .onnx file was dropped before; and the one to be mixed in. */
+export async function chooseFirst(name, second) {
   if (choice > 0 || !now.assets.styles.length) return;
   const { styles } = now.assets, named = (wanted) => styles.find((each) => each.name === wanted);
   const entry = named(name) ?? named(EXAMPLE) ?? styles[0];
   reveal(entry);
   await choose(entry);
+  await mixIn(second);
   if (name && entry.name !== name) say(`There is no style “${name}” here.`);
 }
 
-export async function chooseNamed(name) {
+export async function chooseNamed(name, second) {
   const entry = now.assets?.styles.find((each) => each.name === name);
-  if (!entry || name === now.style?.name) return;
-  reveal(entry);
-  await choose(entry);
+  if (entry && name !== now.style?.name) {
+    reveal(entry);
+    await choose(entry);
+  }
+  if (entry) await mixIn(second);
+}
+
+/** The second style as an address says it: null for none. */
+async function mixIn(name) {
+  const before = $("second").value;
+  $("second").value = now.assets.styles.some((each) => each.name === name) ? name : "";
+  if ($("second").value !== before) await chooseSecond();
 }
 
 /** Scroll the list, and not the page, to a style. */
@@ -96,6 +106,7 @@ export async function chooseSecond() {
     if (mine === secondChoice) forgetSecond();
     say(`${entry.title} cannot be mixed in: ${error.message}`);
   }
+  keepAddress();
 }
 
 export async function openDropped(file) {

@@ -417,6 +417,18 @@ def test_the_address_is_kept_and_restored(address, browser):
         page.tab.evaluate("location.hash = 'style=great_wave&strokes=2'")
         page.tab.locator("#card", has_text="The Great Wave").wait_for()
         assert page.tab.evaluate(SLIDERS)[2] == 1
+        change = SET.replace("'input'", "'change'")
+        page.tab.evaluate(change, ["second", "sunflowers"])
+        page.tab.wait_for_url("**&strokes=2&second=sunflowers&mix=50")
+        page.tab.evaluate(change, ["mix", 20])
+        page.tab.wait_for_url("**&second=sunflowers&mix=20")
+        page.tab.reload()
+        page.ready()
+        assert page.tab.input_value("#second") == "sunflowers"
+        assert page.tab.input_value("#mix") == "20"
+        assert page.tab.is_enabled("#mix")
+        page.tab.evaluate("location.hash = 'style=great_wave'")
+        page.tab.wait_for_function("() => !document.getElementById('second').value")
         page.tab.goto(f"{address}?backend=wasm&again#style=nothing")
         page.message("There is no style “nothing” here.")
 
