@@ -92,6 +92,17 @@ def test_the_gallery_is_trained_together_and_shipped_and_then_only_what_got_bett
     assert len(list(runs.iterdir())) == 2
 
 
+def test_a_steadier_network_may_lose_a_little(tmp_path):
+    (tmp_path / "dots").mkdir()
+    card = {"tier": "realtime", "heldout": {"256": {"total10": 2.0}}, "options": {}}
+    assert ship.is_better(card, "dots", tmp_path)  # nothing is shipped
+    (tmp_path / "dots" / "realtime.json").write_text(json.dumps(card))
+    assert not ship.is_better(card, "dots", tmp_path)
+    for steady, total, better in ((0.0, 1.9, True), (0.0, 2.1, False), (0.5, 2.1, True), (0.5, 2.3, False)):
+        other = card | {"heldout": {"256": {"total10": total}}, "options": {"steady": steady}}
+        assert ship.is_better(other, "dots", tmp_path) == better
+
+
 @pytest.mark.thorough
 def test_minutes_go_to_the_worst_style_first(shipped, configs, tmp_path, photo_folder, monkeypatch):
     monkeypatch.setattr(gallery, "TURN_STEPS", 2)
