@@ -76,7 +76,7 @@ class TrainConfig:
     )
     tv_weight: float = option(0.5, "total variation: more is smoother", "X")
     # Times `training.update.STEADY_WEIGHT`, of how much else the network paints on the photo shaken a little.
-    steady: float = option(0.5, "more paints steadier films, and calmer; 0 to 1", "0..1", most=1.0)
+    steady: float = option(0.25, "more paints steadier films, and calmer; 0 to 1", "0..1", most=1.0)
     upsampling: str = option(
         "bilinear", "of features, once trained; nearest is sharper and may weave", choices=("bilinear", "nearest")
     )

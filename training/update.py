@@ -26,7 +26,7 @@ EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_B
 EMA_BATCH = 4
 PARTS = ("content", "style", "tv", "border", "steady", "total")
 DEFAULT_STYLE_WEIGHT = float(TrainConfig.style_weight)  # where "auto" starts
-STEADY_WEIGHT = 10.0  # of `TrainConfig.steady` 1
+STEADY_WEIGHT = 20.0  # of `TrainConfig.steady` 1
 COMPILE_GAIN = 0.97  # a compiled step has to take at most this share of the plain one's time
 GRAPH_TOLERANCE = 0.02  # of a CUDA graph's losses, relative: bf16 sums in another order differ by less
 
