@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHIFT_PX = 4.0  # at most, as for all others: the stride of the networks, so that every phase of it is seen
+SHIFT_PX = 4.0  # at most, as all others; the stride of the networks, so that a thing is seen everywhere on their grid
 ZOOM = 0.03
 LIGHT = 0.06
 NOISE = 0.03  # standard deviation
@@ -46,34 +46,36 @@ class Shake:
     """
 
     def __init__(self, photos: int, side_px: int, seed: int, device: torch.device, places: slice = slice(None)) -> None:
-        self._photos, self._side_px, self._seed, self._places = photos, side_px, seed, places
+        self._photos, self._seed, self._places = photos, seed, places
         noise = np.random.default_rng(seed).standard_normal((photos, 3, side_px, side_px), np.float32)[places]
         self._noise = torch.from_numpy(noise).to(device).contiguous(memory_format=torch.channels_last)
-        n = len(noise)
-        self._way = torch.zeros((n, 2, 3), device=device)
-        self._light, self._noisy = (torch.zeros((n, 1, 1, 1), device=device) for _ in range(2))
-        self._rows, self._columns = (torch.arange(side_px, device=device) for _ in range(2))
+        self._lines = torch.arange(side_px, device=device)
+        shift = 2.0 * SHIFT_PX / side_px  # in the units of `grid_sample`, where a picture reaches from -1 to 1
+        self._lowest = (1.0 - ZOOM, -shift, -shift, 1.0 - LIGHT, 0.0)
+        self._highest = (1.0 + ZOOM, shift, shift, 1.0 + LIGHT, NOISE)
+        self._drawn = torch.zeros((len(noise), len(self._lowest)), device=device)
+        self._first_line = torch.zeros(2, dtype=torch.int64, device=device)
 
     def prepare(self, step: int) -> None:
         """Draw the numbers of a step."""
-        rng, n = np.random.default_rng((self._seed, step)), self._photos
-        way = np.zeros((n, 2, 3), np.float32)
-        way[:, 0, 0] = way[:, 1, 1] = 1.0 + rng.uniform(-ZOOM, ZOOM, n)
-        way[:, :, 2] = rng.uniform(-SHIFT_PX, SHIFT_PX, (n, 2)) * 2.0 / self._side_px  # in grid_sample's [-1, 1]
-        self._way.copy_(torch.from_numpy(way[self._places]))
-        for tensor, values in (
-            (self._light, rng.uniform(1.0 - LIGHT, 1.0 + LIGHT, n)),
-            (self._noisy, rng.uniform(0.0, NOISE, n)),
-        ):
-            tensor.copy_(torch.from_numpy(values.astype(np.float32)[self._places]).view(-1, 1, 1, 1))
-        for lines in (self._rows, self._columns):  # so that the same noise never lies in the same place
-            lines.copy_(torch.arange(self._side_px).roll(int(rng.integers(self._side_px))))
+        rng = np.random.default_rng((self._seed, step))
+        drawn = rng.uniform(self._lowest, self._highest, (self._photos, len(self._lowest))).astype(np.float32)
+        first_line = rng.integers(len(self._lines), size=2)  # so that the same noise never lies in the same place
+        for tensor, numbers in ((self._drawn, drawn[self._places]), (self._first_line, first_line)):
+            source = torch.from_numpy(numbers)
+            if tensor.is_cuda:  # from pinned memory, so that nobody waits for the copy
+                source = source.pin_memory()
+            tensor.copy_(source, non_blocking=True)
 
     def __call__(self, content_image: Tensor) -> Shaken:
         """The photos, (N, 3, P, P) in [0, 1], shaken."""
-        grid = F.affine_grid(self._way, list(content_image.shape), align_corners=False)
-        noise = self._noise.index_select(2, self._rows).index_select(3, self._columns)
-        image = moved(content_image, grid) * self._light + noise * self._noisy
+        zoom, x, y, light, noisy = self._drawn.unbind(1)
+        none = torch.zeros_like(zoom)
+        way = torch.stack([zoom, none, x, none, zoom, y], dim=1).view(-1, 2, 3)
+        grid = F.affine_grid(way, list(content_image.shape), align_corners=False)
+        rows, columns = ((self._lines + first) % len(self._lines) for first in self._first_line)
+        noise = self._noise.index_select(2, rows).index_select(3, columns)
+        image = moved(content_image, grid) * light.view(-1, 1, 1, 1) + noise * noisy.view(-1, 1, 1, 1)
         return Shaken(image.clamp(0.0, 1.0).contiguous(memory_format=torch.channels_last), grid)
 
 
