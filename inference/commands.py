@@ -183,6 +183,9 @@ def add_video(commands: Commands) -> None:
         "--start", type=_seconds, default=0.0, metavar="T", help="begin here, in seconds or [H:]M:S (default: 0)"
     )
     parser.add_argument("--duration", type=_length, default=0.0, metavar="T", help="paint this long (default: to the end)")
+    what = "in int8 where a trial at 640x480 finds fp32 slower than so many pictures a second, and int8 faster; films of later "
+    what += "runs may then differ by a few levels of 255. 0 for the best picture (default: 0)"
+    parser.add_argument("--target-fps", type=number(0.0, 1000.0), default=0.0, metavar="N", help=what)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--profile", action="store_true", help="print how long each stage took")
     _add_device(parser)
@@ -235,6 +238,8 @@ def _paint_standard_streams(options: argparse.Namespace, folder: Path) -> int:
 def _paint_films(options: argparse.Namespace) -> int:
     from inference.film.video import check_output, plan_films
     from inference.interrupt import catch_interrupt
+    from inference.live.cameras import CAMERA_SIZE
+    from inference.live.rack import pick_precision
     from inference.style.session import StyleSession
     from inference.style.styles import PREFERRED_LIVE, find_style, style_name
 
@@ -247,8 +252,10 @@ def _paint_films(options: argparse.Namespace) -> int:
         Path(options.output).mkdir(parents=True, exist_ok=True)
     if len(planned) == 1:
         check_output(planned[0][1], options.overwrite, options.codec)  # before the style is opened
+    picked, found = pick_precision({options.style: path}, options.device, CAMERA_SIZE, options.target_fps)
+    (path,) = picked.values()
     session = StyleSession(path, options.device, shared=True)
-    print(f"painting with {path} on {session.where}", file=sys.stderr)
+    print(f"painting with {path} on {session.where}{found and f' ({found})'}", file=sys.stderr)
     failed = 0
     with catch_interrupt() as received:
         for source, output in planned:
