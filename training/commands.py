@@ -289,10 +289,9 @@ def evaluate(options: argparse.Namespace) -> int:
         name = f"{path.parent.name}/{path.stem}".removeprefix("/")
         networks[str(path) if name in networks else name] = path
     if options.film:
-        from inference.film import steadiness
+        from inference.film.steadiness import evaluate_films, table
 
-        films = [Path(film) for film in options.film]
-        print(steadiness.table(steadiness.evaluate_films(films, networks, output, console)))
+        print(table(evaluate_films([Path(film) for film in options.film], networks, output, console)))
         return 0
     from training.studies import evaluate
 

@@ -382,9 +382,9 @@ def test_going_back_to_the_beginning_twice_goes_back_to_the_same_beginning(confi
     first = {name: tensor.clone() for name, tensor in update.pack(0).tensors.items()}
     kept = dataclasses.replace(update.pack(0), tensors={name: tensor.clone() for name, tensor in first.items()})
     for _ in range(2):
-        launch(0, torch.rand(1, 3, 64, 64))
+        launch(0, torch.rand(2, 3, 64, 64))
         update.unpack_(kept)
-    launch(0, torch.rand(1, 3, 64, 64))
+    launch(0, torch.rand(2, 3, 64, 64))
     assert all(torch.equal(kept.tensors[name], tensor) for name, tensor in first.items())
 
 
