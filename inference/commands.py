@@ -238,8 +238,7 @@ def _paint_standard_streams(options: argparse.Namespace, folder: Path) -> int:
 def _paint_films(options: argparse.Namespace) -> int:
     from inference.film.video import check_output, plan_films
     from inference.interrupt import catch_interrupt
-    from inference.live.cameras import CAMERA_SIZE
-    from inference.live.rack import pick_precision
+    from inference.precision import pick_precision
     from inference.style.session import StyleSession
     from inference.style.styles import PREFERRED_LIVE, find_style, style_name
 
@@ -252,7 +251,7 @@ def _paint_films(options: argparse.Namespace) -> int:
         Path(options.output).mkdir(parents=True, exist_ok=True)
     if len(planned) == 1:
         check_output(planned[0][1], options.overwrite, options.codec)  # before the style is opened
-    picked, found = pick_precision({options.style: path}, options.device, CAMERA_SIZE, options.target_fps)
+    picked, found = pick_precision({options.style: path}, options.device, options.target_fps)
     (path,) = picked.values()
     session = StyleSession(path, options.device, shared=True)
     print(f"painting with {path} on {session.where}{found and f' ({found})'}", file=sys.stderr)
@@ -352,8 +351,9 @@ def webcam(options: argparse.Namespace) -> int:
     from inference.interrupt import catch_interrupt
     from inference.live.cameras import CAMERA_SIZE, CameraFeed, open_camera
     from inference.live.displays import VirtualCamera, Window, check_virtual_camera
-    from inference.live.rack import StyleRack, pick_precision
+    from inference.live.rack import StyleRack
     from inference.live.webcam import Controls, Webcam
+    from inference.precision import pick_precision
     from inference.profile import Profile, bare_session_ms
     from inference.style.styles import PREFERRED_LIVE, find_style, shipped_styles
 
@@ -369,7 +369,7 @@ def webcam(options: argparse.Namespace) -> int:
         raise StyleError("no realtime styles in checkpoints/; give --style FILE.onnx")
     size = (options.size[1], options.size[0]) if options.size else None
     paths = {name: find_style(name, tiers=PREFERRED_LIVE) for name in names}
-    paths, found = pick_precision(paths, options.device, size or CAMERA_SIZE, options.target_fps)
+    paths, found = pick_precision(paths, options.device, options.target_fps, size or CAMERA_SIZE)
     rack = StyleRack(paths, options.device)
     buffers, profile = Buffers(), Profile()
     feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)

@@ -23,6 +23,7 @@ class Shaken:
 
     Attributes:
         image: (N, 3, P, P) in [0, 1].
+        grid: (N, P, P, 2), where in the photos each of its pixels lies, for `grid_sample`.
     """
 
     image: Tensor

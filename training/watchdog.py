@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from models.contract import LUMA
+
 # Calibrated on 98 sets, 1,790 pictures (2026-11-22): shipped networks, trainings from step 5 to 2,000 and untrained
 # networks of both tiers on up to 50 photos of COCO, the photos themselves, and, further from a photo than any network's
 # picture, six paintings and cutouts of them in place of the network's pictures.
@@ -45,7 +47,7 @@ def is_flat(content_frame: np.ndarray, image: np.ndarray) -> bool:
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
-    return image @ np.array([0.299, 0.587, 0.114], np.float32)
+    return image @ np.array(LUMA, np.float32)
 
 
 def saturated_share(image: np.ndarray) -> float:

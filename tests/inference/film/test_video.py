@@ -15,10 +15,10 @@ import pytest
 from av.stream import Disposition
 from films import Copier, Inverter, drifting, packets_of, paint, psnr, read_film, write_film
 
+from inference import precision
 from inference.film.frames import Moment, VideoReader
 from inference.film.sinks import VideoWriter, encoder_opens
 from inference.film.video import paint_video
-from inference.live import rack
 from inference.options import StylizeOptions, VideoOptions
 from inference.style.session import StyleSession
 from models.errors import Interrupted, VideoError
@@ -436,7 +436,9 @@ def test_the_commands_last_line_names_the_file(run, tmp_path, style_file):
 
 
 def test_int8_is_taken_where_a_rate_is_wanted_and_a_trial_speaks_for_it(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(rack, "bare_session_ms", lambda session, *_: 20.0 if session.contract.precision == "int8" else 90.0)
+    monkeypatch.setattr(
+        precision, "bare_session_ms", lambda session, *_: 20.0 if session.contract.precision == "int8" else 90.0
+    )
     source = write_film(tmp_path / "clip.mp4", drifting(2))
     code, _, err = run("video", source, "-s", "great_wave", "--target-fps", "25")
     assert code == 0, err

@@ -1,9 +1,10 @@
-"""Which precision the camera is painted in."""
+"""Which precision the camera is painted in, and films where a rate is wanted."""
 
 import pytest
 
-from inference.live import rack
-from inference.live.rack import StyleRack, pick_precision
+from inference import precision
+from inference.live.rack import StyleRack
+from inference.precision import pick_precision
 from inference.style.styles import find_style, flavor_of
 
 PATHS = {name: find_style(f"{name}/realtime") for name in ("great_wave", "starry_night")}
@@ -17,14 +18,14 @@ def timed(monkeypatch):
         def took(session, height, width, seconds):
             return int8 if session.contract.precision == "int8" else fp32
 
-        monkeypatch.setattr(rack, "bare_session_ms", took)
+        monkeypatch.setattr(precision, "bare_session_ms", took)
 
     return set_times
 
 
 def test_int8_is_taken_where_it_is_needed_and_faster(timed):
     timed(fp32=90, int8=50)
-    paths, found = pick_precision(PATHS, "cpu", (480, 640), 25)
+    paths, found = pick_precision(PATHS, "cpu", 25, (480, 640))
     assert list(paths) == ["great_wave.int8", "starry_night.int8"]
     assert paths["starry_night.int8"].name == "realtime.int8.onnx"
     assert found == "int8 50 ms, fp32 90 ms a picture of 640x480"
@@ -34,7 +35,7 @@ def test_int8_is_taken_where_it_is_needed_and_faster(timed):
 @pytest.mark.parametrize(("fp32", "int8", "target"), [(30, 10, 25), (90, 85, 25), (90, 50, 0)])
 def test_fp32_stays_where_it_is_fast_enough_or_as_fast_or_wanted(timed, fp32, int8, target):
     timed(fp32, int8)
-    assert pick_precision(PATHS, "cpu", (480, 640), target)[0] == PATHS
+    assert pick_precision(PATHS, "cpu", target, (480, 640))[0] == PATHS
 
 
 def test_a_file_of_the_users_own_stays(timed, tmp_path):
@@ -42,13 +43,13 @@ def test_a_file_of_the_users_own_stays(timed, tmp_path):
     own = tmp_path / "own.onnx"
     own.write_bytes(PATHS["great_wave"].read_bytes())
     chosen = {"int8": flavor_of(PATHS["great_wave"], "int8")}
-    assert pick_precision({"own": own}, "cpu", (480, 640), 25) == ({"own": own}, "")
-    assert pick_precision(chosen, "cpu", (480, 640), 25) == (chosen, "")
-    mixed, _ = pick_precision({"great_wave": PATHS["great_wave"], "own": own}, "cpu", (480, 640), 25)
+    assert pick_precision({"own": own}, "cpu", 25, (480, 640)) == ({"own": own}, "")
+    assert pick_precision(chosen, "cpu", 25, (480, 640)) == (chosen, "")
+    mixed, _ = pick_precision({"great_wave": PATHS["great_wave"], "own": own}, "cpu", 25, (480, 640))
     assert list(mixed) == ["great_wave.int8", "own"]
 
 
 def test_the_trial_is_short_and_real():
-    _, found = pick_precision({"great_wave": PATHS["great_wave"]}, "cpu", (96, 128), 1000)
+    _, found = pick_precision({"great_wave": PATHS["great_wave"]}, "cpu", 1000, (96, 128))
     assert "fp32" in found
     assert "int8" in found
