@@ -28,6 +28,7 @@ GALLERY = FOLDER / "gallery.toml"
 README = FOLDER / "README.md"
 SHEET = FOLDER / "pictures" / "contact_sheet.jpg"
 TABLE_HEAD = "| style | size | content | style | content + 10 x style |\n|---|---|---|---|---|\n"
+STYLE_WEIGHT = 7.0  # of all that is shipped, where gallery.toml says nothing else
 CHECKPOINT_EVERY = 50  # steps; a step of many styles takes many seconds
 TURN_STEPS = 500  # of one style, where minutes are counted
 GO_ON_LR = 2e-4  # of a network that has learned already; at the usual peak it first forgets for hundreds of steps
@@ -49,7 +50,7 @@ def read_gallery(path: Path = GALLERY) -> dict[str, dict[str, Any]]:
 
 
 def config_of(name: str, entry: Mapping[str, Any], paintings: Path, **options: Any) -> TrainConfig:
-    """How a style is trained.
+    """How a style is trained: as its entry says, but for `options`.
 
     Raises:
         TrainingError: its painting is missing.
@@ -57,8 +58,8 @@ def config_of(name: str, entry: Mapping[str, Any], paintings: Path, **options: A
     found = sorted(paintings.glob(f"{name}.*"))
     if not found:
         raise TrainingError(f"{paintings} holds no painting {name}.jpg or the like")
-    options = {"checkpoint_every": CHECKPOINT_EVERY, "preview_every": CHECKPOINT_EVERY} | options
-    return TrainConfig(painting=str(found[0].resolve()), license="public domain", **entry, **options)
+    defaults = {"style_weight": STYLE_WEIGHT, "checkpoint_every": CHECKPOINT_EVERY, "preview_every": CHECKPOINT_EVERY}
+    return TrainConfig(painting=str(found[0].resolve()), license="public domain", **defaults | dict(entry) | options)
 
 
 def train_gallery(configs: Mapping[str, TrainConfig], runs: Path, heldout: Path, console: Console) -> None:

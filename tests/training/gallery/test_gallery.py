@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import json
 import shutil
@@ -168,5 +167,15 @@ def test_the_table_of_the_styles_page_is_that_of_the_cards(tmp_path):
 
 def test_options_of_a_style_reach_its_training(configs, tmp_path):
     config = config_of("dots", {"title": "Dots", "style_size_px": 64}, tmp_path / "paintings", photos="p")
-    assert (config.style_size_px, config.license) == (64, "public domain")
-    assert dataclasses.replace(config, style_size_px=32).title == "Dots"
+    assert (config.title, config.style_size_px, config.license) == ("Dots", 64, "public domain")
+
+
+def test_the_gallery_is_trained_with_the_shipped_networks_style_weight(configs, tmp_path):
+    from inference.style.styles import shipped_styles
+
+    entries = read_gallery()
+    for style in shipped_styles():
+        shutil.copy(tmp_path / "paintings" / "dots.png", tmp_path / "paintings" / f"{style.name}.png")
+        config = config_of(style.name, entries[style.name], tmp_path / "paintings", photos="p")
+        assert config.style_weight == style.card["style_weight"]
+    assert config_of("dots", {"style_weight": 5.0}, tmp_path / "paintings", photos="p").style_weight == 5.0
