@@ -83,7 +83,8 @@ class Steadier:
         get = self._scratch.get
         # Scaled before it is enlarged: over the two numbers of each pixel NumPy's broadcasting is slow.
         scaled = cv2.multiply(flow, (width / flow.shape[1], height / flow.shape[0], 0.0, 0.0))
-        there = cv2.resize(scaled, (width, height), get("there", (height, width, 2), np.float32), interpolation=cv2.INTER_LINEAR)
+        there = get("there", (height, width, 2), np.float32)
+        cv2.resize(scaled, (width, height), there, interpolation=cv2.INTER_LINEAR)
         cv2.add(there, self._places(height, width), there)
         moved = get("moved", painting.shape)
         # Cubic is twelve times as slow and not sharper, linear blurs a little more with every frame.
