@@ -81,8 +81,10 @@ class Steadier:
         """Blend the painting before, moved along, into this one."""
         height, width = painting.shape[:2]
         get = self._scratch.get
-        # Scaled before it is enlarged: over the two numbers of each pixel NumPy's broadcasting is slow.
-        scaled = cv2.multiply(flow, (width / flow.shape[1], height / flow.shape[0], 0.0, 0.0))
+        # Scaled before it is enlarged, x and then y: over the two numbers of each pixel NumPy's broadcasting is slow.
+        scaled = np.empty_like(flow)
+        for axis, scale in enumerate((width / flow.shape[1], height / flow.shape[0])):
+            np.multiply(flow[..., axis], np.float32(scale), scaled[..., axis])
         there = get("there", (height, width, 2), np.float32)
         cv2.resize(scaled, (width, height), there, interpolation=cv2.INTER_LINEAR)
         cv2.add(there, self._places(height, width), there)
