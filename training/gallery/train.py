@@ -27,7 +27,7 @@ from training.record import make_card
 GALLERY = FOLDER / "gallery.toml"
 README = FOLDER / "README.md"
 SHEET = FOLDER / "pictures" / "contact_sheet.jpg"
-TABLE_HEAD = "| style | size | content | style | content + 10 x style |\n|---|---|---|---|---|\n"
+TABLE_HEAD = "| style | photos | size | content | style | content + 10 x style |\n|---|---|---|---|---|---|\n"
 STYLE_WEIGHT = 7.0  # of all that is shipped, where gallery.toml says nothing else
 CHECKPOINT_EVERY = 50  # steps; a step of many styles takes many seconds
 TURN_STEPS = 500  # of one style, where minutes are counted
@@ -122,7 +122,8 @@ def ship_base(configs: Mapping[str, TrainConfig], heldout: Path) -> None:
 def write_table(readme: Path = README) -> None:
     """The table of held-out losses in checkpoints/README.md, from the cards."""
     rows = [
-        f"| {style.full_name} | {size} px | {losses['content']:.3f} | {losses['style']:.3f} | {losses['total10']:.2f} |\n"
+        f"| {style.full_name} | {style.card['heldout_photos']} | {size} px "
+        f"| {losses['content']:.3f} | {losses['style']:.3f} | {losses['total10']:.2f} |\n"
         for style in shipped_styles()
         for size, losses in style.card["heldout"].items()
     ]
