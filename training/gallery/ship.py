@@ -82,12 +82,19 @@ def ship_net(
     vgg = load_vgg19(config.vgg19)
     style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
     paths = list_photos(photos)
-    card["heldout"], card["heldout_photos"] = {}, len(paths)
-    for size in SIZES_PX:
-        card["heldout"][str(size)] = heldout_losses(net, vgg, style_frame, paths, size)
-        if only_if_better and not is_better(card, name, folder):
-            print(f"{name}/{config.tier}: {heldout_total(card)} is no better than {shipped_total(name, config.tier, folder)}")
+    first, *others = SIZES_PX
+    card["heldout"] = {str(first): heldout_losses(net, vgg, style_frame, paths, first)}
+    card["heldout_photos"] = len(paths)
+    shipped = shipped_card(name, config.tier, folder) if only_if_better else None
+    if shipped:
+        weights = folder / name / f"{config.tier}.safetensors"
+        if weights.is_file():  # its card may speak of other photos
+            shipped["heldout"] = {str(first): heldout_losses(load_net(weights)[0], vgg, style_frame, paths, first)}
+        if not is_better(card, shipped):
+            print(f"{name}/{config.tier}: {heldout_total(card)} is no better than {heldout_total(shipped)}")
             return None
+    for size in others:
+        card["heldout"][str(size)] = heldout_losses(net, vgg, style_frame, paths, size)
     card["border_band"] = border_band(net, paths, SIZES_PX[0])
     (folder / name).mkdir(parents=True, exist_ok=True)
     output = folder / name / f"{config.tier}.onnx"
@@ -110,18 +117,22 @@ def heldout_total(card: Mapping[str, Any]) -> float:
     return float(card["heldout"][str(SIZES_PX[0])]["total10"])
 
 
-def is_better(card: Mapping[str, Any], name: str, folder: Path) -> bool:
-    """Whether `heldout_total` is lower than that of what is shipped; what was trained to be steadier may lose a little."""
-    shipped = folder / name / f"{card['tier']}.json"
-    options = json.loads(shipped.read_text())["options"] if shipped.is_file() else {}
-    is_steadier = card["options"].get("steady", 0.0) > options.get("steady", 0.0)
-    return heldout_total(card) < shipped_total(name, card["tier"], folder) * (1.0 + STEADIER_COSTS * is_steadier)
+def is_better(card: Mapping[str, Any], shipped: Mapping[str, Any]) -> bool:
+    """Whether `heldout_total` is lower than the shipped network's; what was trained to be steadier may lose a little."""
+    is_steadier = card["options"].get("steady", 0.0) > shipped["options"].get("steady", 0.0)
+    return heldout_total(card) < heldout_total(shipped) * (1.0 + STEADIER_COSTS * is_steadier)
 
 
-def shipped_total(name: str, tier: str, folder: Path = FOLDER) -> float:
-    """`heldout_total` of what is shipped; infinite where nothing is."""
-    card = folder / name / f"{tier}.json"
-    return heldout_total(json.loads(card.read_text())) if card.is_file() else math.inf
+def shipped_card(name: str, tier: str, folder: Path = FOLDER) -> dict[str, Any] | None:
+    """The card of what is shipped; None where nothing is."""
+    path = folder / name / f"{tier}.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def shipped_total(name: str, tier: str) -> float:
+    """`heldout_total` of what is shipped, as its card has it; infinite where nothing is."""
+    card = shipped_card(name, tier)
+    return heldout_total(card) if card else math.inf
 
 
 def add_evaluation(result: Mapping[str, Any], folder: Path = FOLDER) -> list[Path]:

@@ -31,7 +31,7 @@ def shipped(tmp_path, monkeypatch, random_vgg):
     for module in (gallery, many_styles):
         monkeypatch.setattr(module, "FOLDER", folder)
     monkeypatch.setitem(ship.ship_net.__kwdefaults__, "folder", folder)
-    monkeypatch.setattr(ship.shipped_total, "__defaults__", (folder,))
+    monkeypatch.setattr(ship.shipped_card, "__defaults__", (folder,))
     monkeypatch.setattr(many_styles.starts, "__defaults__", (folder,))
     monkeypatch.setattr(many_styles.load_base, "__defaults__", (folder / "base",))
     monkeypatch.setattr(ship, "SIZES_PX", (32, 48))
@@ -91,15 +91,23 @@ def test_the_gallery_is_trained_together_and_shipped_and_then_only_what_got_bett
     assert len(list(runs.iterdir())) == 2
 
 
-def test_a_steadier_network_may_lose_a_little(tmp_path):
-    (tmp_path / "dots").mkdir()
-    card = {"tier": "realtime", "heldout": {"256": {"total10": 2.0}}, "options": {}}
-    assert ship.is_better(card, "dots", tmp_path)  # nothing is shipped
-    (tmp_path / "dots" / "realtime.json").write_text(json.dumps(card))
-    assert not ship.is_better(card, "dots", tmp_path)
+def test_what_is_shipped_is_compared_on_the_same_photos_whatever_its_card_says(shipped, configs, tmp_path, photo_folder):
+    train_gallery(configs, tmp_path / "runs", photo_folder, nowhere())
+    path = shipped / "dots" / "realtime.json"
+    card = json.loads(path.read_text())
+    for losses in card["heldout"].values():
+        losses["total10"] *= 2  # as on harder photos
+    path.write_text(json.dumps(card))
+    train_gallery(configs, tmp_path / "runs", photo_folder, nowhere())
+    assert json.loads(path.read_text()) == card
+
+
+def test_a_steadier_network_may_lose_a_little():
+    card = {"heldout": {"256": {"total10": 2.0}}, "options": {}}
+    assert not ship.is_better(card, card)
     for steady, total, better in ((0.0, 1.9, True), (0.0, 2.1, False), (0.5, 2.1, True), (0.5, 2.3, False)):
         other = card | {"heldout": {"256": {"total10": total}}, "options": {"steady": steady}}
-        assert ship.is_better(other, "dots", tmp_path) == better
+        assert ship.is_better(other, card) == better
 
 
 @pytest.mark.thorough
