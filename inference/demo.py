@@ -10,6 +10,8 @@ from inference.pictures import contact_sheet
 from inference.style.session import StyleSession
 from inference.style.styles import Style
 
+COLUMNS = 5  # as many as a screen shows
+
 
 def demo_sheet(
     frames: Sequence[np.ndarray], styles: Sequence[Style], cell_px: int = 320
@@ -20,20 +22,26 @@ def demo_sheet(
         frames: (H, W, 3) uint8 RGB contents.
         styles: what to paint them in.
     Returns:
-        the contact sheet, (H', W', 3) uint8, two rows a frame, and the milliseconds that each style's network took for
+        the contact sheet, (H', W', 3) uint8, `COLUMNS` to a row, and the milliseconds that each style's network took for
         a picture (mean over the frames), by full name.
     """
     sessions = {style.full_name: StyleSession(style.path) for style in styles}
     times_ms: dict[str, list[float]] = {name: [] for name in sessions}
     rows: list[list[np.ndarray | None]] = []
-    labels = []
+    labels: list[list[str]] = []
+    names = ["content", *sessions]
+    kept_names = ["", *("with the content's colors" for _ in sessions)]
     for frame in frames:
-        painted = []
+        own: list[np.ndarray | None] = [frame]
+        kept: list[np.ndarray | None] = [None]
         for name, session in sessions.items():
             session.stylize(frame)  # the first run of a size sets up buffers
             began = time.perf_counter()
-            painted.append(session.stylize(frame))
+            painting = session.stylize(frame)
             times_ms[name].append(1000.0 * (time.perf_counter() - began))
-        rows += [[frame, *painted], [None, *(keep_color(frame, each, "luminance") for each in painted)]]
-        labels += [["content", *sessions], ["", *(f"{name}, the content's colors" for name in sessions)]]
+            own.append(painting)
+            kept.append(keep_color(frame, painting, "luminance"))
+        for i in range(0, len(own), COLUMNS):
+            rows += [own[i : i + COLUMNS], kept[i : i + COLUMNS]]
+            labels += [names[i : i + COLUMNS], kept_names[i : i + COLUMNS]]
     return contact_sheet(rows, labels, cell_px), {name: float(np.mean(times)) for name, times in times_ms.items()}
