@@ -82,12 +82,13 @@ def ship_net(
     vgg = load_vgg19(config.vgg19)
     style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
     paths = list_photos(photos)
+    output = folder / name / f"{config.tier}.onnx"
     first, *others = SIZES_PX
     card["heldout"] = {str(first): heldout_losses(net, vgg, style_frame, paths, first)}
     card["heldout_photos"] = len(paths)
     shipped = shipped_card(name, config.tier, folder) if only_if_better else None
     if shipped:
-        weights = folder / name / f"{config.tier}.safetensors"
+        weights = output.with_suffix(".safetensors")
         if weights.is_file():  # its card may speak of other photos
             shipped["heldout"] = {str(first): heldout_losses(load_net(weights)[0], vgg, style_frame, paths, first)}
         if not is_better(card, shipped):
@@ -95,11 +96,10 @@ def ship_net(
             return None
     for size in others:
         card["heldout"][str(size)] = heldout_losses(net, vgg, style_frame, paths, size)
-    card["border_band"] = border_band(net, paths, SIZES_PX[0])
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    output = folder / name / f"{config.tier}.onnx"
+    card["border_band"] = border_band(net, paths, first)
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_style(net, card, output, Yardstick(Path(config.photos), Path(config.painting), config.vgg19))
-    write_painting(Path(config.painting), folder / name)
+    write_painting(Path(config.painting), output.parent)
     print(f"{name}/{config.tier}: {json.dumps(card['heldout'])}, band at the worst border {card['border_band']} levels of 255")
     return output
 
