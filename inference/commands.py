@@ -507,6 +507,9 @@ def styles(options: argparse.Namespace) -> int:
             print(f"{'':24} started from {'an earlier training of its own' if own else card['started_from']}")
         for size, parts in card.get("heldout", {}).items():
             print(f"{'':24} held-out photos at {size} px: content {parts['content']:.3f}, style {parts['style']:.3f}")
+        for size, judged in card.get("judged", {}).items():
+            text = f"style {judged['swd']:.3f} off, content {judged['ss']:.3f} off, grid {judged['grid']:.1%}"
+            print(f"{'':24} judged at {size} px: {text}, palette {judged['palette']:.2f} of the painting's")
         if "border_band" in card:
             print(f"{'':24} band at the worst border: {card['border_band']} levels of 255")
         for size, figures in card.get("classic", {}).items():

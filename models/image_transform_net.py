@@ -115,8 +115,8 @@ class QualityNet(nn.Module):
     Returns:
         (N, 3, H, W) stylized image in (0, 1).
     Attributes:
-        upsampling: of features in eval mode, "bilinear" or "nearest". In training it is always nearest: the style loss
-            likes the edges of repeated features so much that it weaves them over skies and walls. See `smoothed`.
+        upsampling: of features, "bilinear" or "nearest", in training as afterwards. The style loss likes the edges of
+            repeated features so much that it weaves them over skies and walls. See `smoothed`.
     """
 
     upsampling = "nearest"
@@ -135,7 +135,7 @@ class QualityNet(nn.Module):
         self.conv6 = ReflectConv(32, 3, 9)
 
     def forward(self, content_image: Tensor) -> Tensor:
-        smooth = self.upsampling == "bilinear" and not self.training
+        smooth = self.upsampling == "bilinear"
         x = F.relu(self.norm1(self.conv1(content_image)))  # (N, 32, H, W)
         x = F.relu(self.norm2(self.conv2(x)))  # (N, 64, H/2, W/2)
         x = F.relu(self.norm3(self.conv3(x)))  # (N, 128, H/4, W/4)
@@ -175,7 +175,7 @@ class RealtimeNet(nn.Module):
             self.skip[:, :, 2, 2] = 4.0 * torch.eye(3)
 
     def forward(self, content_image: Tensor) -> Tensor:
-        smooth = self.upsampling == "bilinear" and not self.training
+        smooth = self.upsampling == "bilinear"
         y = F.relu(self.norm1(self.stem(content_image)))  # (N, 32, H/4, W/4)
         y = self.blocks(y)  # (N, 32, H/4, W/4)
         y = F.relu(self.norm2(self.conv2(y, smooth)))  # (N, 16, H/2, W/2)

@@ -12,6 +12,15 @@ from models.options import check, flag, option
 
 CONTENT_LAYERS = ("relu4_2",)
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+# Beside them, of the painter's recipe; what is measured with (training/studies/judges.py) looks at other layers.
+WASSERSTEIN_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
+SIMILARITY_LAYERS = ("relu3_1", "relu4_1")
+# How much each loss counts: content and similarity of the content weight; style (Gram), wasserstein and palette of the style
+# weight. training/README.md has the trials. The painter's recipe keeps the lattice away as well.
+RECIPES: dict[str, dict[str, float]] = {
+    "painter": {"content": 0.4, "similarity": 2.0, "style": 1.0, "wasserstein": 1.2, "palette": 3.0},
+    "gram": {"content": 1.0, "style": 1.0},
+}
 STYLE_WEIGHT = 30.0  # of the classic optimization, unitless; networks are trained with less, lest content gets lost
 COLOR_CONTROLS = ("none", "luminance", "histogram", "cholesky", "image-analogies", "optimal-transport")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -69,7 +78,10 @@ class TrainConfig:
     # Of what the network paints otherwise at the border of the crop alone than with the margin around it: without a
     # reward a band at the border does not come, but one that is there stays.
     border_weight: float = option(100.0, "more keeps bands away from the picture's border", "X")
-    style_size_px: int = option(320, "short side of the painting; larger gives larger strokes", "PX", least=32)
+    style_size_px: int = option(512, "short side of the painting; larger gives larger strokes", "PX", least=32)
+    recipe: str = option(
+        "painter", "the losses: palette, strokes, forms; or content and Gram alone, as the papers", choices=tuple(RECIPES)
+    )
     content_weight: float = option(1.0, "more keeps the photo", "X")
     style_weight: float | str = option(
         5.0, "more gives the painting; 3 to 10 look right; auto holds a balance", "X|auto", words=("auto",)
@@ -136,6 +148,7 @@ class TrainConfig:
             options.setdefault("border_weight", 0.0)
             options.setdefault("upsampling", "nearest")
             options.setdefault("steady", 0.0)
+            options.setdefault("recipe", "gram")
             return cls(**options)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(f"{path} is not an options file of this version: {error}") from error

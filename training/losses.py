@@ -1,4 +1,5 @@
-"""Perceptual losses: content, style and total variation (Gatys et al. 2016, Johnson et al. 2016).
+"""Perceptual losses: content, style and total variation (Gatys et al. 2016, Johnson et al. 2016); and of samples, what the
+painter's recipe adds: sorted Wasserstein, self-similarity, palette.
 
 Three normalizations of the same two sums:
 
@@ -13,12 +14,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.contract import LUMA
 
 BORDER_PX = 24  # how far a border shows; the realtime network's own reach is some 40
 FLAT = 1e-4  # of a luminance's variance, added: a picture with less than this has no strokes to be compared
+LATTICE_PX, LATTICE_CELLS = 4, 8
+QUANTILES = 2048  # of the painting's channels
 _TINY = 1e-12  # keeps a flat picture's loss finite
 
 
@@ -168,6 +172,124 @@ def steady_loss(image: Tensor, expected: Tensor) -> Tensor:
     """
     found, wanted = luminance(image), luminance(expected.detach())
     return ((found - wanted).square().mean((1, 2)) / (wanted.var((1, 2), correction=0) + FLAT)).mean()
+
+
+def sampled(features: Tensor, places: Tensor) -> Tensor:
+    """What lies at some positions: (N, P, C) float32 of (N, C, H, W), `places` (P,) int64 counting row by row."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, places).float()
+
+
+def quantiles(features: Tensor, count: int = QUANTILES) -> Tensor:
+    """The distribution of each channel over all positions: (N, C, count) float32, rising, of (N, C, H, W)."""
+    return requantiled(features.flatten(2).float().sort(dim=2).values, count)
+
+
+def requantiled(ordered: Tensor, count: int) -> Tensor:
+    """(N, C, count) of (N, C, P): number i is the quantile (i + 1/2) / count, linearly between its two neighbors."""
+    return ordered if ordered.shape[2] == count else F.interpolate(ordered, size=count, mode="linear")
+
+
+def wasserstein_loss(
+    features: Mapping[str, Tensor], style_quantiles: Mapping[str, Tensor], places: Mapping[str, Tensor]
+) -> Tensor:
+    """How far each channel's distribution is from the painting's: the sorted (unmixed) 2-Wasserstein distance, squared.
+
+    Args:
+        features: layer -> (N, C, H, W) of the stylized image.
+        style_quantiles: layer -> (1, C, Q) or (N, C, Q) `quantiles` of the style image; its keys are the layers compared.
+        places: layer -> positions where the stylized image is looked at.
+    Returns:
+        scalar float32, each layer over the painting's variance, the mean over layers: 1.0 is as bad as a flat picture of
+        the painting's mean.
+    Sliced onto random directions it is Heitz et al. 2021; onto the channels themselves it costs no product.
+    """
+    losses = []
+    for layer, target in style_quantiles.items():
+        ordered = sampled(features[layer], places[layer]).transpose(1, 2).contiguous().sort(dim=2).values  # (N, C, P)
+        wanted = requantiled(target, ordered.shape[2])
+        variance = (target - target.mean(2, keepdim=True)).square().mean((1, 2))
+        losses.append(((ordered - wanted).square().mean((1, 2)) / (variance + _TINY)).mean())
+    return torch.stack(losses).mean()
+
+
+def self_similarity_loss(
+    features: Mapping[str, Tensor], content_features: Mapping[str, Tensor], places: Mapping[str, Tensor]
+) -> Tensor:
+    """How far the pattern of likenesses between places moved from the photo's (Kolkin et al. 2019, Eq. 2, "STROTSS").
+
+    Blind to what a thing is painted with, as long as like things stay alike: faces and forms stay, colors need not.
+
+    Args:
+        features, content_features: layer -> (N, C, H, W).
+        places: layer -> positions; its keys are the layers compared.
+    Returns:
+        scalar float32; 0 where all likenesses are the photo's.
+    """
+    losses = []
+    for layer, at in places.items():
+        found, wanted = (_likeness(sampled(each[layer], at)) for each in (features, content_features))
+        losses.append((found - wanted).abs().mean() * len(at))
+    return torch.stack(losses).mean()
+
+
+def _likeness(vectors: Tensor) -> Tensor:
+    """Cosine distances between all of (N, P, C), columns divided by their sum: (N, P, P)."""
+    unit = F.normalize(vectors, dim=2)
+    distances = (1.0 - unit @ unit.transpose(1, 2)).clamp_min(0.0)
+    return distances / (distances.sum(1, keepdim=True) + _TINY)
+
+
+def colors_of(image: Tensor) -> Tensor:
+    """What `palette_loss` compares, strokes averaged in cells of 2x2 px: (N, 3, H/2, W/2) of (N, 3, H, W) RGB in [0, 1].
+
+    Intensity and two opponent colors, which are decorrelated in natural pictures (Ohta, Kanade, Sakai 1980).
+    """
+    red, green, blue = F.avg_pool2d(image.float(), 2).unbind(1)
+    axes = ((red + green + blue) / 3**0.5, (red - blue) / 2**0.5, (red - 2.0 * green + blue) / 6**0.5)
+    return torch.stack(axes, 1)
+
+
+def palette_loss(image: Tensor, style_colors: Tensor, places: Tensor) -> Tensor:
+    """How far a picture's colors are from the painting's: relaxed earth mover's distance (Kolkin et al. 2019, Eq. 5).
+
+    The larger of two means: from each color of the picture to the nearest of the painting's, and from each of the
+    painting's to the nearest of the picture's, so that none is missing.
+
+    Args:
+        image: (N, 3, H, W) RGB in [0, 1].
+        style_colors: (1, S, 3) or (N, S, 3), some of the painting's `colors_of`.
+        places: (P,) positions in `colors_of` the image.
+    Returns:
+        scalar float32, distance Euclidean + cosine; 0 where the palettes are the same.
+    """
+    found = sampled(colors_of(image), places)  # (N, P, 3)
+    wanted = style_colors.expand(len(found), -1, -1)
+    squares = found.square().sum(2)[:, :, None] + wanted.square().sum(2)[:, None, :] - 2.0 * found @ wanted.transpose(1, 2)
+    cosine = 1.0 - F.normalize(found, dim=2, eps=1e-3) @ F.normalize(wanted, dim=2, eps=1e-3).transpose(1, 2)
+    distances = squares.clamp_min(1e-6).sqrt() + cosine
+    return torch.maximum(distances.amin(2).mean(1), distances.amin(1).mean(1)).mean()
+
+
+def lattice_loss(image: Tensor) -> Tensor:
+    """How much of a picture repeats from cell to cell of `LATTICE_PX`, the networks' stride, where they see no further.
+
+    In windows of `LATTICE_CELLS` x `LATTICE_CELLS` cells, the variance of the mean cell, less what chance leaves of it.
+
+    Args:
+        image: (N, 3, H, W) RGB in [0, 1], H and W multiples of `LATTICE_PX`, cells beginning where the network's do.
+    Returns:
+        scalar float32, over the variance of the fine luminance, which counts as constant; 0 where nothing repeats.
+    """
+    side = LATTICE_PX * LATTICE_CELLS
+    height, width = (size // side * side for size in image.shape[2:])
+    light = luminance(image)[:, None, :height, :width]
+    fine = light - F.interpolate(F.avg_pool2d(light, LATTICE_PX), scale_factor=LATTICE_PX, mode="bilinear")
+    cells = fine.unfold(2, side, side).unfold(3, side, side)  # (N, 1, Y, X, side, side)
+    cells = cells.reshape(-1, LATTICE_CELLS, LATTICE_PX, LATTICE_CELLS, LATTICE_PX)
+    mean = cells.mean((1, 3))  # (windows, 4, 4)
+    by_chance = (cells - mean[:, None, :, None]).square().mean((1, 2, 3, 4)) / LATTICE_CELLS**2
+    repeated = (mean - mean.mean((1, 2), keepdim=True)).square().mean((1, 2)) - by_chance
+    return repeated.clamp_min(0.0).mean() / (fine.detach().square().mean() + FLAT)
 
 
 def luminance(image: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The style image, and what a network is trained towards: VGG-19 and the painting's Gram matrices."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -11,13 +12,14 @@ from inference.pictures import read_picture, resize_short_side
 from models.errors import TrainingError
 from models.vgg import VGG19Features
 from training import losses
-from training.config import STYLE_LAYERS
+from training.config import STYLE_LAYERS, WASSERSTEIN_LAYERS
 from training.device import in_precision
 from training.images import to_image
 
 MIN_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
 MIN_SIDE_PX = 32
 MAX_ASPECT = 8
+STYLE_COLORS = 1024  # of a painting, that stand for its palette
 MOSTLY = 0.9  # of a painting's strongest alpha: what has less counts as cut away
 
 
@@ -27,10 +29,34 @@ class Target:
 
     Attributes:
         style_grams: layer -> (1, C, C), or (N, C, C) where each image of a batch has a painting of its own.
+        style_quantiles: layer -> (1, C, Q) or (N, C, Q), see `losses.quantiles`.
+        style_colors: (1, S, 3) or (N, S, 3), see `losses.palette_loss`.
     """
 
     vgg: VGG19Features
     style_grams: dict[str, Tensor]
+    style_quantiles: dict[str, Tensor]
+    style_colors: Tensor
+
+    @classmethod
+    def of_all(cls, targets: Sequence["Target"]) -> "Target":
+        """Several paintings' in one, one after the other in each tensor; `of_each` chooses among them."""
+        first = targets[0]
+        return cls(
+            first.vgg,
+            {layer: torch.cat([each.style_grams[layer] for each in targets]) for layer in first.style_grams},
+            {layer: torch.cat([each.style_quantiles[layer] for each in targets]) for layer in first.style_quantiles},
+            torch.cat([each.style_colors for each in targets]),
+        )
+
+    def of_each(self, styles: Tensor) -> "Target":
+        """For a batch whose images have these paintings, (N,) numbers in the order of `of_all`."""
+        return Target(
+            self.vgg,
+            {layer: grams[styles] for layer, grams in self.style_grams.items()},
+            {layer: each[styles] for layer, each in self.style_quantiles.items()},
+            self.style_colors[styles],
+        )
 
 
 def read_painting(painting: str, style_size_px: int, max_pixels: int = 0) -> np.ndarray:
@@ -73,12 +99,17 @@ def _only_visible(frame: np.ndarray, alpha: np.ndarray, painting: str) -> np.nda
     return filled
 
 
-def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> Target:
-    """VGG-19 in the precision to train with, and the painting's Gram matrices, from the float32 one."""
-    return Target(in_precision(vgg, precision), style_grams_of(vgg, style_frame))
-
-
 @torch.no_grad()
-def style_grams_of(vgg: VGG19Features, style_frame: np.ndarray) -> dict[str, Tensor]:
-    """The Gram matrices that a painting's network is trained towards, layer by layer, (1, C, C) each."""
-    return losses.gram_matrices(vgg(to_image(style_frame, vgg.mean.device), STYLE_LAYERS))
+def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> Target:
+    """VGG-19 in the precision to train with, and what the float32 one sees in the painting, (H, W, 3) uint8."""
+    image = to_image(style_frame, vgg.mean.device)
+    features = vgg(image, STYLE_LAYERS)
+    colors = losses.colors_of(image)
+    places = np.random.default_rng(0).permutation(colors.shape[2] * colors.shape[3])
+    places = np.resize(places, STYLE_COLORS)  # a tiny painting's more than once
+    return Target(
+        in_precision(vgg, precision),
+        losses.gram_matrices(features),
+        {layer: losses.quantiles(features[layer]) for layer in WASSERSTEIN_LAYERS},
+        losses.sampled(colors, torch.from_numpy(places).to(image.device)),
+    )

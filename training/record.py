@@ -25,7 +25,7 @@ from training.device import device_name, pick_device
 from training.photos.folder import MAX_BAD
 from training.preview import look_at, write_sheet
 from training.ranks import Ranks
-from training.update import Update
+from training.update import Update, weights_of
 
 LOG_EVERY = 25  # steps between two lines of metrics.jsonl, and between two looks at the losses
 MAX_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that send a training back
@@ -109,8 +109,9 @@ class Run:
         photos = step * self.config.batch_size
         if not self._is_judged and self.newest and photos >= balance.MEASURED_AT:
             self._is_judged = True
-            weight, of_content = self.update.style_weight.item(), self.config.content_weight
-            self.say(balance.verdict(self.newest["content"], self.newest["style"], of_content, weight, photos))
+            weights = weights_of(self.config, self.update.style_weight.item())
+            of_both = float(weights["content"]), float(weights["style"])
+            self.say(balance.verdict(self.newest["content"], self.newest["style"], *of_both, photos))
         if not self.log:
             return ""
         self.log.add(step, self.newest)

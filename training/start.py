@@ -17,7 +17,7 @@ from training.checkpoint import TrainingState, find_weights, load_net, load_newe
 from training.config import TrainConfig
 from training.device import in_precision, pick_precision
 from training.many_styles import nearest, starts
-from training.painting import Target, read_painting, style_grams_of
+from training.painting import Target, make_target, read_painting
 from training.photos.folder import PhotoFolder
 from training.preview import load_preview_frames
 from training.ranks import Ranks
@@ -78,7 +78,7 @@ def start_runs(
     runs = []
     for i, config in enumerate(configs):
         torch.manual_seed(config.seed)
-        target = Target(target_vgg, style_grams_of(vgg, style_frames[i]))
+        target = dataclasses.replace(make_target(vgg, style_frames[i], "fp32"), vgg=target_vgg)
         net = TIERS[config.tier]() if found else first_network(config, target, preview_frames, say)
         net.upsampling = config.upsampling
         net = net.to(device).to(memory_format=torch.channels_last)

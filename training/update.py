@@ -17,23 +17,25 @@ from models.errors import TrainingError
 from models.vgg import VGG19Features
 from training import balance, losses
 from training.checkpoint import TrainingState, pack_state, unpack_state_
-from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
+from training.config import CONTENT_LAYERS, RECIPES, SIMILARITY_LAYERS, STYLE_LAYERS, TrainConfig
 from training.painting import Target
+from training.places import Places
 from training.ranks import Ranks
 from training.shake import Shake, Shaken
 
 EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_BATCH` photos
 EMA_BATCH = 4
-PARTS = ("content", "style", "tv", "border", "steady", "total")
+PARTS = ("content", "style", "tv", "border", "steady", "wasserstein", "similarity", "palette", "lattice", "total")
 DEFAULT_STYLE_WEIGHT = float(TrainConfig.style_weight)  # where "auto" starts
 STEADY_WEIGHT = 20.0  # of `TrainConfig.steady` 1
+LATTICE_WEIGHT = 10.0
 COMPILE_GAIN = 0.97  # a compiled step has to take at most this share of the plain one's time
 GRAPH_TOLERANCE = 0.02  # of a CUDA graph's losses, relative: bf16 sums in another order differ by less
 
 
 ContentFeatures = Callable[[VGG19Features, Tensor], dict[str, Tensor]]
 StepLosses = Callable[
-    [torch.nn.Module, Target, Tensor, dict[str, Tensor], TrainConfig, Tensor, Shaken | None],
+    [torch.nn.Module, Target, Tensor, dict[str, Tensor], TrainConfig, Tensor, Shaken | None, Places],
     dict[str, Tensor],
 ]
 
@@ -79,7 +81,9 @@ class Step:
         self.updates, self.functions = updates, functions
         first = updates[0]
         is_steady = any(update.config.steady for update in updates)
-        self.shake = shake_of(first.config, first.ranks, first.newest_losses.device) if is_steady else None
+        device = first.newest_losses.device
+        self.shake = shake_of(first.config, first.ranks, device) if is_steady else None
+        self.places = Places(first.config.size_px, first.config.seed, device)
         self._run: Callable[[Tensor], None] = self._launch_all
 
     def __call__(self, step: int, content_image: Tensor) -> None:
@@ -94,6 +98,7 @@ class Step:
     def _prepare(self, step: int) -> None:
         if self.shake:
             self.shake.prepare(step)
+        self.places.prepare(step)
         for update in self.updates:
             update.prepare(step)
 
@@ -102,7 +107,7 @@ class Step:
         content_features = self.functions.content_features(first.target.vgg, without(first.config.margin_px, content_image))
         shaken = self.shake(content_image) if self.shake else None
         for update in self.updates:
-            update(content_image, content_features, self.functions.step_losses, shaken)
+            update(content_image, content_features, self.functions.step_losses, self.places, shaken)
 
     def capture_(self, content_image: Tensor) -> str:
         """From now on replay the step as one CUDA graph: a small batch's step is a thousand launches, and waits for them.
@@ -209,6 +214,7 @@ class Update:
         content_image: Tensor,
         content_features: dict[str, Tensor],
         losses_of: StepLosses,
+        places: Places,
         shaken: Shaken | None = None,
     ) -> None:
         """Update the weights with the photos of a step, unless its loss or gradient is not finite.
@@ -217,10 +223,11 @@ class Update:
             content_image: (N, 3, S, S) in [0, 1], crop and margins.
             content_features: VGG-19's of the same crops, without gradient.
             losses_of: `step_losses`, or its compiled form.
+            places: where features and colors are compared as samples.
             shaken: the photos as in the next frame of a film.
         """
         parts = losses_of(
-            self.parallel_net, self.target, content_image, content_features, self.config, self.style_weight, shaken
+            self.parallel_net, self.target, content_image, content_features, self.config, self.style_weight, shaken, places
         )
         self.optimizer.zero_grad(set_to_none=True)
         parts["total"].backward()  # type: ignore[no-untyped-call]
@@ -268,7 +275,7 @@ def without(margin_px: int, image: Tensor) -> Tensor:
 def content_features_of(vgg: VGG19Features, content_image: Tensor) -> dict[str, Tensor]:
     """What VGG-19 sees in the photos, as deep as content is compared; without gradient."""
     with torch.no_grad():
-        return vgg(content_image, CONTENT_LAYERS)
+        return vgg(content_image, (*CONTENT_LAYERS, *SIMILARITY_LAYERS))
 
 
 def step_losses(
@@ -278,7 +285,8 @@ def step_losses(
     content_features: dict[str, Tensor],
     config: TrainConfig,
     style_weight: Tensor,
-    shaken: Shaken | None = None,
+    shaken: Shaken | None,
+    places: Places,
 ) -> dict[str, Tensor]:
     """One forward pass of VGG-19 and up to three of the network, the second for its border, the third for its steadiness;
     with gradient to the network."""
@@ -290,24 +298,40 @@ def step_losses(
         if minds_border:
             alone = net(without(config.margin_px, content_image).contiguous(memory_format=torch.channels_last))
     features = target.vgg(stylized_image, (*STYLE_LAYERS, *CONTENT_LAYERS))
-    parts = losses.perceptual_losses(
-        stylized_image,
-        features,
-        content_features,
-        target.style_grams,
-        config.content_weight,
-        style_weight,
-        config.tv_weight,
-        config.normalization,
-    )
-    parts |= {"border": torch.zeros_like(parts["tv"]), "steady": torch.zeros_like(parts["tv"])}
+    parts = {
+        "content": losses.content_loss(
+            features, {layer: content_features[layer] for layer in CONTENT_LAYERS}, config.normalization
+        ),
+        "style": losses.style_loss(features, target.style_grams, config.normalization),
+        "tv": losses.tv_loss(stylized_image),
+    }
+    if config.recipe == "painter":
+        parts["wasserstein"] = losses.wasserstein_loss(features, target.style_quantiles, places.wasserstein)
+        parts["palette"] = losses.palette_loss(stylized_image, target.style_colors, places.palette)
+        parts["similarity"] = losses.self_similarity_loss(features, content_features, places.similarity)
+        parts["lattice"] = losses.lattice_loss(stylized_image)
     if minds_border:
         parts["border"] = losses.border_loss(alone, stylized_image)
     if shaken and again is not None:
         expected = shaken.follow(whole.detach())
         parts["steady"] = losses.steady_loss(without(config.margin_px, again), without(config.margin_px, expected))
-    total = parts["total"] + config.border_weight * parts["border"] + config.steady * STEADY_WEIGHT * parts["steady"]
-    return parts | {"total": total}
+    weights = weights_of(config, style_weight)
+    parts["total"] = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
+    nothing = torch.zeros_like(parts["total"])
+    return {name: parts.get(name, nothing) for name in PARTS}
+
+
+def weights_of(config: TrainConfig, style_weight: Tensor | float) -> dict[str, Tensor | float]:
+    """How much each of `PARTS` but the total counts, by the recipe and the weights that the user gave."""
+    shares = RECIPES[config.recipe]
+    return {
+        **{name: shares.get(name, 0.0) * config.content_weight for name in ("content", "similarity")},
+        **{name: shares.get(name, 0.0) * style_weight for name in ("style", "wasserstein", "palette")},
+        "tv": config.tv_weight,
+        "border": config.border_weight,
+        "steady": config.steady * STEADY_WEIGHT,
+        "lattice": LATTICE_WEIGHT,
+    }
 
 
 def shake_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Shake:
@@ -341,13 +365,14 @@ def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functio
     image = trial_image(config, ranks, device)
     weight = torch.tensor(DEFAULT_STYLE_WEIGHT, device=device)
     shaken = shake_of(config, ranks, device)(image) if config.steady else None
+    places = Places(config.size_px, config.seed, device)
 
     def seconds_of(functions: Functions) -> float:
         times = []
         for _ in range(8):
             began = time.perf_counter()
             features = functions.content_features(target.vgg, without(config.margin_px, image))
-            total = functions.step_losses(net, target, image, features, config, weight, shaken)["total"]
+            total = functions.step_losses(net, target, image, features, config, weight, shaken, places)["total"]
             total.backward()  # type: ignore[no-untyped-call]
             total.item()  # waits for the device
             times.append(time.perf_counter() - began)

@@ -1,7 +1,21 @@
 import pytest
 import torch
 
-from training.losses import content_loss, gram_matrix, perceptual_losses, steady_loss, style_loss, tv_loss
+from training.losses import (
+    colors_of,
+    content_loss,
+    gram_matrix,
+    palette_loss,
+    perceptual_losses,
+    quantiles,
+    requantiled,
+    sampled,
+    self_similarity_loss,
+    steady_loss,
+    style_loss,
+    tv_loss,
+    wasserstein_loss,
+)
 
 
 def test_gram_of_a_known_tensor():
@@ -151,3 +165,75 @@ def test_it_is_the_second_painting_that_has_to_change():
     steady_loss(again, first).backward()
     assert again.grad is not None
     assert first.grad is None
+
+
+def everywhere(features: torch.Tensor) -> torch.Tensor:
+    return torch.randperm(features.shape[2] * features.shape[3])
+
+
+def test_samples_are_what_lies_at_their_positions():
+    features = torch.arange(24.0).view(1, 2, 3, 4)
+    torch.testing.assert_close(sampled(features, torch.tensor([5, 0])), torch.tensor([[[5.0, 17.0], [0.0, 12.0]]]))
+
+
+def test_quantiles_of_a_known_distribution():
+    features = torch.tensor([[[[4.0, 1.0], [3.0, 2.0]]]])
+    torch.testing.assert_close(quantiles(features, 4), torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]))
+    torch.testing.assert_close(quantiles(features, 2), torch.tensor([[[1.5, 3.5]]]))
+    torch.testing.assert_close(requantiled(torch.tensor([[[1.5, 3.5]]]), 4), torch.tensor([[[1.5, 2.0, 3.0, 3.5]]]))
+
+
+def test_wasserstein_loss_does_not_care_where_things_are():
+    features = {"a": torch.rand(1, 3, 8, 8)}
+    shuffled = {"a": features["a"].flatten(2)[..., torch.randperm(64)].view(1, 3, 8, 8)}
+    target, places = {"a": quantiles(features["a"], 64)}, {"a": everywhere(features["a"])}
+    assert wasserstein_loss(shuffled, target, places).item() == pytest.approx(0, abs=1e-10)
+
+
+def test_wasserstein_loss_of_a_flat_picture_of_the_paintings_mean_is_one():
+    painting = torch.rand(1, 3, 16, 16)
+    flat = {"a": painting.mean((2, 3), keepdim=True).expand(2, 3, 16, 16)}
+    target, places = {"a": quantiles(painting, 256)}, {"a": everywhere(painting)}
+    assert wasserstein_loss(flat, target, places).item() == pytest.approx(1, rel=1e-4)
+
+
+def test_wasserstein_loss_sees_contrast_that_a_sum_of_squares_does_not():
+    """Half of a Gram matrix' trace may come from few strong places or many weak ones."""
+    weak, strong = torch.full((1, 1, 4, 4), 1.0), torch.zeros(1, 1, 4, 4)
+    strong[0, 0, 0] = 2.0
+    torch.testing.assert_close(gram_matrix(weak), gram_matrix(strong))
+    places = {"a": everywhere(weak)}
+    assert wasserstein_loss({"a": weak}, {"a": quantiles(strong, 16)}, places).item() > 0.1
+
+
+def test_self_similarity_is_blind_to_what_things_are_made_of_as_long_as_like_stays_alike():
+    photo = {"a": torch.rand(1, 8, 6, 6)}
+    turned = torch.linalg.qr(torch.rand(8, 8)).Q  # other channels, the same angles
+    painted = {"a": torch.einsum("cd,ndhw->nchw", turned, photo["a"])}
+    places = {"a": everywhere(photo["a"])}
+    assert self_similarity_loss(painted, photo, places).item() == pytest.approx(0, abs=1e-4)
+    assert self_similarity_loss({"a": torch.rand(1, 8, 6, 6)}, photo, places).item() > 0.1
+
+
+def test_gray_has_no_opponent_colors_and_strokes_are_averaged():
+    gray = torch.tensor([0.2, 0.4]).repeat(1, 3, 2, 1)
+    torch.testing.assert_close(colors_of(gray), torch.tensor([0.3 * 3**0.5, 0.0, 0.0]).view(1, 3, 1, 1))
+
+
+def test_palette_loss_of_the_same_colors_elsewhere_is_next_to_zero_and_counts_missing_ones():
+    image = torch.rand(1, 3, 8, 8)
+    colors, places = colors_of(image).flatten(2).transpose(1, 2), torch.randperm(16)
+    assert palette_loss(image, colors, places).item() < 2e-3
+    one_color = image[:, :, :2, :2].repeat(1, 1, 4, 4)  # all of it is the painting's, but most of the painting's is missing
+    assert palette_loss(one_color, colors, places).item() > 0.05
+
+
+def test_the_painters_losses_have_a_finite_gradient_on_black_and_on_a_match():
+    for image in (torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)):
+        image.requires_grad_()
+        colors, places = colors_of(torch.full((1, 3, 8, 8), 0.5)).flatten(2).transpose(1, 2), torch.arange(16)
+        total = palette_loss(image, colors, places)
+        total = total + self_similarity_loss({"a": image}, {"a": image.detach()}, {"a": places})
+        total = total + wasserstein_loss({"a": image}, {"a": quantiles(torch.zeros(1, 3, 4, 4), 16)}, {"a": places})
+        [gradient] = torch.autograd.grad(total, image)
+        assert gradient.isfinite().all()

@@ -20,8 +20,19 @@ from training import preview, start, update
 from training.config import TrainConfig
 from training.loop import train, train_together
 from training.painting import make_target
+from training.places import Places
 from training.ranks import Ranks
-from training.update import Functions, Step, Update, average_share, content_features_of, pick_functions, step_losses, without
+from training.update import (
+    Functions,
+    Step,
+    Update,
+    average_share,
+    content_features_of,
+    pick_functions,
+    step_losses,
+    weights_of,
+    without,
+)
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +293,43 @@ def test_a_step_that_cannot_be_compiled_says_why(config, vgg, monkeypatch):
     assert pick_functions(config, one, Ranks()) == Functions(content_features_of, step_losses)  # auto, on a CPU
 
 
+def test_the_papers_recipe_is_content_and_gram_alone_and_the_painters_adds_to_it(config, vgg):
+    torch.manual_seed(0)
+    net, target = RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32")
+    image = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    features = content_features_of(vgg, without(config.margin_px, image))
+    places = Places(config.size_px, config.seed, image.device)
+    parts = {}
+    for recipe in ("gram", "painter"):
+        changed = dataclasses.replace(config, recipe=recipe)
+        parts[recipe] = step_losses(net, target, image, features, changed, torch.tensor(5.0), None, places)
+        weights = weights_of(changed, 5.0)
+        total = sum(weights[name] * loss for name, loss in parts[recipe].items() if name != "total")
+        assert parts[recipe]["total"].item() == pytest.approx(total.item(), rel=1e-5)
+    for name in ("wasserstein", "palette", "similarity"):
+        assert parts["gram"][name] == 0
+        assert parts["painter"][name] > 0
+    for name in ("content", "style", "tv", "border"):
+        assert parts["gram"][name] == parts["painter"][name]
+
+
+def test_a_step_looks_at_other_places_than_the_one_before_and_again_at_the_same(config):
+    def drawn(places):
+        return [places.palette.clone(), *(each.clone() for each in places.wasserstein.values())]
+
+    places = Places(64, 5, torch.device("cpu"))
+    first = drawn(places)
+    places.prepare(1)
+    assert any(not torch.equal(old, new) for old, new in zip(first, drawn(places), strict=True))
+    again = Places(64, 5, torch.device("cpu"))
+    again.prepare(1)
+    assert all(torch.equal(old, new) for old, new in zip(drawn(again), drawn(places), strict=True))
+    for layer, at in places.wasserstein.items():
+        cells = (64 >> int(layer[4]) - 1) ** 2
+        assert len(at) == len(set(at.tolist())) == min(2048, cells)
+        assert at.max() < cells
+
+
 @pytest.mark.slow
 def test_a_compiled_step_gives_the_same_losses(config, vgg):
     target = make_target(vgg, paint_landscape(32, 32), "fp32")
@@ -291,15 +339,24 @@ def test_a_compiled_step_gives_the_same_losses(config, vgg):
     assert functions.compiled == "on"
     image, weight = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last), torch.tensor(5.0)
     crop = without(config.margin_px, image)
-    plain = step_losses(net, target, image, content_features_of(vgg, crop), config, weight)
-    found = functions.step_losses(net, target, image, functions.content_features(vgg, crop), config, weight)
+    places = Places(config.size_px, config.seed, image.device)
+    plain = step_losses(net, target, image, content_features_of(vgg, crop), config, weight, None, places)
+    found = functions.step_losses(net, target, image, functions.content_features(vgg, crop), config, weight, None, places)
     for name, loss in plain.items():
         assert found[name].item() == pytest.approx(loss.item(), rel=1e-3)
 
 
 @pytest.mark.thorough
 def test_a_network_learns_to_paint_a_shaken_photo_as_the_photo(config, vgg):
-    change = {"content_weight": 0.0, "style_weight": 1e-9, "tv_weight": 0.0, "border_weight": 0.0, "lr": 1e-3, "steps": 1000}
+    change = {
+        "recipe": "gram",
+        "content_weight": 0.0,
+        "style_weight": 1e-9,
+        "tv_weight": 0.0,
+        "border_weight": 0.0,
+        "lr": 1e-3,
+        "steps": 1000,
+    }
     shaken = {}
     for steady in (0.0, 1.0):
         torch.manual_seed(0)
@@ -320,7 +377,15 @@ def test_a_network_learns_to_paint_a_shaken_photo_as_the_photo(config, vgg):
 @pytest.mark.thorough
 def test_a_network_unlearns_what_it_paints_at_the_border_alone(config, vgg):
     torch.manual_seed(0)
-    change = {"content_weight": 0.0, "style_weight": 1e-9, "tv_weight": 0.0, "steady": 0.0, "lr": 1e-3, "steps": 1000}
+    change = {
+        "recipe": "gram",
+        "content_weight": 0.0,
+        "style_weight": 1e-9,
+        "tv_weight": 0.0,
+        "steady": 0.0,
+        "lr": 1e-3,
+        "steps": 1000,
+    }
     only_border = dataclasses.replace(config, **change)
     one = Update(only_border, RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32"), Ranks())
     launch = Step([one], Functions(content_features_of, step_losses))
@@ -332,8 +397,9 @@ def test_a_network_unlearns_what_it_paints_at_the_border_alone(config, vgg):
     assert seen[-1] < 0.5 * seen[0]
     for none in ({"border_weight": 0.0}, {"margin_px": 0}):
         features = content_features_of(vgg, without(none.get("margin_px", 16), image))
-        changed = dataclasses.replace(config, **none)
-        parts = step_losses(one.net, one.target, image, features, changed, torch.tensor(5.0))
+        changed = dataclasses.replace(config, recipe="gram", **none)
+        places = Places(config.size_px, config.seed, image.device)
+        parts = step_losses(one.net, one.target, image, features, changed, torch.tensor(5.0), None, places)
         assert parts["border"].item() == 0.0
         assert parts["total"].item() == pytest.approx(
             (parts["content"] + 5 * parts["style"] + 0.5 * parts["tv"]).item(), rel=1e-5

@@ -25,9 +25,10 @@ from training.config import TrainConfig
 from training.device import in_precision, pick_device, pick_precision, worker_count
 from training.images import to_image
 from training.many_styles import BASE, ManyStyles, load_base, save_base
-from training.painting import Target, read_painting, style_grams_of
+from training.painting import Target, make_target, read_painting
 from training.photos.batch import prefetched
 from training.photos.folder import list_photos
+from training.places import Places
 from training.ranks import Ranks
 from training.record import LOG_EVERY, MetricsLog
 from training.shake import Shaken
@@ -60,9 +61,9 @@ def train_base(
     device = pick_device(config.device)
     vgg = load_vgg19(config.vgg19, device=device)
     config = dataclasses.replace(config, steps=STEPS, precision=pick_precision(config.precision, vgg, device))
-    grams = [style_grams_of(vgg, read_painting(str(path), config.style_size_px, config.max_pixels)) for path in paintings]
-    all_grams = {layer: torch.cat([each[layer] for each in grams]) for layer in grams[0]}
-    target = Target(in_precision(vgg, config.precision), all_grams)
+    frames = [read_painting(str(path), config.style_size_px, config.max_pixels) for path in paintings]
+    target = Target.of_all([make_target(vgg, frame, "fp32") for frame in frames])
+    target = dataclasses.replace(target, vgg=in_precision(vgg, config.precision))
     torch.manual_seed(config.seed)
     names = [path.stem for path in paintings]
     from_noise = output.is_file() or found or config.init in ("none", "base")
@@ -75,6 +76,7 @@ def train_base(
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)
     update, shake = Update(config, net, target, Ranks()), shake_of(config, Ranks(), device)
+    places = Places(config.size_px, config.seed, device)
     step, seconds_before = 0, 0.0
     if found:
         update.unpack_(found[0])
@@ -107,8 +109,9 @@ def train_base(
             content_features = content_features_of(target.vgg, without(config.margin_px, content_image))
             styles = paintings_of(step, config.seed, len(paintings), config.batch_size).to(device)
             shake.prepare(step)
+            places.prepare(step)
             update.prepare(step)
-            update(content_image, content_features, losses_of(styles), shake(content_image))
+            update(content_image, content_features, losses_of(styles), places, shake(content_image))
             step += 1
             if step % LOG_EVERY == 0:
                 newest = update.read().losses or newest
@@ -133,9 +136,10 @@ def losses_of(styles: Tensor) -> Any:
         config: TrainConfig,
         weight: Tensor,
         shaken: Shaken | None,
+        places: Places,
     ) -> dict[str, Tensor]:
-        of_each = Target(target.vgg, {layer: grams[styles] for layer, grams in target.style_grams.items()})
-        return step_losses(lambda image: net(image, styles), of_each, content_image, features, config, weight, shaken)
+        of_each = target.of_each(styles)
+        return step_losses(lambda image: net(image, styles), of_each, content_image, features, config, weight, shaken, places)
 
     return losses
 

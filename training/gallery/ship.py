@@ -3,6 +3,7 @@
 python -m training.gallery.ship runs/great_wave-realtime --photos HELDOUT_FOLDER --name great_wave
 python -m training.gallery.ship --style great_wave/realtime --photos TRAINING_FOLDER --style-image PAINTING
 python -m training.gallery.ship --evaluation evaluation.json
+python -m training.gallery.ship --judge PAINTINGS --photos HELDOUT_FOLDER
 """
 
 import argparse
@@ -11,10 +12,11 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from PIL import Image
@@ -23,15 +25,20 @@ from inference.atomic import write_atomically
 from inference.pictures import read_picture, resize_short_side
 from inference.style.info import report_text
 from inference.style.onnx_file import read_style
-from inference.style.styles import FOLDER, PAINTING
+from inference.style.session import StyleSession
+from inference.style.styles import FOLDER, PAINTING, shipped_styles
 from models.image_transform_net import ImageTransformNet
-from models.vgg import load_vgg19
+from models.vgg import VGG19Features, load_vgg19
 from training.checkpoint import find_weights, load_net, load_weights, save_weights
 from training.config import TrainConfig
+from training.device import in_precision, pick_precision
 from training.export.export import Flavor, Yardstick, export, serialized
+from training.images import to_frame
 from training.painting import read_painting
 from training.photos.folder import list_photos
+from training.preview import stylize_frame
 from training.studies.evaluate import border_band, heldout_losses
+from training.studies.judges import Bench, is_no_worse
 
 SIZES_PX = (256, 512)
 # By what stands between tier and ".onnx" in a file's name. The small tier comes in every flavor that somebody may want. All
@@ -45,7 +52,8 @@ FLAVORS = {
 }
 WEIGHTS = {"realtime": torch.float32, "quality": torch.float16}
 QUALITY_START = "great_wave"
-STEADIER_COSTS = 0.1  # of the total; beads over flat areas are lost with it, which VGG-19 takes for the painting's grain
+HELDOUT_PHOTOS = 16  # the first of the folder, that cards speak of
+BORDER_ALLOWED = 3.0  # levels of 255, of the band at the worst border
 PAINTING_PX = 144  # short side of the small picture
 
 
@@ -79,29 +87,40 @@ def ship_net(
     Returns:
         the .onnx file, of the first flavor; None if nothing was written.
     """
-    vgg = load_vgg19(config.vgg19)
+    vgg = judging_vgg19(config.vgg19)
     style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
-    paths = list_photos(photos)
+    paths = list_photos(photos)[:HELDOUT_PHOTOS]
     output = folder / name / f"{config.tier}.onnx"
     first, *others = SIZES_PX
-    card["heldout"] = {str(first): heldout_losses(net, vgg, style_frame, paths, first)}
-    card["heldout_photos"] = len(paths)
+    bench = Bench(vgg, config.painting, paths, first)
+    card["judged"] = {str(first): bench.judge(painter_of_frames(net))}
+    card["border_band"] = border_band(net, paths, first)
     shipped = shipped_card(name, config.tier, folder) if only_if_better else None
     if shipped:
-        weights = output.with_suffix(".safetensors")
-        if weights.is_file():  # its card may speak of other photos
-            shipped["heldout"] = {str(first): heldout_losses(load_net(weights)[0], vgg, style_frame, paths, first)}
+        shipped["judged"] = {str(first): bench.judge(StyleSession(output).stylize)}  # its card may speak of other photos
         if not is_better(card, shipped):
-            print(f"{name}/{config.tier}: {heldout_total(card)} is no better than {heldout_total(shipped)}")
+            print(f"{name}/{config.tier}: {judged_text(card)} is no better than {judged_text(shipped)}")
             return None
+    card["heldout"] = {str(size): heldout_losses(net, vgg, style_frame, paths, size) for size in SIZES_PX}
+    card["heldout_photos"] = len(paths)
     for size in others:
-        card["heldout"][str(size)] = heldout_losses(net, vgg, style_frame, paths, size)
-    card["border_band"] = border_band(net, paths, first)
+        card["judged"][str(size)] = Bench(vgg, config.painting, paths, size).judge(painter_of_frames(net))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_style(net, card, output, Yardstick(Path(config.photos), Path(config.painting), config.vgg19))
     write_painting(Path(config.painting), output.parent)
-    print(f"{name}/{config.tier}: {json.dumps(card['heldout'])}, band at the worst border {card['border_band']} levels of 255")
+    print(f"{name}/{config.tier}: {judged_text(card)}")
     return output
+
+
+def judging_vgg19(source: str | None = None) -> VGG19Features:
+    """VGG-19 in bfloat16 where that is faster: what the judges say changes by less than a thousandth."""
+    vgg = load_vgg19(source)
+    return in_precision(vgg, pick_precision("auto", vgg, vgg.mean.device))
+
+
+def painter_of_frames(net: ImageTransformNet) -> Callable[[np.ndarray], np.ndarray]:
+    """A network as a function of (H, W, 3) uint8 frames."""
+    return lambda frame: to_frame(stylize_frame(net, frame))
 
 
 def write_painting(painting: Path, style_folder: Path) -> None:
@@ -112,15 +131,19 @@ def write_painting(painting: Path, style_folder: Path) -> None:
     write_atomically(style_folder / PAINTING, file.getvalue())
 
 
-def heldout_total(card: Mapping[str, Any]) -> float:
-    """Content + 10 x style at the first of `SIZES_PX`."""
-    return float(card["heldout"][str(SIZES_PX[0])]["total10"])
+def judged_text(card: Mapping[str, Any]) -> str:
+    """What the judges say of a network, and its band at the worst border."""
+    sizes = (
+        f"{size} px: " + ", ".join(f"{name} {value:g}" for name, value in each.items()) for size, each in card["judged"].items()
+    )
+    return f"{'; '.join(sizes)}; band {card.get('border_band', 0.0):g} levels of 255"
 
 
 def is_better(card: Mapping[str, Any], shipped: Mapping[str, Any]) -> bool:
-    """Whether `heldout_total` is lower than the shipped network's; what was trained to be steadier may lose a little."""
-    is_steadier = card["options"].get("steady", 0.0) > shipped["options"].get("steady", 0.0)
-    return heldout_total(card) < heldout_total(shipped) * (1.0 + STEADIER_COSTS * is_steadier)
+    """Whether a network may take the shipped one's place, by its numbers; whoever ships it looks at its pictures, too."""
+    judged, before = (each["judged"][str(SIZES_PX[0])] for each in (card, shipped))
+    band, band_before = card["border_band"], shipped.get("border_band", 0.0)
+    return judged != before and is_no_worse(judged, before) and band <= max(BORDER_ALLOWED, band_before)
 
 
 def shipped_card(name: str, tier: str, folder: Path = FOLDER) -> dict[str, Any] | None:
@@ -129,10 +152,27 @@ def shipped_card(name: str, tier: str, folder: Path = FOLDER) -> dict[str, Any] 
     return dict(json.loads(path.read_text())) if path.is_file() else None
 
 
-def shipped_total(name: str, tier: str) -> float:
-    """`heldout_total` of what is shipped, as its card has it; infinite where nothing is."""
+def shipped_swd(name: str, tier: str) -> float:
+    """How far what is shipped is from its painting, as its card has it; infinite where nothing is."""
     card = shipped_card(name, tier)
-    return heldout_total(card) if card else math.inf
+    return float(card["judged"][str(SIZES_PX[0])]["swd"]) if card else math.inf
+
+
+def add_judged(paintings: Path, photos: Path, folder: Path = FOLDER) -> list[Path]:
+    """Write what the judges say onto the cards of shipped networks that do not have it yet; returns the .onnx files."""
+    cards: dict[Path, dict[str, Any]] = {}
+    vgg, paths = judging_vgg19(), list_photos(photos)[:HELDOUT_PHOTOS]
+    for style in shipped_styles(folder):
+        painting = next(iter(sorted(paintings.glob(f"{style.name}.*"))), None)
+        if "judged" in style.card or painting is None:
+            continue
+        session = StyleSession(style.path)
+        benches = {str(size): Bench(vgg, painting, paths, size) for size in SIZES_PX}
+        judged = {size: bench.judge(session.stylize) for size, bench in benches.items()}
+        cards[style.path] = dict(style.card) | {"judged": judged}
+        print(f"{style.full_name}: {judged_text(cards[style.path])}", flush=True)
+    write_cards(cards)
+    return list(cards)
 
 
 def add_evaluation(result: Mapping[str, Any], folder: Path = FOLDER) -> list[Path]:
@@ -153,6 +193,12 @@ def add_evaluation(result: Mapping[str, Any], folder: Path = FOLDER) -> list[Pat
             equals = {start: f"more than {most}" if n is None else n for start, n in row["equals"].items()}
             figures = {"photos": result["photos"], "optimizer": result["optimizer"], "total": row["total"], **equals}
             cards[output].setdefault("classic", {}).setdefault(size, {}).update(figures)
+    write_cards(cards)
+    return list(cards)
+
+
+def write_cards(cards: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Give shipped networks, by their first .onnx file, other cards; networks and weights stay as they are."""
     for output, card in cards.items():
         with tempfile.TemporaryDirectory() as trial:
             weights = output.with_suffix(".safetensors")
@@ -164,7 +210,6 @@ def add_evaluation(result: Mapping[str, Any], folder: Path = FOLDER) -> list[Pat
                 contract = dataclasses.replace(read_style(path)[1], card=card)
                 Path(trial, path.name).write_bytes(serialized(onnx.load(path), contract))
             _move(Path(trial), output.parent)
-    return list(cards)
 
 
 def write_style(net: ImageTransformNet, card: Mapping[str, Any], output: Path, yardstick: Yardstick) -> None:
@@ -193,11 +238,14 @@ if __name__ == "__main__":
     parser.add_argument("--photos", type=Path, help="held-out photos; with --style those of the training")
     parser.add_argument("--name", help="of the style, a folder name")
     parser.add_argument("--evaluation", type=Path, help="of shipped networks, what allaprima evaluate wrote; instead of a run")
+    parser.add_argument("--judge", type=Path, metavar="PAINTINGS", help="write what the judges say onto cards that lack it")
     parser.add_argument("--style", metavar="NAME/TIER", help="a shipped network, to export again; instead of a run")
     parser.add_argument("--style-image", type=Path, help="with --style, its painting")
     arguments = parser.parse_args()
     if arguments.evaluation:
         print(*add_evaluation(json.loads(arguments.evaluation.read_text())))
+    elif arguments.judge and arguments.photos:
+        print(*add_judged(arguments.judge, arguments.photos))
     elif arguments.style and arguments.photos and arguments.style_image:
         exported = FOLDER / f"{arguments.style}.onnx"
         write_style(
@@ -207,5 +255,6 @@ if __name__ == "__main__":
         print(ship(arguments.run_folder, arguments.photos, arguments.name))
     else:
         parser.error(
-            "a run folder with --photos and --name is needed, or --style with --photos and --style-image, or --evaluation"
+            "a run folder with --photos and --name is needed, or --style with --photos and --style-image, "
+            "or --judge with --photos, or --evaluation"
         )

@@ -19,7 +19,7 @@ from models.errors import TrainingError
 from training.checkpoint import find_weights, load_net
 from training.config import TrainConfig
 from training.export.export import REFERENCE_PHOTOS
-from training.gallery.ship import ship_net, shipped_total
+from training.gallery.ship import ship_net, shipped_swd
 from training.loop import train_together
 from training.many_styles import load_base
 from training.record import make_card
@@ -27,8 +27,8 @@ from training.record import make_card
 GALLERY = FOLDER / "gallery.toml"
 README = FOLDER / "README.md"
 SHEET = FOLDER / "pictures" / "contact_sheet.jpg"
-TABLE_HEAD = "| style | photos | size | content | style | content + 10 x style |\n|---|---|---|---|---|---|\n"
-STYLE_WEIGHT = 7.0  # of all that is shipped, where gallery.toml says nothing else
+TABLE_HEAD = "| style | size | SWD | SS | grid | palette | border | content | Gram |\n|---|---|---|---|---|---|---|---|---|\n"
+STEADY = 0.45  # of all that is shipped, where gallery.toml says nothing else
 CHECKPOINT_EVERY = 50  # steps; a step of many styles takes many seconds
 TURN_STEPS = 500  # of one style, where minutes are counted
 GO_ON_LR = 2e-4  # of a network that has learned already; at the usual peak it first forgets for hundreds of steps
@@ -58,7 +58,7 @@ def config_of(name: str, entry: Mapping[str, Any], paintings: Path, **options: A
     found = sorted(paintings.glob(f"{name}.*"))
     if not found:
         raise TrainingError(f"{paintings} holds no painting {name}.jpg or the like")
-    defaults = {"style_weight": STYLE_WEIGHT, "checkpoint_every": CHECKPOINT_EVERY, "preview_every": CHECKPOINT_EVERY}
+    defaults = {"steady": STEADY, "checkpoint_every": CHECKPOINT_EVERY, "preview_every": CHECKPOINT_EVERY}
     return TrainConfig(painting=str(found[0].resolve()), license="public domain", **defaults | dict(entry) | options)
 
 
@@ -76,13 +76,13 @@ def train_for(minutes: float, configs: Mapping[str, TrainConfig], runs: Path, he
     end = time.monotonic() + 60 * minutes
     turns = dict.fromkeys(configs, 0)
     while time.monotonic() < end:
-        name = min(turns, key=lambda name: (turns[name], -shipped_total(name, configs[name].tier)))
+        name = min(turns, key=lambda name: (turns[name], -shipped_swd(name, configs[name].tier)))
         turns[name] += 1
         config = configs[name]
         config = from_shipped(name, dataclasses.replace(config, steps=TURN_STEPS))
         number = len(list(runs.glob(f"{name}-{config.tier}-*/weights.safetensors"))) + 1
         folder = runs / f"{name}-{config.tier}-{number}"
-        console.print(f"{name}: {shipped_total(name, config.tier)}, turn {turns[name]}")
+        console.print(f"{name}: {shipped_swd(name, config.tier)}, turn {turns[name]}")
         begin_or_go_on([config], [folder], console)
         net, card = load_net(find_weights(folder))
         ship_net(net, card, config, heldout, name, only_if_better=True)
@@ -122,10 +122,11 @@ def ship_base(configs: Mapping[str, TrainConfig], heldout: Path) -> None:
 def write_table(readme: Path = README) -> None:
     """The table of held-out losses in checkpoints/README.md, from the cards."""
     rows = [
-        f"| {style.full_name} | {style.card['heldout_photos']} | {size} px "
-        f"| {losses['content']:.3f} | {losses['style']:.3f} | {losses['total10']:.2f} |\n"
+        f"| {style.full_name} | {size} px | {judged['swd']:.3f} | {judged['ss']:.3f} | {judged['grid']:.1%} "
+        f"| {judged['palette']:.2f} | {style.card['border_band']} "
+        f"| {style.card['heldout'][size]['content']:.3f} | {style.card['heldout'][size]['style']:.3f} |\n"
         for style in shipped_styles()
-        for size, losses in style.card["heldout"].items()
+        for size, judged in style.card["judged"].items()
     ]
     text = readme.read_text()
     old = re.search(re.escape(TABLE_HEAD) + r"(\|.*\n)*", text)

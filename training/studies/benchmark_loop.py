@@ -26,16 +26,17 @@ from torch import Tensor
 from models.image_transform_net import TIERS
 from models.vgg import VGG19Features, load_vgg19
 from training import losses
-from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
+from training.config import CONTENT_LAYERS, SIMILARITY_LAYERS, STYLE_LAYERS, TrainConfig
 from training.device import device_name, pick_device, pick_precision, worker_count
 from training.images import to_image
 from training.painting import make_target, read_painting
 from training.photos.batch import Batch, prefetched
 from training.photos.folder import PhotoFolder, list_photos
+from training.places import Places
 from training.ranks import Ranks
 from training.record import LOG_EVERY
 from training.start import open_folder, start_step
-from training.update import DEFAULT_STYLE_WEIGHT, PARTS, STEADY_WEIGHT, Update, set_learning_rate_, shake_of, without
+from training.update import DEFAULT_STYLE_WEIGHT, PARTS, Update, set_learning_rate_, shake_of, weights_of, without
 
 GPU_BYTES = 2 * 2**30  # for decoded photos, of each loop that keeps them on a GPU
 TURN_S, TURN_STEPS = 2.0, 2  # a turn lasts both, at least: many times the batches that wait ready at its start
@@ -134,7 +135,7 @@ def plain_loop(
     """A training as peers have it, and those of our ideas that are asked for."""
     layout = torch.channels_last if ideas.channels_last else torch.contiguous_format
     vgg = copy.deepcopy(vgg).to(memory_format=layout)
-    style_grams = make_target(vgg, style_frame, "fp32").style_grams
+    target = make_target(vgg, style_frame, "fp32")
     target_vgg = vgg.to(torch.bfloat16) if ideas.bf16 else vgg
     torch.manual_seed(config.seed)
     net = TIERS[config.tier]().to(device).to(memory_format=layout)
@@ -151,14 +152,15 @@ def plain_loop(
         cache_bytes=cache_bytes,
         gpu_bytes=gpu_bytes,
     )
-    shake = shake_of(config, Ranks(), device)
+    shake, places = shake_of(config, Ranks(), device), Places(config.size_px, config.seed, device)
     layers = (*STYLE_LAYERS, *CONTENT_LAYERS)
-    content_layers = CONTENT_LAYERS if ideas.shallow_content else layers
+    content_layers = (*SIMILARITY_LAYERS, *CONTENT_LAYERS) if ideas.shallow_content else layers
     style_loss = losses.style_loss if ideas.gram_in_place else plain_style_loss
     workers = worker_count(config.workers, device) if ideas.threads_and_cache else 0
     for step, batch in enumerate(prefetched(gate.through(folder.load), range(10**9), workers)):
         content_image = to_image(batch.content_image, device).contiguous(memory_format=layout)
         shake.prepare(step)
+        places.prepare(step)
         shaken = shake(content_image)
         with peers_float32():
             with torch.autocast(device.type, torch.bfloat16, enabled=ideas.bf16):
@@ -171,13 +173,16 @@ def plain_loop(
             features = target_vgg(stylized_image, layers)
             parts = {
                 "content": losses.content_loss(features, {"relu4_2": content_features["relu4_2"]}),
-                "style": style_loss(features, style_grams),
+                "style": style_loss(features, target.style_grams),
                 "tv": losses.tv_loss(stylized_image),
                 "border": losses.border_loss(alone, stylized_image),
                 "steady": losses.steady_loss(again, without(config.margin_px, shaken.follow(whole.detach()))),
+                "wasserstein": losses.wasserstein_loss(features, target.style_quantiles, places.wasserstein),
+                "similarity": losses.self_similarity_loss(features, content_features, places.similarity),
+                "palette": losses.palette_loss(stylized_image, target.style_colors, places.palette),
+                "lattice": losses.lattice_loss(stylized_image),
             }
-            weights = {"content": config.content_weight, "style": DEFAULT_STYLE_WEIGHT, "tv": config.tv_weight}
-            weights |= {"border": config.border_weight, "steady": config.steady * STEADY_WEIGHT}
+            weights = weights_of(config, DEFAULT_STYLE_WEIGHT)
             total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
             set_learning_rate_(optimizer, config, step)
             optimizer.zero_grad()

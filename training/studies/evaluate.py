@@ -4,6 +4,7 @@ on the same photos (Johnson et al. 2016, Sec. 4.1, Fig. 5)."""
 import datetime
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,6 +29,8 @@ from training.device import device_name, guarded_memory, pick_device, pick_preci
 from training.images import to_image
 from training.painting import Target, make_target, read_painting
 from training.photos.folder import list_photos
+from training.studies import judges
+from training.studies.faces import face_finder
 from training.update import DEFAULT_STYLE_WEIGHT
 
 Painter = Callable[[Tensor], Tensor]  # image -> stylized image
@@ -42,7 +45,7 @@ def heldout_losses(
 
     Args:
         paint: (1, 3, H, W) content image -> stylized image, both in [0, 1].
-        vgg: float32.
+        vgg: in any precision; bfloat16 changes the losses by less than a hundredth.
         style_frame: the painting as it was trained on, (H, W, 3) uint8.
         photos: each is scaled to `size_px` on its short side and cut to the middle square.
         size_px: a multiple of 16.
@@ -123,9 +126,9 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
         output: gets the result as JSON, whole after every size, as the plot beside it, .png.
         console: for progress.
     Returns:
-        what the JSON holds: "sizes" -> size -> "networks" -> name -> mean losses, "border_band", and "equals", from where ->
-        the iterations after which the optimization's mean total is as low, None if it never is; "classic" -> from where ->
-        loss -> its mean after 0, 1, 2, ... iterations.
+        what the JSON holds: "sizes" -> size -> "networks" -> name -> mean losses, "border_band", "judged" (see
+        `training.studies.judges`), and "equals", from where -> the iterations after which the optimization's mean total is as
+        low, None if it never is; "classic" -> from where -> loss -> its mean after 0, 1, 2, ... iterations.
     Raises:
         OptimizeError, StyleError, PictureError, TrainingError: something cannot be used.
         Interrupted: by Ctrl-C or SIGTERM; sizes that were finished are written.
@@ -161,6 +164,9 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
         "sizes": {},
     }
 
+    find_faces = face_finder()
+    if not find_faces:
+        console.print("faces are not counted: pip install requests && pip install --no-deps facenet-pytorch", soft_wrap=True)
     most = max(config.against)
     largest = max(config.sizes_px)
     with (
@@ -193,8 +199,10 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
                 if not console.is_terminal:
                     console.print(f"{size_px} px, {path.name} done", soft_wrap=True)
             result["sizes"][str(size_px)] = found = summarize(rows, curves)
+            bench = judges.Bench(target.vgg, config.style_image, paths, size_px, find_faces)
             for name, session in sessions.items():
                 found["networks"][name]["border_band"] = border_band(painter_of(session), paths, size_px)
+                found["networks"][name]["judged"] = bench.judge(session.stylize)
             write_encoded(output, json.dumps(result, indent=1).encode() + b"\n")
             plot(result, output.with_suffix(".png"))
     return result
@@ -249,14 +257,16 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         f"{result['style_image']}, {result['photos']} photos, {result['date']}, {result['machine']}",
         f"total = {w['content_weight']:g} content + {w['style_weight']:g} style + {w['tv_weight']:g} tv, {w['normalization']};"
-        " equals: iterations of the optimization to the same total; band: at the worst border, in levels of 255",
+        " equals: iterations of the optimization to the same total; band: at the worst border, in levels of 255;",
+        "swd (style), ss (content), grid, palette, faces kept: by judges that no training sees, see training/studies/judges.py",
     ]
     for size, found in result["sizes"].items():
-        lines.append(f"{size + ' px':32} content   style   total   band   equals")
+        lines.append(f"{size + ' px':32} content   style   total   band    swd     ss   grid palette faces  equals")
         for name, row in found["networks"].items():
             equals = ", ".join(f"{'more' if n is None else n} from {start}" for start, n in row["equals"].items())
             losses = " ".join(f"{row[part]:7.3f}" for part in ("content", "style", "total"))
-            lines.append(f"{name:32} {losses}  {row['border_band']:5.1f}   {equals}")
+            judged = " ".join(f"{row['judged'].get(part, math.nan):6.3f}" for part in (*judges.NAMES, "faces"))
+            lines.append(f"{name:32} {losses}  {row['border_band']:5.1f} {judged}   {equals}")
         for start, parts in found["classic"].items():
             for n in result["against"]:
                 name = f"{result['optimizer']} from {start}, {n}"

@@ -91,23 +91,24 @@ def test_the_gallery_is_trained_together_and_shipped_and_then_only_what_got_bett
     assert len(list(runs.iterdir())) == 2
 
 
-def test_what_is_shipped_is_compared_on_the_same_photos_whatever_its_card_says(shipped, configs, tmp_path, photo_folder):
+def test_what_is_shipped_is_judged_on_the_same_photos_whatever_its_card_says(shipped, configs, tmp_path, photo_folder):
     train_gallery(configs, tmp_path / "runs", photo_folder, nowhere())
     path = shipped / "dots" / "realtime.json"
     card = json.loads(path.read_text())
-    for losses in card["heldout"].values():
-        losses["total10"] *= 2  # as on harder photos
+    for judged in card["judged"].values():
+        judged["swd"] *= 2  # as on harder photos
     path.write_text(json.dumps(card))
     train_gallery(configs, tmp_path / "runs", photo_folder, nowhere())
     assert json.loads(path.read_text()) == card
 
 
-def test_a_steadier_network_may_lose_a_little():
-    card = {"heldout": {"256": {"total10": 2.0}}, "options": {}}
-    assert not ship.is_better(card, card)
-    for steady, total, better in ((0.0, 1.9, True), (0.0, 2.1, False), (0.5, 2.1, True), (0.5, 2.3, False)):
-        other = card | {"heldout": {"256": {"total10": total}}, "options": {"steady": steady}}
-        assert ship.is_better(other, card) == better
+def test_a_network_is_shipped_where_no_judge_minds_and_no_band_is_wider():
+    judged = {"swd": 0.06, "ss": 0.16, "grid": 0.001, "palette": 0.8}
+    card = {"judged": {"256": judged}, "border_band": 2.0}
+    assert not ship.is_better(card, card)  # the same
+    for change, band, better in (({"swd": 0.05}, 2.0, True), ({"swd": 0.07}, 2.0, False), ({"swd": 0.05}, 3.5, False)):
+        assert ship.is_better({"judged": {"256": judged | change}, "border_band": band}, card) == better
+    assert ship.is_better({"judged": {"256": judged | {"swd": 0.05}}, "border_band": 3.5}, card | {"border_band": 4.0})
 
 
 @pytest.mark.thorough
@@ -164,7 +165,9 @@ def test_the_table_of_the_styles_page_is_that_of_the_cards(tmp_path):
     write_table(readme)
     assert readme.read_text() == real
     readme.write_text(
-        real.replace(gallery.TABLE_HEAD, gallery.TABLE_HEAD + "| gone/realtime | 256 px | 0.100 | 0.100 | 1.10 |\n")
+        real.replace(
+            gallery.TABLE_HEAD, gallery.TABLE_HEAD + "| gone/realtime | 256 px | 0.1 | 0.1 | 0.1% | 1.10 | 1.0 | 0.1 | 0.1 |\n"
+        )
     )
     write_table(readme)
     assert readme.read_text() == real
