@@ -19,6 +19,7 @@ from training.images import to_image
 MIN_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
 MIN_SIDE_PX = 32
 MAX_ASPECT = 8
+GRAIN_PX = 0.7  # standard deviation of the blur that takes it away
 STYLE_COLORS = 1024  # of a painting, that stand for its palette
 MOSTLY = 0.9  # of a painting's strongest alpha: what has less counts as cut away
 
@@ -59,9 +60,11 @@ class Target:
         )
 
 
-def read_painting(painting: str, style_size_px: int, max_pixels: int = 0) -> np.ndarray:
+def read_painting(painting: str, style_size_px: int, max_pixels: int = 0, *, enlarged: bool = True) -> np.ndarray:
     """The style image, (H, W, 3) uint8, its short side `style_size_px`.
 
+    Args:
+        enlarged: a smaller one, too; else it stays as it is.
     Raises:
         PictureError: unreadable. TrainingError: one flat color, transparent all over, tiny, or hopelessly narrow.
     """
@@ -76,7 +79,7 @@ def read_painting(painting: str, style_size_px: int, max_pixels: int = 0) -> np.
         raise TrainingError(f"{painting} is {width}x{height} px; at least {MIN_SIDE_PX} px a side are needed")
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise TrainingError(f"{painting} is {width}x{height} px; at most {MAX_ASPECT} times as long as wide is wanted")
-    return resize_short_side(frame, style_size_px)
+    return resize_short_side(frame, style_size_px if enlarged else min(style_size_px, height, width))
 
 
 def _only_visible(frame: np.ndarray, alpha: np.ndarray, painting: str) -> np.ndarray:
@@ -97,6 +100,15 @@ def _only_visible(frame: np.ndarray, alpha: np.ndarray, painting: str) -> np.nda
     filled = frame.copy()
     filled[rows_columns[:, 0], rows_columns[:, 1]] = frame[source[:, 0], source[:, 1]]
     return filled
+
+
+def without_grain(style_frame: np.ndarray) -> np.ndarray:
+    """A painting, (H, W, 3) uint8, without what is finer than the networks draw.
+
+    They think at a quarter of the size. Asked for a canvas' grain they give their own: images of their strokes, mirrored at the
+    grid of 4 px, which hatch every flat part.
+    """
+    return np.asarray(cv2.GaussianBlur(style_frame, (0, 0), GRAIN_PX))
 
 
 @torch.no_grad()

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from models.errors import TrainingError
 from models.image_transform_net import TIERS, ImageTransformNet
-from models.vgg import load_vgg19
+from models.vgg import VGG19Features, load_vgg19
 from training.checkpoint import TrainingState, find_weights, load_net, load_newest_state
 from training.config import TrainConfig
 from training.device import in_precision, pick_precision
 from training.many_styles import nearest, starts
-from training.painting import Target, make_target, read_painting
+from training.painting import Target, make_target, read_painting, without_grain
 from training.photos.folder import PhotoFolder
 from training.preview import load_preview_frames
 from training.ranks import Ranks
@@ -78,7 +78,7 @@ def start_runs(
     runs = []
     for i, config in enumerate(configs):
         torch.manual_seed(config.seed)
-        target = dataclasses.replace(make_target(vgg, style_frames[i], "fp32"), vgg=target_vgg)
+        target, finer_target = targets_of(config, vgg, style_frames[i], target_vgg)
         net = TIERS[config.tier]() if found else first_network(config, target, preview_frames, say)
         net.upsampling = config.upsampling
         net = net.to(device).to(memory_format=torch.channels_last)
@@ -86,7 +86,7 @@ def start_runs(
         run = Run(
             config,
             run_folders[i],
-            update=Update(config, net, target, ranks),
+            update=Update(config, net, target, ranks, finer_target),
             style_frame=style_frames[i],
             preview_frames=preview_frames,
             found=found[i] if found else None,
@@ -98,6 +98,24 @@ def start_runs(
         )
         runs.append(run)
     return runs
+
+
+def targets_of(
+    config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, target_vgg: VGG19Features
+) -> tuple[Target, Target | None]:
+    """What a network is trained towards, and for the painter's recipe the same twice as large, for its second level.
+
+    Args:
+        vgg: float32; looks at the painting. target_vgg: in the precision to train with.
+    """
+    if config.recipe != "painter":
+        return dataclasses.replace(make_target(vgg, style_frame, "fp32"), vgg=target_vgg), None
+    finer_frame = read_painting(config.painting, 2 * config.style_size_px, config.max_pixels, enlarged=False)
+    target, finer_target = (
+        dataclasses.replace(make_target(vgg, without_grain(frame), "fp32"), vgg=target_vgg)
+        for frame in (style_frame, finer_frame)
+    )
+    return target, finer_target
 
 
 def start_step(

@@ -21,6 +21,7 @@ from training.config import CONTENT_LAYERS, RECIPES, SIMILARITY_LAYERS, STYLE_LA
 from training.painting import Target
 from training.places import Places
 from training.ranks import Ranks
+from training.second_level import places_of, second_level
 from training.shake import Shake, Shaken
 
 EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_BATCH` photos
@@ -105,9 +106,8 @@ class Step:
     def _launch_all(self, content_image: Tensor) -> None:
         first = self.updates[0]
         content_features = self.functions.content_features(first.target.vgg, without(first.config.margin_px, content_image))
-        shaken = self.shake(content_image) if self.shake else None
         for update in self.updates:
-            update(content_image, content_features, self.functions.step_losses, self.places, shaken)
+            update(content_image, content_features, self.functions, self.places, self.shake)
 
     def capture_(self, content_image: Tensor) -> str:
         """From now on replay the step as one CUDA graph: a small batch's step is a thousand launches, and waits for them.
@@ -179,14 +179,25 @@ class Update:
 
     Args:
         net: on its device, channels-last; trained in place.
+        finer_target: of the painting twice as large, for the photos that are painted as a second level; None for none.
     Attributes:
+        target_of_each: `target`, or for each photo of a step its own.
         parallel_net: the network, its gradients averaged over all processes.
         lr_scale: of the learning rate; halved by the loop when the picture went bad.
         newest_losses: of the newest step, (5,), by `PARTS`, on the device.
     """
 
-    def __init__(self, config: TrainConfig, net: torch.nn.Module, target: Target, ranks: Ranks) -> None:
+    def __init__(
+        self, config: TrainConfig, net: torch.nn.Module, target: Target, ranks: Ranks, finer_target: Target | None = None
+    ) -> None:
         self.config, self.net, self.target, self.ranks = config, net, target, ranks
+        self.finer, self.target_of_each = 0, target
+        if finer_target:
+            own = places_in_batch(config, ranks)
+            self.finer = places_of(config.batch_size, own)
+            coarse = own.stop - own.start - self.finer
+            styles = torch.tensor([0] * coarse + [1] * self.finer, device=next(net.parameters()).device)
+            self.target_of_each = Target.of_all([target, finer_target]).of_each(styles)
         device = next(net.parameters()).device
         on_gpu = device.type == "cuda"
         self.averaged_net = copy.deepcopy(net).requires_grad_(False).eval()
@@ -213,21 +224,31 @@ class Update:
         self,
         content_image: Tensor,
         content_features: dict[str, Tensor],
-        losses_of: StepLosses,
+        functions: Functions,
         places: Places,
-        shaken: Shaken | None = None,
+        shake: Shake | None = None,
     ) -> None:
         """Update the weights with the photos of a step, unless its loss or gradient is not finite.
 
         Args:
             content_image: (N, 3, S, S) in [0, 1], crop and margins.
             content_features: VGG-19's of the same crops, without gradient.
-            losses_of: `step_losses`, or its compiled form.
+            functions: plain or compiled.
             places: where features and colors are compared as samples.
-            shaken: the photos as in the next frame of a film.
+            shake: makes of photos those of a film's next frame.
         """
-        parts = losses_of(
-            self.parallel_net, self.target, content_image, content_features, self.config, self.style_weight, shaken, places
+        if self.finer:
+            content_image, content_features = self._with_second_level(content_image, content_features, functions)
+        shaken = shake(content_image) if shake and self.config.steady else None
+        parts = functions.step_losses(
+            self.parallel_net,
+            self.target_of_each,
+            content_image,
+            content_features,
+            self.config,
+            self.style_weight,
+            shaken,
+            places,
         )
         self.optimizer.zero_grad(set_to_none=True)
         parts["total"].backward()  # type: ignore[no-untyped-call]
@@ -243,6 +264,17 @@ class Update:
         self._sums += torch.where(finite, values, 0.0)
         good, bad, in_a_row = self._counts.unbind()
         self._counts.copy_(torch.stack([good + finite, bad + ~finite, (in_a_row + 1.0) * ~finite]))
+
+    def _with_second_level(
+        self, content_image: Tensor, content_features: dict[str, Tensor], functions: Functions
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The photos of a step, the last ones as this network sees them at its second level; and their features."""
+        vgg = self.target.vgg
+        with torch.autocast(content_image.device.type, torch.bfloat16, enabled=vgg.dtype == torch.bfloat16):
+            finer = second_level(self.net, content_image[-self.finer :])
+        own = functions.content_features(vgg, without(self.config.margin_px, finer))
+        image = torch.cat([content_image[: -self.finer], finer]).contiguous(memory_format=torch.channels_last)
+        return image, {layer: torch.cat([each[: -self.finer], own[layer]]) for layer, each in content_features.items()}
 
     def peek(self) -> Reading:
         """The losses since the last `read`; waits for the device."""
@@ -336,9 +368,13 @@ def weights_of(config: TrainConfig, style_weight: Tensor | float) -> dict[str, T
 
 def shake_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Shake:
     """What shakes the photos of a training, this process's share of them."""
+    return Shake(config.batch_size, config.painted_px, config.seed, device, places_in_batch(config, ranks))
+
+
+def places_in_batch(config: TrainConfig, ranks: Ranks) -> slice:
+    """This process's photos among all those of a step."""
     own = config.batch_size // ranks.world
-    places = slice(ranks.rank * own, (ranks.rank + 1) * own)
-    return Shake(config.batch_size, config.painted_px, config.seed, device, places)
+    return slice(ranks.rank * own, (ranks.rank + 1) * own)
 
 
 def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functions:
@@ -350,7 +386,7 @@ def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functio
         TrainingError: compiled ones were asked for and do not work.
     """
     plain = Functions(content_features_of, step_losses)
-    net, target = update.parallel_net, update.target
+    net, target = update.parallel_net, update.target_of_each
     device = next(net.parameters()).device
     if config.compile == "off" or (config.compile == "auto" and device.type != "cuda"):
         return plain

@@ -25,7 +25,7 @@ from training.config import TrainConfig
 from training.device import in_precision, pick_device, pick_precision, worker_count
 from training.images import to_image
 from training.many_styles import BASE, ManyStyles, load_base, save_base
-from training.painting import Target, make_target, read_painting
+from training.painting import Target, make_target, read_painting, without_grain
 from training.photos.batch import prefetched
 from training.photos.folder import list_photos
 from training.places import Places
@@ -33,7 +33,7 @@ from training.ranks import Ranks
 from training.record import LOG_EVERY, MetricsLog
 from training.shake import Shaken
 from training.start import load_init, open_folder
-from training.update import Update, content_features_of, shake_of, step_losses, without
+from training.update import Functions, Update, content_features_of, shake_of, step_losses, without
 
 STEPS = 10**9  # of the schedule: the learning rate stays up, as a base can always go on learning
 
@@ -62,7 +62,7 @@ def train_base(
     vgg = load_vgg19(config.vgg19, device=device)
     config = dataclasses.replace(config, steps=STEPS, precision=pick_precision(config.precision, vgg, device))
     frames = [read_painting(str(path), config.style_size_px, config.max_pixels) for path in paintings]
-    target = Target.of_all([make_target(vgg, frame, "fp32") for frame in frames])
+    target = Target.of_all([make_target(vgg, without_grain(frame), "fp32") for frame in frames])
     target = dataclasses.replace(target, vgg=in_precision(vgg, config.precision))
     torch.manual_seed(config.seed)
     names = [path.stem for path in paintings]
@@ -111,7 +111,7 @@ def train_base(
             shake.prepare(step)
             places.prepare(step)
             update.prepare(step)
-            update(content_image, content_features, losses_of(styles), places, shake(content_image))
+            update(content_image, content_features, Functions(content_features_of, losses_of(styles)), places, shake)
             step += 1
             if step % LOG_EVERY == 0:
                 newest = update.read().losses or newest

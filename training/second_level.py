@@ -1,0 +1,41 @@
+"""What a network sees when it paints coarse to fine: its own painting, enlarged, with the photo's detail put back.
+
+Large photos are painted so (inference/levels.py). A network that knows only photos takes the smooth strokes of an enlarged
+painting for empty walls, and hatches them. So a part of every step's photos is shown like that, beside the painting twice as
+large: strokes within strokes, as a painting has them when one comes nearer.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SHARE = 4  # one of so many photos of a step; of two or three one
+
+
+def places_of(batch_size: int, own: slice) -> int:
+    """How many of this process's photos, the last ones, are painted as a second level.
+
+    Args:
+        own: its photos among all those of a step.
+    """
+    count = max(batch_size // SHARE, 1 if batch_size > 1 else 0)
+    return max(0, own.stop - max(own.start, batch_size - count))
+
+
+@torch.no_grad()
+def second_level(net: torch.nn.Module, content_image: Tensor) -> Tensor:
+    """What the second of two levels is to paint.
+
+    Args:
+        content_image: (N, 3, P, P) in [0, 1], P a multiple of 8.
+    Returns:
+        the same shape: the painting of the photo at half its size, enlarged, with what of the photo is lost at that size.
+    """
+    coarse_content = F.avg_pool2d(content_image, 2)
+    painting = net(coarse_content).float()
+    image = _enlarged(painting - coarse_content) + content_image
+    return image.clamp(0.0, 1.0).contiguous(memory_format=torch.channels_last)
+
+
+def _enlarged(image: Tensor) -> Tensor:
+    return F.interpolate(image, scale_factor=2.0, mode="bicubic")
