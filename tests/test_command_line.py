@@ -229,12 +229,18 @@ def test_a_style_file_that_is_not_there_is_named(run, photo):
     assert "there is no file my.onnx" in err
 
 
-def test_a_bare_name_means_the_best_tier(style_file, tmp_path):
+def test_a_bare_name_means_the_tier_that_the_judges_prefer(style_file, tmp_path):
     for tier in ("realtime", "quality"):
         (tmp_path / "s").mkdir(exist_ok=True)
         (tmp_path / "s" / f"{tier}.onnx").write_bytes(style_file.read_bytes())
     assert styles_module.find_style("s", tmp_path).name == "quality.onnx"
     assert styles_module.find_style("S/realtime", tmp_path).name == "realtime.onnx"
+    for swd, preferred in ((0.04, "realtime.onnx"), (0.06, "quality.onnx")):
+        for tier, distance in (("realtime", swd), ("quality", 0.05)):
+            (tmp_path / "s" / f"{tier}.json").write_text(json.dumps({"judged": {"256": {"swd": distance}}}))
+        assert styles_module.find_style("s", tmp_path).name == preferred
+        assert (styles_module.faster_tier("s", tmp_path) is None) == (preferred == "realtime.onnx")
+        assert styles_module.find_style("s", tmp_path, styles_module.PREFERRED_LIVE).name == "realtime.onnx"
 
 
 def test_doctor_tries_everything_and_ends_well(run):

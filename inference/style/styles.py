@@ -3,6 +3,7 @@ network are <tier>.frame.onnx, <tier>.int8.onnx, <tier>.fp16.onnx."""
 
 import difflib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from models.errors import StyleError
 
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
 PAINTING = "painting.jpg"  # a small picture of the painting, beside its networks
-PREFERRED = ("quality", "realtime")  # which tier a bare name means, best picture first
+LARGER_FIRST = ("quality", "realtime")  # tiers, where the judges have said nothing
 PREFERRED_LIVE = ("realtime", "quality")
 
 
@@ -35,8 +36,12 @@ class Style:
         return sorted(path.stem.removeprefix(f"{self.tier}.") for path in self.path.parent.glob(f"{self.tier}.*.onnx"))
 
 
-def shipped_styles(folder: Path = FOLDER, tiers: Sequence[str] = PREFERRED) -> list[Style]:
-    """All shipped styles by name, the preferred tier first."""
+def shipped_styles(folder: Path = FOLDER, tiers: Sequence[str] | None = None) -> list[Style]:
+    """All shipped styles by name.
+
+    Args:
+        tiers: the preferred first; None puts that tier first which the judges find nearer to the painting.
+    """
     styles = []
     for path in folder.glob("*/*.onnx"):
         if "." in path.stem:
@@ -44,8 +49,13 @@ def shipped_styles(folder: Path = FOLDER, tiers: Sequence[str] = PREFERRED) -> l
         card_path = path.with_suffix(".json")
         card = json.loads(card_path.read_text()) if card_path.is_file() else {}
         styles.append(Style(path.parent.name, path.stem, path, card))
-    order = {tier: i for i, tier in enumerate(tiers)}
-    return sorted(styles, key=lambda style: (style.name, order.get(style.tier, len(order))))
+    order = {tier: i for i, tier in enumerate(tiers or LARGER_FIRST)}
+
+    def place(style: Style) -> tuple[str, float, int]:
+        swd = style.card.get("judged", {}).get("256", {}).get("swd", math.inf) if tiers is None else 0.0
+        return style.name, swd, order.get(style.tier, len(order))
+
+    return sorted(styles, key=place)
 
 
 def flavor_of(path: Path, flavor: str) -> Path | None:
@@ -54,13 +64,13 @@ def flavor_of(path: Path, flavor: str) -> Path | None:
     return other if "." not in path.stem and other.is_file() else None
 
 
-def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] = PREFERRED) -> Path:
+def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] | None = None) -> Path:
     """The .onnx file that a user means.
 
     Args:
         name: a shipped style ("great_wave"), one of its tiers ("great_wave/realtime"), a flavor of it
             ("great_wave/realtime.int8"), or a path to an .onnx file.
-        tiers: which one a bare name means, the preferred first.
+        tiers: which one a bare name means, see `shipped_styles`.
     Raises:
         StyleError: no such style; the message suggests the nearest name.
     """

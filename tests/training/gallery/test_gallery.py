@@ -181,12 +181,13 @@ def test_options_of_a_style_reach_its_training(configs, tmp_path):
     assert (config.title, config.style_size_px, config.license) == ("Dots", 64, "public domain")
 
 
-def test_the_gallery_is_trained_with_the_shipped_networks_style_weight(configs, tmp_path):
+def test_the_gallery_is_trained_with_the_shipped_realtime_networks_recipe(configs, tmp_path):
     from inference.style.styles import shipped_styles
 
     entries = read_gallery()
     for style in shipped_styles():
         shutil.copy(tmp_path / "paintings" / "dots.png", tmp_path / "paintings" / f"{style.name}.png")
         config = config_of(style.name, entries[style.name], tmp_path / "paintings", photos="p")
-        assert config.style_weight == style.card["style_weight"]
-    assert config_of("dots", {"style_weight": 5.0}, tmp_path / "paintings", photos="p").style_weight == 5.0
+        if style.tier == "realtime":
+            assert (config.recipe, config.style_weight) == (style.card["options"]["recipe"], style.card["style_weight"])
+    assert config_of("dots", {"style_weight": 7.0}, tmp_path / "paintings", photos="p").style_weight == 7.0

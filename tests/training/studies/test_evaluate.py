@@ -216,7 +216,7 @@ def test_an_evaluation_goes_onto_the_cards_and_changes_no_weight(style_file, tmp
     for old, new in zip(before.parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(new, old, rtol=0, atol=0)
     assert StyleSession(tmp_path / "strokes" / "realtime.onnx").contract.card["classic"]["512"]["content"] == 12
-    monkeypatch.setattr(styles_module.shipped_styles, "__defaults__", (tmp_path, styles_module.PREFERRED))
+    monkeypatch.setattr(styles_module.shipped_styles, "__defaults__", (tmp_path, None))
     _, out, _ = run("styles")
     assert "worth 21 iterations from noise, more than 40 iterations from content of the classic optimization at 256 px" in out
     assert "worth 30 iterations from noise, 12 iterations from content of the classic optimization at 512 px" in out
