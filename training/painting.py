@@ -19,7 +19,7 @@ from training.images import to_image
 MIN_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
 MIN_SIDE_PX = 32
 MAX_ASPECT = 8
-GRAIN_PX = 0.7  # standard deviation of the blur that takes it away
+GRAIN_PX = 1.0  # standard deviation of the blur that takes it away
 STYLE_COLORS = 1024  # of a painting, that stand for its palette
 MOSTLY = 0.9  # of a painting's strongest alpha: what has less counts as cut away
 

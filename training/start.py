@@ -112,8 +112,8 @@ def targets_of(
         return dataclasses.replace(make_target(vgg, style_frame, "fp32"), vgg=target_vgg), None
     finer_frame = read_painting(config.painting, 2 * config.style_size_px, config.max_pixels, enlarged=False)
     target, finer_target = (
-        dataclasses.replace(make_target(vgg, without_grain(frame), "fp32"), vgg=target_vgg)
-        for frame in (style_frame, finer_frame)
+        dataclasses.replace(make_target(vgg, frame, "fp32"), vgg=target_vgg)
+        for frame in (style_frame, without_grain(finer_frame))
     )
     return target, finer_target
 

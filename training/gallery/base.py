@@ -25,7 +25,7 @@ from training.config import TrainConfig
 from training.device import in_precision, pick_device, pick_precision, worker_count
 from training.images import to_image
 from training.many_styles import BASE, ManyStyles, load_base, save_base
-from training.painting import Target, make_target, read_painting, without_grain
+from training.painting import Target, make_target, read_painting
 from training.photos.batch import prefetched
 from training.photos.folder import list_photos
 from training.places import Places
@@ -62,7 +62,7 @@ def train_base(
     vgg = load_vgg19(config.vgg19, device=device)
     config = dataclasses.replace(config, steps=STEPS, precision=pick_precision(config.precision, vgg, device))
     frames = [read_painting(str(path), config.style_size_px, config.max_pixels) for path in paintings]
-    target = Target.of_all([make_target(vgg, without_grain(frame), "fp32") for frame in frames])
+    target = Target.of_all([make_target(vgg, frame, "fp32") for frame in frames])
     target = dataclasses.replace(target, vgg=in_precision(vgg, config.precision))
     torch.manual_seed(config.seed)
     names = [path.stem for path in paintings]

@@ -61,7 +61,7 @@ def table(judged: Mapping[str, Mapping[str, float]]) -> str:
 
 def judge(styles: list[str], paintings: Path, photos: Path) -> dict[str, dict[str, float]]:
     """What each judge says of each cheat, the mean of several styles' realtime networks."""
-    vgg, paths = judging_vgg19(), list_photos(photos)[:HELDOUT_PHOTOS]
+    vgg, paths = judging_vgg19(), list_photos(photos)[: HELDOUT_PHOTOS[0]]
     rows: dict[str, list[dict[str, float]]] = {}
     for style in styles:
         painting = next(iter(sorted(paintings.glob(f"{style}.*"))))

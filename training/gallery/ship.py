@@ -40,7 +40,7 @@ from training.preview import stylize_frame
 from training.studies.evaluate import border_band, heldout_losses
 from training.studies.judges import Bench, is_no_worse
 
-SIZES_PX = (256, 512)
+SIZES_PX = (256, 512)  # short side of the photos that networks are judged on; losses, and what decides, at the first
 # By what stands between tier and ".onnx" in a file's name. The small tier comes in every flavor that somebody may want. All
 # styles together may take 50 MB: the large tier has one flavor, in half precision (on a CPU as fast as fp32, and 97 dB from
 # it), and weights only of the style that its trainings start from.
@@ -52,7 +52,7 @@ FLAVORS = {
 }
 WEIGHTS = {"realtime": torch.float32, "quality": torch.float16}
 QUALITY_START = "great_wave"
-HELDOUT_PHOTOS = 16  # the first of the folder, that cards speak of
+HELDOUT_PHOTOS = (16, 8)  # the first ones of the folder, at each size
 BORDER_ALLOWED = 3.0  # levels of 255, of the band at the worst border
 PAINTING_PX = 144  # short side of the small picture
 
@@ -89,22 +89,22 @@ def ship_net(
     """
     vgg = judging_vgg19(config.vgg19)
     style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
-    paths = list_photos(photos)[:HELDOUT_PHOTOS]
+    paths = list_photos(photos)
     output = folder / name / f"{config.tier}.onnx"
-    first, *others = SIZES_PX
-    bench = Bench(vgg, config.painting, paths, first)
-    card["judged"] = {str(first): bench.judge(painter_of_frames(net))}
-    card["border_band"] = border_band(net, paths, first)
+    first, paint = SIZES_PX[0], painter_of_frames(net)
+    bench = Bench(vgg, config.painting, paths[: HELDOUT_PHOTOS[0]], first)
+    card["judged"] = {str(first): bench.judge(paint)}
+    card["border_band"] = border_band(net, paths[: HELDOUT_PHOTOS[0]], first)
     shipped = shipped_card(name, config.tier, folder) if only_if_better else None
     if shipped:
         shipped["judged"] = {str(first): bench.judge(StyleSession(output).stylize)}  # its card may speak of other photos
         if not is_better(card, shipped):
             print(f"{name}/{config.tier}: {judged_text(card)} is no better than {judged_text(shipped)}")
             return None
-    card["heldout"] = {str(size): heldout_losses(net, vgg, style_frame, paths, size) for size in SIZES_PX}
-    card["heldout_photos"] = len(paths)
-    for size in others:
-        card["judged"][str(size)] = Bench(vgg, config.painting, paths, size).judge(painter_of_frames(net))
+    card["heldout"] = {str(first): heldout_losses(net, vgg, style_frame, paths[: HELDOUT_PHOTOS[0]], first)}
+    card["heldout_photos"] = len(paths[: HELDOUT_PHOTOS[0]])
+    for size, count in zip(SIZES_PX[1:], HELDOUT_PHOTOS[1:], strict=False):
+        card["judged"][str(size)] = Bench(vgg, config.painting, paths[:count], size).judge(paint)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_style(net, card, output, Yardstick(Path(config.photos), Path(config.painting), config.vgg19))
     write_painting(Path(config.painting), output.parent)
@@ -161,13 +161,15 @@ def shipped_swd(name: str, tier: str) -> float:
 def add_judged(paintings: Path, photos: Path, folder: Path = FOLDER) -> list[Path]:
     """Write what the judges say onto the cards of shipped networks that do not have it yet; returns the .onnx files."""
     cards: dict[Path, dict[str, Any]] = {}
-    vgg, paths = judging_vgg19(), list_photos(photos)[:HELDOUT_PHOTOS]
+    vgg, paths = judging_vgg19(), list_photos(photos)
     for style in shipped_styles(folder):
         painting = next(iter(sorted(paintings.glob(f"{style.name}.*"))), None)
         if "judged" in style.card or painting is None:
             continue
         session = StyleSession(style.path)
-        benches = {str(size): Bench(vgg, painting, paths, size) for size in SIZES_PX}
+        benches = {
+            str(size): Bench(vgg, painting, paths[:count], size) for size, count in zip(SIZES_PX, HELDOUT_PHOTOS, strict=True)
+        }
         judged = {size: bench.judge(session.stylize) for size, bench in benches.items()}
         cards[style.path] = dict(style.card) | {"judged": judged}
         print(f"{style.full_name}: {judged_text(cards[style.path])}", flush=True)

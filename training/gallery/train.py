@@ -19,7 +19,7 @@ from models.errors import TrainingError
 from training.checkpoint import find_weights, load_net
 from training.config import TrainConfig
 from training.export.export import REFERENCE_PHOTOS
-from training.gallery.ship import ship_net, shipped_swd
+from training.gallery.ship import SIZES_PX, ship_net, shipped_swd
 from training.loop import train_together
 from training.many_styles import load_base
 from training.record import make_card
@@ -28,10 +28,9 @@ GALLERY = FOLDER / "gallery.toml"
 README = FOLDER / "README.md"
 SHEET = FOLDER / "pictures" / "contact_sheet.jpg"
 TABLE_HEAD = "| style | size | SWD | SS | grid | palette | border | content | Gram |\n|---|---|---|---|---|---|---|---|---|\n"
-STEADY = 0.3  # of all that is shipped, where gallery.toml says nothing else
 CHECKPOINT_EVERY = 50  # steps; a step of many styles takes many seconds
 TURN_STEPS = 500  # of one style, where minutes are counted
-GO_ON_LR = 2e-4  # of a network that has learned already; at the usual peak it first forgets for hundreds of steps
+GO_ON_LR = 1e-3  # of a network that has learned already
 
 
 def read_gallery(path: Path = GALLERY) -> dict[str, dict[str, Any]]:
@@ -58,7 +57,7 @@ def config_of(name: str, entry: Mapping[str, Any], paintings: Path, **options: A
     found = sorted(paintings.glob(f"{name}.*"))
     if not found:
         raise TrainingError(f"{paintings} holds no painting {name}.jpg or the like")
-    defaults = {"steady": STEADY, "checkpoint_every": CHECKPOINT_EVERY, "preview_every": CHECKPOINT_EVERY}
+    defaults = {"checkpoint_every": CHECKPOINT_EVERY, "preview_every": CHECKPOINT_EVERY}
     return TrainConfig(painting=str(found[0].resolve()), license="public domain", **defaults | dict(entry) | options)
 
 
@@ -121,13 +120,15 @@ def ship_base(configs: Mapping[str, TrainConfig], heldout: Path) -> None:
 
 def write_table(readme: Path = README) -> None:
     """The table of held-out losses in checkpoints/README.md, from the cards."""
-    rows = [
-        f"| {style.full_name} | {size} px | {judged['swd']:.3f} | {judged['ss']:.3f} | {judged['grid']:.1%} "
-        f"| {judged['palette']:.2f} | {style.card['border_band']} "
-        f"| {style.card['heldout'][size]['content']:.3f} | {style.card['heldout'][size]['style']:.3f} |\n"
-        for style in shipped_styles()
-        for size, judged in style.card["judged"].items()
-    ]
+    rows = []
+    for style in shipped_styles():
+        judged, larger = (style.card["judged"][str(size)] for size in SIZES_PX)
+        losses = style.card["heldout"][str(SIZES_PX[0])]
+        rows.append(
+            f"| {style.full_name} | {judged['swd']:.3f} | {judged['ss']:.3f} | {judged['grid']:.1%} | {judged['palette']:.2f} "
+            f"| {style.card['border_band']} | {larger['swd']:.3f}, {larger['ss']:.3f} "
+            f"| {losses['content']:.3f} | {losses['style']:.3f} |\n"
+        )
     text = readme.read_text()
     old = re.search(re.escape(TABLE_HEAD) + r"(\|.*\n)*", text)
     if not old:
