@@ -284,12 +284,12 @@ def lattice_loss(image: Tensor) -> Tensor:
     height, width = (size // side * side for size in image.shape[2:])
     light = luminance(image)[:, None, :height, :width]
     fine = light - F.interpolate(F.avg_pool2d(light, LATTICE_PX), scale_factor=LATTICE_PX, mode="bilinear")
-    cells = fine.unfold(2, side, side).unfold(3, side, side)  # (N, 1, Y, X, side, side)
-    cells = cells.reshape(-1, LATTICE_CELLS, LATTICE_PX, LATTICE_CELLS, LATTICE_PX)
-    mean = cells.mean((1, 3))  # (windows, 4, 4)
-    by_chance = (cells - mean[:, None, :, None]).square().mean((1, 2, 3, 4)) / LATTICE_CELLS**2
-    repeated = (mean - mean.mean((1, 2), keepdim=True)).square().mean((1, 2)) - by_chance
-    return repeated.clamp_min(0.0).mean() / (fine.detach().square().mean() + FLAT)
+    windows = fine.unfold(2, side, side).unfold(3, side, side)  # (N, 1, Y, X, side, side)
+    cells = windows.reshape(len(image), -1, LATTICE_CELLS, LATTICE_PX, LATTICE_CELLS, LATTICE_PX)
+    mean = cells.mean((2, 4), keepdim=True)  # (N, windows, 1, 4, 1, 4)
+    by_chance = (cells - mean).square().mean((2, 3, 4, 5)) / LATTICE_CELLS**2
+    repeated = (mean - mean.mean((3, 5), keepdim=True)).square().mean((2, 3, 4, 5)) - by_chance
+    return (repeated.clamp_min(0.0).mean(1) / (fine.detach().square().mean((1, 2, 3)) + FLAT)).mean()
 
 
 def luminance(image: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def test_a_run_folder_holds_what_is_promised(config, tmp_path, console):
     assert {"metrics.jsonl", "step_000002.safetensors", "step_000002.json", "step_000004.safetensors"} <= names
     assert {"step_000004.json", "preview_000004.png", "weights.safetensors", "weights.json"} <= names
     row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
-    assert set(row) == {"step", "content", "style", "tv", "border", "steady", "total", "photos_per_s"}
+    assert set(row) == {"step", *update.PARTS, "photos_per_s"}
     card = json.loads((tmp_path / "weights.json").read_text())
     assert card["photos_seen"] == 8
     assert "/" not in card["options"]["painting"]

@@ -5,6 +5,7 @@ from training.losses import (
     colors_of,
     content_loss,
     gram_matrix,
+    lattice_loss,
     palette_loss,
     perceptual_losses,
     quantiles,
@@ -237,3 +238,25 @@ def test_the_painters_losses_have_a_finite_gradient_on_black_and_on_a_match():
         total = total + wasserstein_loss({"a": image}, {"a": quantiles(torch.zeros(1, 3, 4, 4), 16)}, {"a": places})
         [gradient] = torch.autograd.grad(total, image)
         assert gradient.isfinite().all()
+
+
+def test_lattice_loss_finds_what_repeats_every_4_px_and_nothing_else():
+    noise = 0.5 + 0.05 * torch.randn(2, 1, 64, 64)
+    lattice = torch.zeros(1, 1, 64, 64)
+    lattice[..., ::4, ::4] = 0.3
+    other = torch.zeros(1, 1, 64, 64)
+    other[..., ::5, ::5] = 0.3
+    found = {
+        name: lattice_loss((noise + added).expand(-1, 3, -1, -1)) for name, added in (("4", lattice), ("5", other), ("0", 0))
+    }
+    assert found["0"] < 0.01
+    assert found["5"] < 0.05
+    assert found["4"] > 0.3
+    assert lattice_loss(torch.full((1, 3, 32, 32), 0.5)) == 0
+
+
+def test_lattice_loss_of_a_batch_is_the_mean_of_its_pictures():
+    images = torch.rand(3, 3, 64, 64)
+    images[0, :, ::4] *= 0.5
+    each = torch.stack([lattice_loss(image[None]) for image in images])
+    torch.testing.assert_close(lattice_loss(images), each.mean())

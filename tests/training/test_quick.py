@@ -55,7 +55,7 @@ def test_a_sweep_trains_every_pair_once_and_shows_them_on_one_sheet(run, paintin
     assert run(*command, *pairs)[0] == 0  # nothing is trained again
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/weights.safetensors")}
     assert run(*command, "--seed", "9", *pairs[:2])[0] == 0  # another sweep: everything anew, over the default size
-    assert (tmp_path / "weight_2_size_320" / "weights.safetensors").exists()
+    assert (tmp_path / "weight_2_size_512" / "weights.safetensors").exists()
 
 
 def test_a_folder_of_photos_may_be_named_once_for_all(run, painting, photo_folder, monkeypatch, tmp_path):

@@ -43,4 +43,4 @@ def test_grain_goes_and_strokes_stay():
     grain = without_grain(checks.astype(np.uint8)[..., None].repeat(3, 2))
     strokes = (np.indices((64, 64))[0] // 8 % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2)
     assert grain.std() < 0.2 * 127
-    assert without_grain(strokes).std() > 0.9 * strokes.std()
+    assert without_grain(strokes).std() > 0.8 * strokes.std()

@@ -11,6 +11,7 @@ from inference.style import styles as styles_module
 from inference.style.session import StyleSession
 from models.vgg import load_vgg19
 from training.checkpoint import load_net
+from training.config import TrainConfig
 from training.gallery import ship as ship_module
 from training.painting import read_painting
 from training.photos.folder import list_photos
@@ -136,7 +137,7 @@ def test_evaluate_writes_table_json_and_plot(run, evaluation, painting, photo_fo
     expected = heldout_losses(
         lambda image: torch.tensor(session.stylize_image(image.contiguous().numpy())),
         load_vgg19("tiny"),
-        read_painting(str(painting), 320),
+        read_painting(str(painting), TrainConfig.style_size_px),
         list_photos(photo_folder)[:2],
         32,
     )
