@@ -155,7 +155,7 @@ def shipped_card(name: str, tier: str, folder: Path = FOLDER) -> dict[str, Any] 
 def shipped_swd(name: str, tier: str) -> float:
     """How far what is shipped is from its painting, as its card has it; infinite where nothing is."""
     card = shipped_card(name, tier)
-    return float(card["judged"][str(SIZES_PX[0])]["swd"]) if card else math.inf
+    return float(card["judged"][str(SIZES_PX[0])]["swd"]) if card and "judged" in card else math.inf
 
 
 def add_judged(paintings: Path, photos: Path, folder: Path = FOLDER) -> list[Path]:

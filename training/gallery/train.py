@@ -122,6 +122,8 @@ def write_table(readme: Path = README) -> None:
     """The table of held-out losses in checkpoints/README.md, from the cards."""
     rows = []
     for style in shipped_styles():
+        if "judged" not in style.card:
+            continue
         judged, larger = (style.card["judged"][str(size)] for size in SIZES_PX)
         losses = style.card["heldout"][str(SIZES_PX[0])]
         rows.append(

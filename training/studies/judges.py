@@ -179,11 +179,11 @@ def is_no_worse(judged: Mapping[str, float], shipped: Mapping[str, float]) -> bo
         judged["swd"] <= shipped["swd"] + SWD_EVEN
         and judged["ss"] <= shipped["ss"] * SS_ALLOWED
         and judged["grid"] <= max(GRID_ALLOWED, shipped["grid"])
-        and judged["palette"] >= min(PALETTE_WANTED, shipped["palette"])
+        and judged["palette"] >= min(PALETTE_WANTED, shipped["palette"] - PALETTE_EVEN)
     )
 
 
 SWD_EVEN = 0.005  # two networks that differ by less are even
 SS_ALLOWED = 1.1
 GRID_ALLOWED = 0.005
-PALETTE_WANTED = 0.7
+PALETTE_WANTED, PALETTE_EVEN = 0.7, 0.05
