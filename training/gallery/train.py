@@ -27,7 +27,8 @@ from training.record import make_card
 GALLERY = FOLDER / "gallery.toml"
 README = FOLDER / "README.md"
 SHEET = FOLDER / "pictures" / "contact_sheet.jpg"
-TABLE_HEAD = "| style | SWD | SS | grid | palette | border | SWD, SS at 512 px | content | Gram |\n|---|---|---|---|---|---|---|---|---|\n"
+TABLE_COLUMNS = ("style", "SWD", "SS", "grid", "palette", "border", "SWD, SS at 512 px", "content", "Gram")
+TABLE_HEAD = f"| {' | '.join(TABLE_COLUMNS)} |\n|{'---|' * len(TABLE_COLUMNS)}\n"
 CHECKPOINT_EVERY = 50  # steps; a step of many styles takes many seconds
 TURN_STEPS = 500  # of one style, where minutes are counted
 GO_ON_LR = 1e-3  # of a network that has learned already
