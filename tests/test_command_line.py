@@ -237,7 +237,7 @@ def test_a_bare_name_means_the_tier_that_the_judges_prefer(style_file, tmp_path)
         (tmp_path / "s" / f"{tier}.onnx").write_bytes(style_file.read_bytes())
     assert styles_module.find_style("s", tmp_path).name == "quality.onnx"
     assert styles_module.find_style("S/realtime", tmp_path).name == "realtime.onnx"
-    for swd, preferred in ((0.04, "realtime.onnx"), (0.06, "quality.onnx")):
+    for swd, preferred in ((0.04, "realtime.onnx"), (0.052, "realtime.onnx"), (0.06, "quality.onnx")):
         for tier, distance in (("realtime", swd), ("quality", 0.05)):
             (tmp_path / "s" / f"{tier}.json").write_text(json.dumps({"judged": {"256": {"swd": distance}}}))
         assert styles_module.find_style("s", tmp_path).name == preferred

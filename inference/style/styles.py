@@ -14,6 +14,7 @@ from models.errors import StyleError
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
 PAINTING = "painting.jpg"  # a small picture of the painting, beside its networks
 LARGER_FIRST = ("quality", "realtime")  # tiers, where the judges have said nothing
+EVEN = 0.005  # of what the judges say of style; where two tiers are even the faster one comes first
 PREFERRED_LIVE = ("realtime", "quality")
 
 
@@ -40,7 +41,8 @@ def shipped_styles(folder: Path = FOLDER, tiers: Sequence[str] | None = None) ->
     """All shipped styles by name.
 
     Args:
-        tiers: the preferred first; None puts that tier first which the judges find nearer to the painting.
+        tiers: the preferred first; None puts that tier first which the judges find nearer to the painting, the faster one
+            where both are even.
     """
     styles = []
     for path in folder.glob("*/*.onnx"):
@@ -52,8 +54,11 @@ def shipped_styles(folder: Path = FOLDER, tiers: Sequence[str] | None = None) ->
     order = {tier: i for i, tier in enumerate(tiers or LARGER_FIRST)}
 
     def place(style: Style) -> tuple[str, float, int]:
-        swd = style.card.get("judged", {}).get("256", {}).get("swd", math.inf) if tiers is None else 0.0
-        return style.name, swd, order.get(style.tier, len(order))
+        distance = 0.0
+        if tiers is None:
+            distance = style.card.get("judged", {}).get("256", {}).get("swd", math.inf)
+            distance += EVEN if style.tier != PREFERRED_LIVE[0] else 0.0
+        return style.name, distance, order.get(style.tier, len(order))
 
     return sorted(styles, key=place)
 
