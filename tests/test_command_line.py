@@ -49,7 +49,7 @@ def test_info_says_how_to_call_each_flavor(run):
         for part in (
             "Katsushika Hokusai, 1831",
             "public domain",
-            "style_weight=7.0",
+            "style_weight=5.0",
             "losses",
             "from torch on 16 photos",
             "made by   allaprima 0",
