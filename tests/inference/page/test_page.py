@@ -191,8 +191,8 @@ def test_a_network_that_is_given_a_pictures_statistics_paints_it_as_before(addre
           const expected = await paintWhole(style, style.session, picture);
           return Array.from(painted.pixels, (level, i) => level - expected.pixels[i]);
         }""")
-        # Statistics that differ in the last bit take some values of 8 bits to the next step, and a step of this network is worth
-        # several levels; int8 as such is some 3 levels off in the mean.
+        # Statistics that differ in the last bit take some values of 8 bits to the next step, which may be worth several
+        # levels; int8 as such is some 3 levels off in the mean.
         assert np.abs(differences).mean() <= (1.0 if "int8" in flavor else 0.5)
         assert np.abs(differences).max() <= (24 if "int8" in flavor else 3)
 
