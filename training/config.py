@@ -15,10 +15,10 @@ STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 # Beside them, of the painter's recipe; what is measured with (training/studies/judges.py) looks at other layers.
 WASSERSTEIN_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 SIMILARITY_LAYERS = ("relu3_1", "relu4_1")
-# How much each loss counts: content and similarity of the content weight; style (Gram), wasserstein and palette of the style
-# weight. training/README.md has the trials. The painter's recipe keeps the lattice away as well.
+# How much each loss counts: content and similarity times the content weight; style (Gram), wasserstein and palette times the
+# style weight; lattice as it stands. training/README.md has the trials.
 RECIPES: dict[str, dict[str, float]] = {
-    "painter": {"content": 0.4, "similarity": 2.0, "style": 1.0, "wasserstein": 1.2, "palette": 3.0},
+    "painter": {"content": 0.4, "similarity": 2.0, "style": 1.0, "wasserstein": 1.2, "palette": 3.0, "lattice": 10.0},
     "gram": {"content": 1.0, "style": 1.0},
 }
 STYLE_WEIGHT = 30.0  # of the classic optimization, unitless; networks are trained with less, lest content gets lost

@@ -12,7 +12,7 @@ from torch import Tensor
 SHARE = 4  # one of so many photos of a step; of two or three one
 
 
-def places_of(batch_size: int, own: slice) -> int:
+def finer_count(batch_size: int, own: range) -> int:
     """How many of this process's photos, the last ones, are painted as a second level.
 
     Args:
@@ -33,9 +33,5 @@ def second_level(net: torch.nn.Module, content_image: Tensor) -> Tensor:
     """
     coarse_content = F.avg_pool2d(content_image, 2)
     painting = net(coarse_content).float()
-    image = _enlarged(painting - coarse_content) + content_image
+    image = F.interpolate(painting - coarse_content, scale_factor=2.0, mode="bicubic") + content_image
     return image.clamp(0.0, 1.0).contiguous(memory_format=torch.channels_last)
-
-
-def _enlarged(image: Tensor) -> Tensor:
-    return F.interpolate(image, scale_factor=2.0, mode="bicubic")

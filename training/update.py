@@ -21,7 +21,7 @@ from training.config import CONTENT_LAYERS, RECIPES, SIMILARITY_LAYERS, STYLE_LA
 from training.painting import Target
 from training.places import Places
 from training.ranks import Ranks
-from training.second_level import places_of, second_level
+from training.second_level import finer_count, second_level
 from training.shake import Shake, Shaken
 
 EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_BATCH` photos
@@ -29,7 +29,6 @@ EMA_BATCH = 4
 PARTS = ("content", "style", "tv", "border", "steady", "wasserstein", "similarity", "palette", "lattice", "total")
 DEFAULT_STYLE_WEIGHT = float(TrainConfig.style_weight)  # where "auto" starts
 STEADY_WEIGHT = 20.0  # of `TrainConfig.steady` 1
-LATTICE_WEIGHT = 10.0
 COMPILE_GAIN = 0.97  # a compiled step has to take at most this share of the plain one's time
 GRAPH_TOLERANCE = 0.02  # of a CUDA graph's losses, relative: bf16 sums in another order differ by less
 
@@ -181,24 +180,24 @@ class Update:
         net: on its device, channels-last; trained in place.
         finer_target: of the painting twice as large, for the photos that are painted as a second level; None for none.
     Attributes:
+        finer: how many of this process's photos, the last ones, are painted as a second level.
         target_of_each: `target`, or for each photo of a step its own.
         parallel_net: the network, its gradients averaged over all processes.
         lr_scale: of the learning rate; halved by the loop when the picture went bad.
-        newest_losses: of the newest step, (5,), by `PARTS`, on the device.
+        newest_losses: of the newest step, one for each of `PARTS`, on the device.
     """
 
     def __init__(
         self, config: TrainConfig, net: torch.nn.Module, target: Target, ranks: Ranks, finer_target: Target | None = None
     ) -> None:
         self.config, self.net, self.target, self.ranks = config, net, target, ranks
+        device = next(net.parameters()).device
         self.finer, self.target_of_each = 0, target
         if finer_target:
-            own = places_in_batch(config, ranks)
-            self.finer = places_of(config.batch_size, own)
-            coarse = own.stop - own.start - self.finer
-            styles = torch.tensor([0] * coarse + [1] * self.finer, device=next(net.parameters()).device)
+            own = own_photos(config, ranks)
+            self.finer = finer_count(config.batch_size, own)
+            styles = torch.tensor([0] * (len(own) - self.finer) + [1] * self.finer, device=device)
             self.target_of_each = Target.of_all([target, finer_target]).of_each(styles)
-        device = next(net.parameters()).device
         on_gpu = device.type == "cuda"
         self.averaged_net = copy.deepcopy(net).requires_grad_(False).eval()
         lr = torch.tensor(config.lr, device=device) if on_gpu else config.lr
@@ -362,19 +361,19 @@ def weights_of(config: TrainConfig, style_weight: Tensor | float) -> dict[str, T
         "tv": config.tv_weight,
         "border": config.border_weight,
         "steady": config.steady * STEADY_WEIGHT,
-        "lattice": LATTICE_WEIGHT,
+        "lattice": shares.get("lattice", 0.0),
     }
 
 
 def shake_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Shake:
     """What shakes the photos of a training, this process's share of them."""
-    return Shake(config.batch_size, config.painted_px, config.seed, device, places_in_batch(config, ranks))
+    own = own_photos(config, ranks)
+    return Shake(config.batch_size, config.painted_px, config.seed, device, slice(own.start, own.stop))
 
 
-def places_in_batch(config: TrainConfig, ranks: Ranks) -> slice:
+def own_photos(config: TrainConfig, ranks: Ranks) -> range:
     """This process's photos among all those of a step."""
-    own = config.batch_size // ranks.world
-    return slice(ranks.rank * own, (ranks.rank + 1) * own)
+    return ranks.share(config.batch_size).places(0, config.batch_size)
 
 
 def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functions:

@@ -14,7 +14,7 @@ from models.errors import StyleError
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
 PAINTING = "painting.jpg"  # a small picture of the painting, beside its networks
 LARGER_FIRST = ("quality", "realtime")  # tiers, where the judges have said nothing
-EVEN = 0.005  # of what the judges say of style; where two tiers are even the faster one comes first
+EVEN = 0.005  # two networks whose distance from the painting (SWD) differs by less are even
 PREFERRED_LIVE = ("realtime", "quality")
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from training.painting import without_grain
-from training.second_level import places_of, second_level
+from training.second_level import finer_count, second_level
 
 
 class Brighter(torch.nn.Module):
@@ -31,10 +31,10 @@ def test_the_second_level_has_no_gradient_and_stays_a_picture():
 
 @pytest.mark.parametrize(("batch_size", "count"), [(1, 0), (2, 1), (3, 1), (4, 1), (8, 2), (16, 4)])
 def test_a_quarter_of_a_steps_photos_are_of_the_second_level_however_many_processes_there_are(batch_size, count):
-    assert places_of(batch_size, slice(0, batch_size)) == count
+    assert finer_count(batch_size, range(batch_size)) == count
     if batch_size > 1 and batch_size % 2 == 0:
         half = batch_size // 2
-        halves = [places_of(batch_size, slice(0, half)), places_of(batch_size, slice(half, batch_size))]
+        halves = [finer_count(batch_size, range(half)), finer_count(batch_size, range(half, batch_size))]
         assert halves == [max(0, count - half), min(count, half)]
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from inference.color import match_linear
 from inference.style.session import StyleSession
 from inference.style.styles import PREFERRED_LIVE, find_style
-from training.gallery.ship import HELDOUT_PHOTOS, SIZES_PX, judging_vgg19
-from training.photos.folder import list_photos
+from training.gallery.ship import SIZES_PX, heldout_photos, judging_vgg19
 from training.studies.judges import NAMES, PERIOD_PX, Bench, FramePainter, read_in_cells
 
 BLUR_PX = 2.0  # standard deviation
@@ -61,7 +60,7 @@ def table(judged: Mapping[str, Mapping[str, float]]) -> str:
 
 def judge(styles: list[str], paintings: Path, photos: Path) -> dict[str, dict[str, float]]:
     """What each judge says of each cheat, the mean of several styles' realtime networks."""
-    vgg, paths = judging_vgg19(), list_photos(photos)[: HELDOUT_PHOTOS[0]]
+    vgg, paths = judging_vgg19(), heldout_photos(photos, SIZES_PX[0])
     rows: dict[str, list[dict[str, float]]] = {}
     for style in styles:
         painting = next(iter(sorted(paintings.glob(f"{style}.*"))))

@@ -52,7 +52,7 @@ FLAVORS = {
 }
 WEIGHTS = {"realtime": torch.float32, "quality": torch.float16}
 QUALITY_START = "great_wave"
-HELDOUT_PHOTOS = (16, 8)  # the first ones of the folder, at each size
+HELDOUT_PHOTOS = {256: 16, 512: 8}  # the first ones of a folder, by their short side; elsewhere all
 BORDER_ALLOWED = 3.0  # levels of 255, of the band at the worst border
 PAINTING_PX = 144  # short side of the small picture
 
@@ -89,27 +89,32 @@ def ship_net(
     """
     vgg = judging_vgg19(config.vgg19)
     style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
-    paths = list_photos(photos)
     output = folder / name / f"{config.tier}.onnx"
     first, paint = SIZES_PX[0], painter_of_frames(net)
-    bench = Bench(vgg, config.painting, paths[: HELDOUT_PHOTOS[0]], first)
+    paths = heldout_photos(photos, first)
+    bench = Bench(vgg, config.painting, paths, first)
     card["judged"] = {str(first): bench.judge(paint)}
-    card["border_band"] = border_band(net, paths[: HELDOUT_PHOTOS[0]], first)
+    card["border_band"] = border_band(net, paths, first)
     shipped = shipped_card(name, config.tier, folder) if only_if_better else None
     if shipped:
         shipped["judged"] = {str(first): bench.judge(StyleSession(output).stylize)}  # its card may speak of other photos
         if not is_better(card, shipped):
             print(f"{name}/{config.tier}: {judged_text(card)} is no better than {judged_text(shipped)}")
             return None
-    card["heldout"] = {str(first): heldout_losses(net, vgg, style_frame, paths[: HELDOUT_PHOTOS[0]], first)}
-    card["heldout_photos"] = len(paths[: HELDOUT_PHOTOS[0]])
-    for size, count in zip(SIZES_PX[1:], HELDOUT_PHOTOS[1:], strict=False):
-        card["judged"][str(size)] = Bench(vgg, config.painting, paths[:count], size).judge(paint)
+    card["heldout"] = {str(first): heldout_losses(net, vgg, style_frame, paths, first)}
+    card["heldout_photos"] = len(paths)
+    for size in SIZES_PX[1:]:
+        card["judged"][str(size)] = Bench(vgg, config.painting, heldout_photos(photos, size), size).judge(paint)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_style(net, card, output, Yardstick(Path(config.photos), Path(config.painting), config.vgg19))
     write_painting(Path(config.painting), output.parent)
     print(f"{name}/{config.tier}: {judged_text(card)}")
     return output
+
+
+def heldout_photos(folder: Path, size_px: int) -> list[Path]:
+    """The photos of a folder that networks are judged on at a size."""
+    return list_photos(folder)[: HELDOUT_PHOTOS.get(size_px)]
 
 
 def judging_vgg19(source: str | None = None) -> VGG19Features:
@@ -155,22 +160,21 @@ def shipped_card(name: str, tier: str, folder: Path = FOLDER) -> dict[str, Any] 
 def shipped_swd(name: str, tier: str) -> float:
     """How far what is shipped is from its painting, as its card has it; infinite where nothing is."""
     card = shipped_card(name, tier)
-    return float(card["judged"][str(SIZES_PX[0])]["swd"]) if card and "judged" in card else math.inf
+    return float(card["judged"][str(SIZES_PX[0])]["swd"]) if card else math.inf
 
 
 def add_judged(paintings: Path, photos: Path, folder: Path = FOLDER) -> list[Path]:
     """Write what the judges say onto the cards of shipped networks that do not have it yet; returns the .onnx files."""
     cards: dict[Path, dict[str, Any]] = {}
-    vgg, paths = judging_vgg19(), list_photos(photos)
+    vgg = judging_vgg19()
     for style in shipped_styles(folder):
         painting = next(iter(sorted(paintings.glob(f"{style.name}.*"))), None)
         if "judged" in style.card or painting is None:
             continue
         session = StyleSession(style.path)
-        benches = {
-            str(size): Bench(vgg, painting, paths[:count], size) for size, count in zip(SIZES_PX, HELDOUT_PHOTOS, strict=True)
+        judged = {
+            str(size): Bench(vgg, painting, heldout_photos(photos, size), size).judge(session.stylize) for size in SIZES_PX
         }
-        judged = {size: bench.judge(session.stylize) for size, bench in benches.items()}
         cards[style.path] = dict(style.card) | {"judged": judged}
         print(f"{style.full_name}: {judged_text(cards[style.path])}", flush=True)
     write_cards(cards)

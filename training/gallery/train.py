@@ -120,11 +120,9 @@ def ship_base(configs: Mapping[str, TrainConfig], heldout: Path) -> None:
 
 
 def write_table(readme: Path = README) -> None:
-    """The table of held-out losses in checkpoints/README.md, from the cards."""
+    """The table of what the judges say in checkpoints/README.md, from the cards."""
     rows = []
     for style in shipped_styles():
-        if "judged" not in style.card:
-            continue
         judged, larger = (style.card["judged"][str(size)] for size in SIZES_PX)
         losses = style.card["heldout"][str(SIZES_PX[0])]
         rows.append(

@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from inference.pictures import read_picture, resize_short_side
+from inference.pictures import read_picture, resize, resize_short_side
+from inference.style.styles import EVEN
 from models.contract import LUMA
 from models.vgg import VGG19Features
 from training.images import to_image
@@ -42,6 +43,8 @@ VIEW = 0.5  # of the painted size
 STYLE_SCALE = 1.5  # of the painting's short side beside the photo's
 PERIOD_PX, WINDOW_PX = 4, 32
 PALETTE_PX = 128  # short side at which strokes are gone
+# Of a network that takes another's place: SS times the other's at most, grid at most, palette at least, or even with it.
+SS_ALLOWED, GRID_ALLOWED, PALETTE_WANTED, PALETTE_EVEN = 1.1, 0.005, 0.7, 0.05
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def color_volume(frame: np.ndarray) -> float:
 def from_afar(frame: np.ndarray, view: float = VIEW) -> np.ndarray:
     """A picture at `view` of its size."""
     height, width = (max(4, round(side * view / 4) * 4) for side in frame.shape[:2])
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
+    return resize(frame, height, width)
 
 
 def read_in_cells(path: Path | str, short_px: int, max_pixels: int = 0) -> np.ndarray:
@@ -176,14 +179,8 @@ class Bench:
 def is_no_worse(judged: Mapping[str, float], shipped: Mapping[str, float]) -> bool:
     """Whether a network may take another's place, by its numbers; the eye has the last word."""
     return bool(
-        judged["swd"] <= shipped["swd"] + SWD_EVEN
+        judged["swd"] <= shipped["swd"] + EVEN
         and judged["ss"] <= shipped["ss"] * SS_ALLOWED
         and judged["grid"] <= max(GRID_ALLOWED, shipped["grid"])
         and judged["palette"] >= min(PALETTE_WANTED, shipped["palette"] - PALETTE_EVEN)
     )
-
-
-SWD_EVEN = 0.005  # two networks that differ by less are even
-SS_ALLOWED = 1.1
-GRID_ALLOWED = 0.005
-PALETTE_WANTED, PALETTE_EVEN = 0.7, 0.05
