@@ -116,7 +116,7 @@ def stylize(options: argparse.Namespace) -> int:
     opened = []
     for name, path in zip(options.style, paths, strict=True):
         session = StyleSession(path, options.device, shared=at_once > 1)
-        fast = faster_tier(name) if options.strokes else None
+        fast = faster_tier(name) if options.strokes != 0 else None
         opened.append((session, StyleSession(fast, options.device, shared=at_once > 1) if fast else None))
         detail = f", large photos' detail with {fast}" if fast else ""
         print(f"painting with {path} on {session.where}{detail}", file=sys.stderr)
@@ -565,10 +565,10 @@ def _add_steady(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steady", type=kind, default=StylizeOptions.steady, metavar=f"0..{MAX_STEADY:g}", help=what)
 
 
-def _add_strokes(parser: argparse.ArgumentParser, default: float = StylizeOptions.strokes) -> None:
+def _add_strokes(parser: argparse.ArgumentParser, default: float | None = StylizeOptions.strokes) -> None:
     what = (
         "how large strokes are; 1 as on a picture of 768 px, whatever the size, 2 twice as large; fine paints in one pass, "
-        f"strokes of a few pixels (default: {f'{default:g}' if default else 'fine'})"
+        f"strokes of a few pixels (default: {'the size that suits the style' if default is None else 'fine'})"
     )
     parser.add_argument("--strokes", type=strokes, default=default, metavar="X|fine", help=what)
     what = "how much of a large picture's own fine lines comes back (default: 1)"

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from inference.color import keep_color
+from inference.options import StylizeOptions
+from inference.painter import paint_photo
 from inference.pictures import contact_sheet
 from inference.style.session import StyleSession
 from inference.style.styles import Style
@@ -22,8 +24,8 @@ def demo_sheet(
         frames: (H, W, 3) uint8 RGB contents.
         styles: what to paint them in.
     Returns:
-        the contact sheet, (H', W', 3) uint8, `COLUMNS` to a row, and the milliseconds that each style's network took for
-        a picture (mean over the frames), by full name.
+        the contact sheet, (H', W', 3) uint8, `COLUMNS` to a row, and the milliseconds that a picture took (mean over the
+        frames), by full name.
     """
     sessions = {style.full_name: StyleSession(style.path) for style in styles}
     times_ms: dict[str, list[float]] = {name: [] for name in sessions}
@@ -35,9 +37,9 @@ def demo_sheet(
         own: list[np.ndarray | None] = [frame]
         kept: list[np.ndarray | None] = [None]
         for name, session in sessions.items():
-            session.stylize(frame)  # the first run of a size sets up buffers
+            paint_photo(session, frame, StylizeOptions())  # the first run of a size sets up buffers
             began = time.perf_counter()
-            painting = session.stylize(frame)
+            painting = paint_photo(session, frame, StylizeOptions())
             times_ms[name].append(1000.0 * (time.perf_counter() - began))
             own.append(painting)
             kept.append(keep_color(frame, painting, "luminance"))

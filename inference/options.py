@@ -20,7 +20,7 @@ class StylizeOptions:
         max_side_px: paint at this size at most, 0 for the photo's own; the result is scaled back. Smaller means
             larger strokes, and less time and memory.
         strokes: how large they are: 1 as on a picture of 768 px, 2 twice as large; 0 paints in one pass at the
-            picture's own size.
+            picture's own size; None is the style's own size, as its card has it.
         steady: of films, how much of the painting before stays where the movement is sure, 0 to `MAX_STEADY`.
         detail: how much of the photo's own fine lines comes back where it is painted coarse to fine, 0 to 1.
     """
@@ -29,7 +29,7 @@ class StylizeOptions:
     match_luminance: bool = False
     strength: float = 1.0
     max_side_px: int = 0
-    strokes: float = 1.0
+    strokes: float | None = None
     detail: float = 1.0
     steady: float = 0.5
 

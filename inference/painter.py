@@ -28,7 +28,8 @@ def paint_photo(
     """Paint one photo, (H, W, 3) uint8 RGB, coarse to fine; returns the same shape. For the rest see `paint_levels`."""
     height, width = content_frame.shape[:2]
     work = scaled(content_frame, fitted(height, width, options.max_side_px))
-    stylized_frame = paint_levels(session, work, options.strokes, options.detail, fine_session, progress=progress)
+    strokes = session.contract.own_strokes if options.strokes is None else options.strokes
+    stylized_frame = paint_levels(session, work, strokes, options.detail, fine_session, progress=progress)
     stylized_frame = scaled(stylized_frame, (height, width))
     stylized_frame = keep_color(content_frame, stylized_frame, options.keep_color, options.match_luminance)
     return _blended(content_frame, stylized_frame, options.strength)
@@ -99,12 +100,13 @@ class FilmPainter:
         with self._profile.stage("convert"):
             size = self.work_size(*content_frame.shape[:2])
             work = self._denoiser.filter(scaled(content_frame, size, self._before))
-            fine = len(level_sizes(*size, self._strokes)) == 1
+            strokes = self.session.contract.own_strokes if self._strokes is None else self._strokes
+            fine = len(level_sizes(*size, strokes)) == 1
             image = frame_to_image(work, self._before) if fine else None
         with self._profile.stage("network"):
             if image is not None:
                 return self.session.stylize_image(image)
-            painted = paint_levels(self.session, work, self._strokes, self._detail)
+            painted = paint_levels(self.session, work, strokes, self._detail)
         with self._profile.stage("convert"):
             return frame_to_image(painted)
 

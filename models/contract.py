@@ -65,7 +65,7 @@ class Contract:
     Attributes:
         stride_px: H and W must be multiples of it.
         least_px: H and W must be at least this.
-        card: title, painter, year, license, tier, options, losses, ... as training wrote them.
+        card: title, painter, year, license, tier, strokes, options, losses, ... as training wrote them.
         io: "image" or "frame".
         precision: one of `PRECISIONS`, of the network inside.
         strength: 0 gives the content, 1 the stylized picture. In an image file it is fixed, in a frame file it is what
@@ -98,6 +98,12 @@ class Contract:
     @property
     def tensors(self) -> Tensors:
         return IO[self.io]
+
+    @property
+    def own_strokes(self) -> float:
+        """How large the style's strokes look best, as `inference.options.StylizeOptions` has it: as its card says, else 1."""
+        strokes = self.card.get("strokes")
+        return float(strokes) if isinstance(strokes, int | float) and 0.0 <= strokes <= MAX_STROKES else 1.0
 
     @property
     def optional(self) -> dict[str, float]:

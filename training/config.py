@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.contract import MAX_STROKES
 from models.errors import OptimizeError, TrainingError
 from models.options import check, flag, option
 
@@ -79,6 +80,9 @@ class TrainConfig:
     # reward a band at the border does not come, but one that is there stays.
     border_weight: float = option(100.0, "more keeps bands away from the picture's border", "X")
     style_size_px: int = option(512, "short side of the painting; larger gives larger strokes", "PX", least=32)
+    strokes: float = option(
+        1.0, "for the card: how large strokes are where nobody says, as of stylize", "X", least=0.1, most=MAX_STROKES
+    )
     recipe: str = option(
         "painter", "the losses: palette, strokes, forms; or content and Gram alone, as the papers", choices=tuple(RECIPES)
     )

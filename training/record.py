@@ -317,6 +317,7 @@ def make_card(
         "year": config.year,
         "license": config.license,
         "tier": config.tier,
+        "strokes": config.strokes,
         "step": step,
         "photos_seen": step * config.batch_size,
         "seconds": round(seconds, 1),

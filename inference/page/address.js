@@ -11,7 +11,7 @@ export function keepAddress() {
   if (now.assets?.styles.some(({ name }) => name === now.style?.name)) said.set("style", now.style.name);
   said.set("strength", $("strength").value);
   said.set("colors", $("keep_color").value);
-  said.set("strokes", strokes() ? Number(strokes().toPrecision(3)) : FINE);
+  if (now.strokesChosen) said.set("strokes", strokes() ? Number(strokes().toPrecision(3)) : FINE);
   if ($("second").value) {
     said.set("second", $("second").value);
     said.set("mix", $("mix").value);

@@ -2,6 +2,7 @@
 // more, where the reasons are. A message of protobuf is read and written as far as that needs.
 
 const CONTRACTS = ["1", "2"], WITH_LEVELS = "3";
+const MAX_STROKES = 10;
 const OPSET = 18; // of what is added here
 const FLOAT = 1, INT64 = 7; // of TensorProto.DataType
 export const MARGINS = "tiles/margins", SIDES = "tiles/sides"; // what the measuring network takes besides pictures
@@ -34,7 +35,18 @@ export function readContract(bytes) {
     year: metadata["allaprima.year"],
     license: metadata["allaprima.license"],
     tier: metadata["allaprima.tier"],
+    strokes: ownStrokes(metadata["allaprima.card"]),
   };
+}
+
+/** How large a style's strokes look best: as its card says, else 1. */
+function ownStrokes(card) {
+  try {
+    const { strokes } = JSON.parse(card);
+    return strokes > 0 && strokes <= MAX_STROKES ? strokes : 1;
+  } catch {
+    return 1;
+  }
 }
 
 /**

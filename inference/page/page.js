@@ -63,6 +63,7 @@ function connectControls() {
   addEventListener("hashchange", () => chooseNamed(...readAddress()));
   $("strokes").addEventListener("input", ({ target }) => {
     const size = strokes();
+    now.strokesChosen = true;
     tell(target, size ? `${Number(size.toPrecision(2))} ×` : "fine");
     want("paint");
   });

@@ -12,6 +12,7 @@ export const now = {
   facing: "user", // the camera wanted
   recorder: undefined, // while it records
   paused: false,
+  strokesChosen: false, // by the user or the address; until then they are each style's own
   touched: false, // something was opened, or is being
   whyNotOffline: "",
   busy: false, // the worker

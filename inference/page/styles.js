@@ -146,6 +146,13 @@ function alone(open) {
   return task;
 }
 
+/** The slider goes to the size that suits the style. */
+function suitStrokes(style) {
+  $("strokes").value = Math.log2(style.strokes);
+  $("strokes").dispatchEvent(new Event("input"));
+  now.strokesChosen = false;
+}
+
 /** @param {Uint8Array?} expected what it must paint of the worker's test picture */
 async function openStyle(bytes, name, expected) {
   if (bytes.length < 16) throw new Error(`${name} is too small for an .onnx file`);
@@ -156,6 +163,7 @@ async function openStyle(bytes, name, expected) {
       throw Object.assign(new Error(`${name} ${why}`), { kind: error.kind });
     });
     style = { name, bytes, ...contract };
+    if (!now.strokesChosen) suitStrokes(style);
     return { style };
   });
   say("");

@@ -44,6 +44,7 @@ def _lines(size: int, contract: Contract, form: str) -> list[tuple[str, str]]:
         ("style", ", ".join(str(card[key]) for key in ("title", "painter", "year") if card.get(key)) or "not named"),
         ("license", str(card.get("license") or "not named")),
         ("network", f"{card.get('tier', 'unknown')} tier, {contract.precision}, {size / 2**20:.2f} MB"),
+        ("strokes", f"{contract.own_strokes:g} by default; {MEANING['strokes']}"),
         ("form", form + (f", for {contract.target}; allaprima itself does not paint with it" if contract.target else "")),
         ("input", f"{tensors.input}: {kind}"),
         ("output", f"{tensors.output}: the same"),

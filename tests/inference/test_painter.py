@@ -1,5 +1,7 @@
 """The painter of films, frame by frame."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from fakes import SlowSession
@@ -38,6 +40,15 @@ def test_large_frames_of_films_are_painted_coarse_to_fine_as_photos_are(style_fi
     fine = paint(FilmPainter(session, StylizeOptions(strokes=0.0)), frame, 0.0)
     np.testing.assert_array_equal(fine, session.stylize(frame))
     assert np.abs(fine.astype(int) - first).mean() > 1
+
+
+def test_photos_and_films_get_the_strokes_that_suit_the_style_unless_somebody_says(style_file, monkeypatch):
+    session, frame = StyleSession(style_file), paint_landscape(120, 160)
+    session.contract = dataclasses.replace(session.contract, card=dict(session.contract.card) | {"strokes": 8.0})
+    large, one_pass = (paint_photo(session, frame, StylizeOptions(strokes=strokes)) for strokes in (8.0, 0.0))
+    assert np.abs(large.astype(int) - one_pass).mean() > 1
+    np.testing.assert_array_equal(paint_photo(session, frame, StylizeOptions()), large)
+    np.testing.assert_array_equal(paint(FilmPainter(session, StylizeOptions()), frame, 0.0), large)
 
 
 def test_a_frame_painted_small_keeps_the_contents_chroma_at_full_resolution():

@@ -16,6 +16,17 @@ def test_files_of_the_first_contract_are_still_read():
 
 
 @pytest.mark.parametrize(
+    ("card", "strokes"),
+    [
+        *[({"strokes": 2}, 2.0), ({"strokes": 0.0}, 0.0), ({}, 1.0)],
+        *[({"strokes": wrong}, 1.0) for wrong in ("2", 1e9, -1, float("nan"), None, [2])],
+    ],
+)
+def test_a_style_has_strokes_of_its_own_where_its_card_says_so(card, strokes):
+    assert Contract(4, 16, card).own_strokes == strokes
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"allaprima.contract": None}, "not one of ours"),

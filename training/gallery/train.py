@@ -12,6 +12,8 @@ import numpy as np
 from rich.console import Console
 
 from inference.atomic import write_atomically
+from inference.options import StylizeOptions
+from inference.painter import paint_photo
 from inference.pictures import Picture, contact_sheet, read_picture, write_picture
 from inference.style.session import StyleSession
 from inference.style.styles import FOLDER, shipped_styles
@@ -144,7 +146,7 @@ def write_sheet(path: Path = SHEET) -> None:
     labels = [["photo" for _ in frames]]
     for style in shipped_styles():
         session = StyleSession(style.path)
-        cells.append([session.stylize(frame) for frame in frames])
+        cells.append([paint_photo(session, frame, StylizeOptions()) for frame in frames])
         labels.append([style.full_name, *("" for _ in frames[1:])])
     if len(cells) % 2:
         cells.append([None for _ in frames])

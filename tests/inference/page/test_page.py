@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import re
 import subprocess
 import sys
@@ -157,7 +158,7 @@ def test_a_photo_is_saved_at_full_size_as_python_paints_it_without_seams(address
         page.message("It is saved at 1640")
         assert page.set("keep_color", 0).shape == preview.shape  # it goes on as before
     assert saved.shape == content.shape
-    painted = paint_levels(StyleSession(find_style(f"{FIRST.full_name}.int8")), content, 1.0, 1.0)
+    painted = paint_levels(StyleSession(find_style(f"{FIRST.full_name}.int8")), content, FIRST.card["strokes"], 1.0)
     half = 0.5 * painted + 0.5 * keep_luminance(content, painted)
     expected = 0.8 * half + 0.2 * content
     assert np.abs(saved - expected).mean() <= 4
@@ -393,8 +394,8 @@ SLIDERS = "() => ['strength', 'keep_color', 'strokes'].map((id) => Number(docume
     [
         ("style=the_scream&strength=80&colors=30&strokes=0.5", [80, 30, -1], "The Scream"),
         ("strokes=fine", [100, 0, -2.25], FIRST.card["title"]),
-        ("strength=999&colors=-5&strokes=-1", [100, 0, 0], FIRST.card["title"]),
-        ("strength=&colors=x&strokes=0", [100, 0, 0], FIRST.card["title"]),
+        ("strength=999&colors=-5&strokes=-1", [100, 0, math.log2(FIRST.card["strokes"])], FIRST.card["title"]),
+        ("strength=&colors=x&strokes=0", [100, 0, math.log2(FIRST.card["strokes"])], FIRST.card["title"]),
     ],
 )
 def test_the_address_says_what_is_painted_how(address, browser, fragment, sliders, title):
@@ -408,7 +409,8 @@ def test_the_address_is_kept_and_restored(address, browser):
     with Page(browser, address) as page:
         assert "#" not in page.tab.url
         page.choose("The Scream")
-        page.tab.wait_for_url("**/?backend=wasm#style=the_scream&strength=100&colors=0&strokes=1")
+        page.tab.wait_for_url("**/?backend=wasm#style=the_scream&strength=100&colors=0")
+        assert page.tab.inner_text("#strokes + output").split()[0] == "1"  # the style's own
         page.tab.focus("#strokes")
         page.tab.keyboard.press("Home")
         page.tab.wait_for_url("**&strokes=fine")

@@ -68,6 +68,7 @@ def test_every_shipped_style_is_in_the_gallery_with_all_that_its_card_says():
         assert {key: style.card[key] for key in ("title", "painter", "year")} == {
             key: entry[key] for key in ("title", "painter", "year")
         }
+        assert style.card["strokes"] == entry["strokes"]
 
 
 def test_a_gallery_with_an_unknown_option_is_refused(tmp_path):
