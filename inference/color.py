@@ -5,8 +5,8 @@ Transfer"). A network's palette froze at training, so its output is mended per p
 import cv2
 import numpy as np
 
-from inference.buffers import Scratch
-from inference.options import COLOR_MODES
+from allaprima.inference.buffers import Scratch
+from allaprima.inference.options import COLOR_MODES
 
 LINEAR_METHODS = ("cholesky", "image-analogies", "optimal-transport")
 

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.options import CODECS, COLOR_MODES, MAX_STEADY, QUALITY, StylizeOptions, VideoOptions
-from models.errors import Interrupted, StyleError, VideoError, WebError
-from models.options import Commands, add_command, number, strokes, whole_number
+from allaprima.inference.options import MachineOptions, StylizeOptions, VideoOptions
+from allaprima.models.errors import Interrupted, StyleError, VideoError, WebError
+from allaprima.models.options import Commands, add_command, add_options, chosen, number, whole_number
 
 if TYPE_CHECKING:
-    from inference.style.session import StyleSession
+    from allaprima.inference.style.session import StyleSession
 
 
 def add_demo(commands: Commands) -> None:
@@ -28,14 +28,21 @@ def add_demo(commands: Commands) -> None:
     parser.add_argument("photos", nargs="*", metavar="PHOTO", help="your own pictures instead of the landscape")
     parser.add_argument("-o", "--output", metavar="FILE", help="the sheet (default: allaprima_demo.png here)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file given with -o")
-    _add_max_pixels(parser)
+    add_options(parser, MachineOptions, ("max_pixels",))
 
 
 def demo(options: argparse.Namespace) -> int:
-    from inference.demo import demo_sheet
-    from inference.landscape import paint_landscape
-    from inference.pictures import Picture, check_no_input, check_writable, read_picture, resize_short_side, write_picture
-    from inference.style.styles import shipped_styles
+    from allaprima.inference.demo import demo_sheet
+    from allaprima.inference.landscape import paint_landscape
+    from allaprima.inference.pictures import (
+        Picture,
+        check_no_input,
+        check_writable,
+        read_picture,
+        resize_short_side,
+        write_picture,
+    )
+    from allaprima.inference.style.styles import shipped_styles
 
     styles = shipped_styles()
     if not styles:
@@ -69,12 +76,8 @@ def add_stylize(commands: Commands) -> None:
     parser.add_argument("-o", "--output", metavar="FILE_OR_FOLDER", help="where to write")
     what = "a picture that says where to paint: what is white; gray in part; it is scaled to the photo"
     parser.add_argument("--mask", metavar="FILE", help=what)
-    _add_keep_color(parser, "photo")
-    parser.add_argument(
-        "--match-luminance", action="store_true", help="with --keep-color luminance: keep the photo's contrast, too"
-    )
-    _add_strokes(parser)
-    _add_max_side(parser)
+    names = ("keep_color", "strength", "match_luminance", "strokes", "detail", "max_side_px")
+    add_options(parser, StylizeOptions, names)
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument(
         "--jobs",
@@ -83,16 +86,15 @@ def add_stylize(commands: Commands) -> None:
         metavar="N",
         help="photos in work at the same time (default: as many as there are cores)",
     )
-    _add_max_pixels(parser)
-    _add_device(parser)
+    add_options(parser, MachineOptions)
 
 
 def stylize(options: argparse.Namespace) -> int:
-    from inference.interrupt import catch_interrupt
-    from inference.pictures import check_no_input
-    from inference.style.session import StyleSession
-    from inference.style.styles import faster_tier, find_style, style_name
-    from inference.stylize import Mask, plan_jobs, read_mask, run_jobs
+    from allaprima.inference.interrupt import catch_interrupt
+    from allaprima.inference.pictures import check_no_input
+    from allaprima.inference.style.session import StyleSession
+    from allaprima.inference.style.styles import faster_tier, find_style, style_name
+    from allaprima.inference.stylize import Mask, plan_jobs, read_mask, run_jobs
 
     if len(options.style) > (2 if options.mask else 1):
         wanted = (
@@ -109,9 +111,7 @@ def stylize(options: argparse.Namespace) -> int:
         check_no_input(job.destination, [options.mask] if options.mask else [])
     if options.match_luminance and options.keep_color != "luminance":
         say("--match-luminance changes nothing without --keep-color luminance")
-    how = StylizeOptions(
-        options.keep_color, options.match_luminance, options.strength, options.max_side, options.strokes, options.detail
-    )
+    how = StylizeOptions(**chosen(StylizeOptions, options))
     at_once = min(len(jobs), options.jobs or os.cpu_count() or 1)
     opened = []
     for name, path in zip(options.style, paths, strict=True):
@@ -171,24 +171,15 @@ def add_video(commands: Commands) -> None:
     parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help="a shipped style, or an .onnx file")
     what = ".mp4, .m4v, .mov, .mkv, .webm, pictures (%%05d.png keeps transparency), a folder, or - (default: IN_STYLE.mp4)"
     parser.add_argument("-o", "--output", metavar="OUT", help=what)
-    _add_keep_color(parser, "film")
-    _add_strokes(parser)
-    _add_steady(parser)
-    _add_max_side(parser)
-    what = "auto is H.264, AV1 in .webm; .mov holds no AV1; in hardware where that works (default: auto)"
-    parser.add_argument("--codec", choices=CODECS, default="auto", help=what)
-    what = f"more is better and larger (default: {QUALITY})"
-    parser.add_argument("--quality", type=whole_number(1, 100), default=QUALITY, metavar="1..100", help=what)
-    parser.add_argument(
-        "--start", type=_seconds, default=0.0, metavar="T", help="begin here, in seconds or [H:]M:S (default: 0)"
-    )
-    parser.add_argument("--duration", type=_length, default=0.0, metavar="T", help="paint this long (default: to the end)")
+    names = ("keep_color", "strength", "strokes", "detail", "steady", "max_side_px")
+    add_options(parser, StylizeOptions, names)
+    add_options(parser, VideoOptions)
     what = "in int8 where a trial at 640x480 finds fp32 slower than so many pictures a second, and int8 faster; films of later "
     what += "runs may then differ by a few levels of 255. 0 for the best picture (default: 0)"
     parser.add_argument("--target-fps", type=number(0.0, 1000.0), default=0.0, metavar="N", help=what)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--profile", action="store_true", help="print how long each stage took")
-    _add_device(parser)
+    add_options(parser, MachineOptions, ("device",))
 
 
 def video(options: argparse.Namespace) -> int:
@@ -236,11 +227,11 @@ def _paint_standard_streams(options: argparse.Namespace, folder: Path) -> int:
 
 
 def _paint_films(options: argparse.Namespace) -> int:
-    from inference.film.video import check_output, plan_films
-    from inference.interrupt import catch_interrupt
-    from inference.precision import pick_precision
-    from inference.style.session import StyleSession
-    from inference.style.styles import PREFERRED_LIVE, find_style, style_name
+    from allaprima.inference.film.video import check_output, plan_films
+    from allaprima.inference.interrupt import catch_interrupt
+    from allaprima.inference.precision import pick_precision
+    from allaprima.inference.style.session import StyleSession
+    from allaprima.inference.style.styles import PREFERRED_LIVE, find_style, style_name
 
     for film in options.films:
         if "://" in film:
@@ -271,19 +262,12 @@ def _paint_films(options: argparse.Namespace) -> int:
 
 
 def _paint_film(source: Path, output: Path, session: "StyleSession", options: argparse.Namespace, received: list[int]) -> None:
-    from inference.console import film_progress
-    from inference.film.video import paint_video
-    from inference.profile import Profile, bare_session_ms
+    from allaprima.inference.console import film_progress
+    from allaprima.inference.film.video import paint_video
+    from allaprima.inference.profile import Profile, bare_session_ms
 
-    how = StylizeOptions(
-        options.keep_color,
-        strength=options.strength,
-        max_side_px=options.max_side,
-        strokes=options.strokes,
-        steady=options.steady,
-        detail=options.detail,
-    )
-    what = VideoOptions(options.codec, options.quality, options.start, options.duration)
+    how = StylizeOptions(**chosen(StylizeOptions, options))
+    what = VideoOptions(**chosen(VideoOptions, options))
     profile = Profile()
 
     def say(note: str) -> None:
@@ -328,9 +312,8 @@ def add_webcam(commands: Commands) -> None:
     parser.add_argument("--camera", default="0", metavar="N|URL|FILE", help="(default: 0, the first one)")
     what = "what to ask a camera for (default: 640x480); a film or stream is made to fit in, whole (default: its own size)"
     parser.add_argument("--size", type=_size, metavar="WxH", help=what)
-    _add_keep_color(parser, "picture")
-    _add_strokes(parser, default=0.0)
-    _add_steady(parser)
+    names = ("keep_color", "strength", "strokes", "detail", "steady")
+    add_options(parser, StylizeOptions, names, {"strokes": (0.0, "fine")})
     what = "hold so many pictures a second: in int8 where that is faster, smaller while a frame takes too long, and larger "
     what += "again; the picture keeps its size. 0 for the best picture (default: 25)"
     parser.add_argument("--target-fps", type=number(0.0, 1000.0), default=25.0, metavar="N", help=what)
@@ -342,20 +325,20 @@ def add_webcam(commands: Commands) -> None:
     what = "stop after N painted frames (default: never)"
     parser.add_argument("--frames", type=whole_number(0), default=0, metavar="N", help=what)
     parser.add_argument("--profile", action="store_true", help="print at the end how long each stage took")
-    _add_device(parser)
+    add_options(parser, MachineOptions, ("device",))
 
 
 def webcam(options: argparse.Namespace) -> int:
-    from inference.buffers import Buffers
-    from inference.film.sinks import check_film_writable
-    from inference.interrupt import catch_interrupt
-    from inference.live.cameras import CAMERA_SIZE, CameraFeed, open_camera
-    from inference.live.displays import VirtualCamera, Window, check_virtual_camera
-    from inference.live.rack import StyleRack
-    from inference.live.webcam import Controls, Webcam
-    from inference.precision import pick_precision
-    from inference.profile import Profile, bare_session_ms
-    from inference.style.styles import PREFERRED_LIVE, find_style, shipped_styles
+    from allaprima.inference.buffers import Buffers
+    from allaprima.inference.film.sinks import check_film_writable
+    from allaprima.inference.interrupt import catch_interrupt
+    from allaprima.inference.live.cameras import CAMERA_SIZE, CameraFeed, open_camera
+    from allaprima.inference.live.displays import VirtualCamera, Window, check_virtual_camera
+    from allaprima.inference.live.rack import StyleRack
+    from allaprima.inference.live.webcam import Controls, Webcam
+    from allaprima.inference.precision import pick_precision
+    from allaprima.inference.profile import Profile, bare_session_ms
+    from allaprima.inference.style.styles import PREFERRED_LIVE, find_style, shipped_styles
 
     if options.record:
         check_film_writable(Path(options.record), options.overwrite)
@@ -374,13 +357,7 @@ def webcam(options: argparse.Namespace) -> int:
     buffers, profile = Buffers(), Profile()
     feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
     print(f"painting with {rack.first.name} on {rack.first.where}{found and f' ({found})'}", file=sys.stderr)
-    controls = Controls(
-        keep_color=options.keep_color,
-        strength=options.strength,
-        strokes=options.strokes,
-        detail=options.detail,
-        steady=options.steady,
-    )
+    how = StylizeOptions(**chosen(StylizeOptions, options))
 
     def open_virtual_camera(height: int, width: int) -> VirtualCamera:
         return VirtualCamera(height, width, options.target_fps or 30.0)
@@ -389,7 +366,8 @@ def webcam(options: argparse.Namespace) -> int:
         feed,
         rack,
         buffers,
-        controls,
+        Controls(keep_color=how.keep_color, strength=how.strength),
+        how,
         target_fps=options.target_fps,
         display=window,
         record=Path(options.record) if options.record else None,
@@ -429,8 +407,8 @@ def add_info(commands: Commands) -> None:
 
 
 def info(options: argparse.Namespace) -> int:
-    from inference.style.info import describe
-    from inference.style.styles import find_style
+    from allaprima.inference.style.info import describe
+    from allaprima.inference.style.styles import find_style
 
     for i, name in enumerate(options.styles):
         path = find_style(name)
@@ -459,7 +437,7 @@ def add_web(commands: Commands) -> None:
 
 
 def web(options: argparse.Namespace) -> int:
-    from inference.page.web import export_folder, make_server, write_single_file
+    from allaprima.inference.page.web import export_folder, make_server, write_single_file
 
     if options.overwrite and not options.single_file:
         raise WebError("--overwrite goes with --single-file; a folder must be new or empty")
@@ -491,7 +469,7 @@ def add_styles(commands: Commands) -> None:
 
 
 def styles(options: argparse.Namespace) -> int:
-    from inference.style.styles import shipped_styles
+    from allaprima.inference.style.styles import shipped_styles
 
     for style in shipped_styles():
         card = style.card
@@ -524,74 +502,11 @@ def add_doctor(commands: Commands) -> None:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    from inference.doctor import examine
+    from allaprima.inference.doctor import examine
 
     for name, well, text in examine():
         print(f"{'ok' if well else '--'}  {name:12} {text}")
     return 0
-
-
-def _add_keep_color(parser: argparse.ArgumentParser, content: str) -> None:
-    text = (
-        f"keep the {content}'s colors: luminance takes only light and dark from the painting, histogram and linear "
-        f"move its palette to the {content}'s (default: none)"
-    )
-    parser.add_argument("--keep-color", choices=COLOR_MODES, default="none", help=text)
-    text = f"0 is the {content} as it is, 1 the painting (default: 1)"
-    parser.add_argument("--strength", type=number(0.0, 1.0), default=1.0, metavar="0..1", help=text)
-
-
-def _add_max_side(parser: argparse.ArgumentParser) -> None:
-    text = "paint at this size at most and scale the result back: larger strokes, less time and memory"
-    parser.add_argument("--max-side", type=whole_number(16), default=0, metavar="PX", help=text)
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    text = "where to run; auto takes CUDA where it works (default: auto)"
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
-
-
-def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
-    text = "refuse larger pictures, which may be decompression bombs (default: 179 million)"
-    parser.add_argument("--max-pixels", type=whole_number(1), default=0, metavar="N", help=text)
-
-
-def _add_steady(parser: argparse.ArgumentParser) -> None:
-    what = (
-        "how much of the painting before stays, moved along with the film, where that movement is sure; 0 paints every frame "
-        f"by itself (default: {StylizeOptions.steady:g})"
-    )
-    kind = number(0.0, MAX_STEADY)
-    parser.add_argument("--steady", type=kind, default=StylizeOptions.steady, metavar=f"0..{MAX_STEADY:g}", help=what)
-
-
-def _add_strokes(parser: argparse.ArgumentParser, default: float | None = StylizeOptions.strokes) -> None:
-    what = (
-        "how large strokes are; 1 as on a picture of 768 px, whatever the size, 2 twice as large; fine paints in one pass, "
-        f"strokes of a few pixels (default: {'the size that suits the style' if default is None else 'fine'})"
-    )
-    parser.add_argument("--strokes", type=strokes, default=default, metavar="X|fine", help=what)
-    what = "how much of a large picture's own fine lines comes back (default: 1)"
-    parser.add_argument("--detail", type=number(0.0, 1.0), default=StylizeOptions.detail, metavar="0..1", help=what)
-
-
-def _seconds(text: str) -> float:
-    """ "90", "1:30" or "0:01:30"."""
-    try:
-        seconds = [float(part) for part in text.split(":")]
-    except ValueError:
-        seconds = [float("nan")]
-    total = sum(part * 60.0**power for power, part in enumerate(reversed(seconds)))
-    if not (0.0 <= total < 1e9 and len(seconds) <= 3 and all(0.0 <= part < 60.0 for part in seconds[1:])):
-        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds or [H:]M:S")
-    return total
-
-
-def _length(text: str) -> float:
-    seconds = _seconds(text)
-    if not seconds:
-        raise argparse.ArgumentTypeError(f"{text} is no time at all; leave --duration out to paint to the end")
-    return seconds
 
 
 def _size(text: str) -> tuple[int, int]:

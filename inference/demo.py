@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from inference.color import keep_color
-from inference.options import StylizeOptions
-from inference.painter import paint_photo
-from inference.pictures import contact_sheet
-from inference.style.session import StyleSession
-from inference.style.styles import Style
+from allaprima.inference.color import keep_color
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.painter import paint_photo
+from allaprima.inference.pictures import contact_sheet
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import Style
 
 COLUMNS = 5  # as many as a screen shows
 

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from inference.buffers import Scratch
+from allaprima.inference.buffers import Scratch
 
 STILL = 5.0  # of 255: a larger change, the mean of the neighbourhood, is movement
 NEIGHBOURHOOD_PX = 5

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.film.sinks import ENCODERS, encoder_opens, tamed_encoders
-from inference.live.displays import display_trouble
-from inference.page.web import check_packages
-from inference.style.session import StyleSession, probe_cuda
-from inference.style.styles import shipped_styles
-from models.errors import AllaPrimaError, WebError
+from allaprima.inference.film.sinks import ENCODERS, encoder_opens, tamed_encoders
+from allaprima.inference.live.displays import display_trouble
+from allaprima.inference.page.web import check_packages
+from allaprima.inference.style.session import StyleSession, probe_cuda
+from allaprima.inference.style.styles import shipped_styles
+from allaprima.models.errors import AllaPrimaError, WebError
 
 VGG19_DOWNLOAD = "vgg19-dcbb9e9d.pth"  # torchvision's name for it
 

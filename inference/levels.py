@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 
-from inference.buffers import Scratch
-from inference.style.session import StyleSession
-from models.levels_graph import MAX_GAIN, MIN_FINER, OWN, STROKES_PIXELS
+from allaprima.inference.buffers import Scratch
+from allaprima.inference.style.session import StyleSession
+from allaprima.models.levels_graph import MAX_GAIN, MIN_FINER, OWN, STROKES_PIXELS
 
 BAND_ROWS = 256
 SLOW_PIXELS = 1_000_000  # levels of at most so many are painted by the better of two tiers

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 
-from inference.buffers import Scratch
-from inference.color import SteadyColor, keep_color
-from inference.denoise import TemporalDenoiser
-from inference.levels import ENLARGE, level_sizes, paint_levels, scaled
-from inference.options import StylizeOptions
-from inference.pictures import fitted
-from inference.profile import Profile
-from inference.steady import Steadier
-from inference.style.session import StyleSession, frame_to_image, image_to_frame
+from allaprima.inference.buffers import Scratch
+from allaprima.inference.color import SteadyColor, keep_color
+from allaprima.inference.denoise import TemporalDenoiser
+from allaprima.inference.levels import ENLARGE, level_sizes, paint_levels, scaled
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.pictures import fitted
+from allaprima.inference.profile import Profile
+from allaprima.inference.steady import Steadier
+from allaprima.inference.style.session import StyleSession, frame_to_image, image_to_frame
 
 
 def paint_photo(

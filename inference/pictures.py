@@ -5,6 +5,7 @@ import dataclasses
 import io
 import math
 import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,9 +19,9 @@ from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageFont, ImageOps, Unide
 from PIL.Image import Resampling
 from PIL.PngImagePlugin import PngInfo
 
-from inference.atomic import write_atomically
-from models.errors import AllaPrimaError, PictureError
-from models.memory import free_bytes
+from allaprima.inference.atomic import write_atomically
+from allaprima.models.errors import AllaPrimaError, PictureError
+from allaprima.models.memory import free_bytes
 
 # Written formats by suffix. An allow-list: Pillow opens dozens of rare formats
 # (EPS runs Ghostscript) that nobody's photographs are in.
@@ -127,6 +128,19 @@ def _first_picture(file: BinaryIO, name: str, max_pixels: int, draft_px: int) ->
     return _decoded(file, name, max_pixels or MAX_PIXELS, first)
 
 
+def picture_of(image: Image.Image) -> Picture:
+    """A Pillow image of any mode as a picture, upright."""
+    return _upright(image.copy())
+
+
+def image_of(picture: Picture) -> Image.Image:
+    """A picture as a Pillow image, RGB or RGBA, with its color profile."""
+    image = _with_alpha(picture, "PNG")
+    if picture.icc_profile is not None:
+        image.info["icc_profile"] = picture.icc_profile
+    return image
+
+
 def read_animation(path: Path, max_pixels: int = 0) -> Animation:
     """All pictures of an animation, or of a TIFF of several pages.
 
@@ -170,7 +184,7 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
 def _open_at_once(path: str, flags: int) -> int:
     """A pipe that nobody writes to is empty rather than waited for."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-    if os.name == "posix":
+    if sys.platform != "win32":
         os.set_blocking(handle, True)
     return handle
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from inference.profile import bare_session_ms
-from inference.style.session import StyleSession
-from inference.style.styles import flavor_of
+from allaprima.inference.profile import bare_session_ms
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import flavor_of
 
 WORTH = 0.9  # of the time; int8 is two or three levels of 255 off
 TRIAL_S = 0.4  # of each precision

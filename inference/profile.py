@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from inference.style.session import StyleSession, frame_to_image
+from allaprima.inference.style.session import StyleSession, frame_to_image
 
 KEPT = 2000  # of the newest times of a stage
 

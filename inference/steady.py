@@ -5,7 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from inference.buffers import Scratch
+from allaprima.inference.buffers import Scratch
 
 LEAST_PX = 64  # of a painting; in smaller ones no movement is seen
 SHRINK = 2  # the movement is looked for at half the size

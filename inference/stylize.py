@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from inference.options import StylizeOptions
-from inference.painter import FilmPainter, paint_photo, paint_where
-from inference.pictures import (
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.painter import FilmPainter, paint_photo, paint_where
+from allaprima.inference.pictures import (
     FORMATS,
     SEARCHED,
     Animation,
@@ -26,8 +26,8 @@ from inference.pictures import (
     write_animation,
     write_picture,
 )
-from inference.style.session import StyleSession
-from models.errors import AllaPrimaError, Interrupted, PictureError, StyleError
+from allaprima.inference.style.session import StyleSession
+from allaprima.models.errors import AllaPrimaError, Interrupted, PictureError, StyleError
 
 
 @dataclass(frozen=True)

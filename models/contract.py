@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.errors import StyleError
+from allaprima.models.errors import StyleError
 
 VERSION = "2"
 WITH_LEVELS = "3"

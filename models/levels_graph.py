@@ -6,7 +6,7 @@ at every level."""
 
 import math
 
-from models import frame_graph
+from allaprima.models import frame_graph
 
 STROKES_PIXELS = 768 * 576  # of the smallest level: the strokes look as on a picture of this size
 MIN_FINER = 1.2  # a picture whose sides are larger than that by less is painted in one pass

@@ -5,12 +5,12 @@ import argparse
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.contract import MAX_STROKES, size_px
-from models.errors import AllaPrimaError
+from allaprima.models.contract import MAX_STROKES, size_px
+from allaprima.models.errors import AllaPrimaError
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 FIELD = "option"  # its place in a field's metadata
@@ -24,11 +24,14 @@ class Option:
         help: one line; the default is added to it.
         metavar: what stands for the value.
         least: of numbers, each of them where there are several; floats are finite and at least 0 where it is None.
-        most: of floats.
+        most: of numbers.
         multiple_of: of whole numbers, with the reason.
         choices: what it may be, each of them where there are several.
         words: what it may be instead of a number.
         default_text: what is said of the default where it is not the value.
+        read: makes the value of its text, where that is more than its type does; raises `argparse.ArgumentTypeError`.
+        alone: the value where the option is given without one.
+        named: the option's name, where that is not the field's.
     """
 
     help: str = ""
@@ -39,6 +42,9 @@ class Option:
     choices: tuple[Any, ...] = ()
     words: tuple[str, ...] = ()
     default_text: str | None = None
+    read: Callable[[str], Any] | None = None
+    alone: Any = None
+    named: str | None = None
 
 
 def option(default: Any, help: str = "", metavar: str | None = None, **more: Any) -> Any:
@@ -48,7 +54,7 @@ def option(default: Any, help: str = "", metavar: str | None = None, **more: Any
 
 def flag(field: str) -> str:
     """The command-line option of a field."""
-    return "--" + field.removesuffix("_px").replace("_", "-")
+    return "--" + field.removesuffix("_px").removesuffix("_s").replace("_", "-")
 
 
 def options_of(config: Any) -> dict[str, Option]:
@@ -73,7 +79,7 @@ def check(config: Any, error: type[AllaPrimaError]) -> None:
             continue
         wrong = _fault(about, kind_of(field.type), value)
         if wrong:
-            raise error(f"{flag(field.name)} is {wrong}")
+            raise error(f"{about.named or flag(field.name)} is {wrong}")
 
 
 def _fault(about: Option, kind: type, value: Any) -> str | None:
@@ -89,7 +95,7 @@ def _fault(about: Option, kind: type, value: Any) -> str | None:
     if kind is float and not all(isinstance(part, int | float) and least <= part < math.inf for part in parts):
         wanted = "finite numbers of at least {} are" if isinstance(value, tuple) else "a finite number of at least {} is"
         return f"{shown}; {wanted.format(f'{least:g}')} needed"
-    if kind is float and any(part > about.most for part in parts):
+    if kind in (int, float) and any(part > about.most for part in parts):
         return f"{shown}; at most {about.most:g} is wanted"
     if about.multiple_of and any(part % about.multiple_of[0] for part in parts):
         step, why = about.multiple_of
@@ -105,25 +111,57 @@ def kind_of(annotation: Any) -> type:
     return str
 
 
-def add_options(parser: argparse.ArgumentParser, config: Any, names: Iterable[str] | None = None) -> None:
-    """Give a parser the options of a dataclass: all, or those named."""
+def add_options(
+    parser: argparse.ArgumentParser,
+    config: Any,
+    names: Iterable[str] | None = None,
+    defaults: Mapping[str, tuple[Any, str]] | None = None,
+) -> None:
+    """Give a parser the options of a dataclass: all, or those named.
+
+    Args:
+        defaults: other ones than the dataclass's for this command, each with what is said of it.
+    """
     fields = {field.name: field for field in dataclasses.fields(config) if FIELD in field.metadata}
     for name in fields if names is None else names:
         field, about = fields[name], fields[name].metadata[FIELD]
         several, kind = typing.get_origin(field.type) is tuple, kind_of(field.type)
-        default: Any = field.default
-        default = ",".join(map(str, default)) if several else default
-        text = about.default_text or ("" if default in (None, "") else str(default))
-        more: dict[str, Any] = {"dest": name, "default": field.default}
+        default, text = (defaults or {}).get(name, (field.default, about.default_text))
+        shown = ",".join(map(str, default)) if several else default
+        text = text or ("" if shown in (None, "") else f"{shown:g}" if isinstance(shown, float) else str(shown))
+        more: dict[str, Any] = {"dest": name, "default": default}
         more["help"] = f"{about.help} (default: {text})".strip() if text else about.help
+        if about.alone is not None:
+            more |= {"nargs": "?", "const": about.alone}
+        flags = about.named or flag(name)
         if kind is bool:
-            parser.add_argument(flag(name), action="store_true", **more | {"help": about.help})
+            parser.add_argument(flags, action="store_true", **more | {"help": about.help})
         elif several:
-            parser.add_argument(flag(name), type=several_of(kind), metavar=about.metavar, **more)
+            parser.add_argument(flags, type=several_of(kind), metavar=about.metavar, **more)
         elif about.choices:
-            parser.add_argument(flag(name), type=kind, choices=about.choices, **more)
+            parser.add_argument(flags, type=kind, choices=about.choices, **more)
         else:
-            parser.add_argument(flag(name), type=number_or(about.words, kind), metavar=about.metavar, **more)
+            parser.add_argument(flags, type=_reader(about, kind), metavar=about.metavar, **more)
+
+
+def _reader(about: Option, kind: type) -> Callable[[str], Any]:
+    """Reads a value of a kind, or one of its words, in its bounds."""
+    if about.read:
+        return about.read
+    least = about.least or 0
+    if not about.words and not about.multiple_of and kind is int:
+        return whole_number(int(least), None if about.most == math.inf else int(about.most))
+    if not about.words and kind is float and about.most < math.inf:
+        return number(least, about.most)
+
+    def read(text: str) -> Any:
+        value = text if text in about.words else kind(text)
+        if value not in about.words and (wrong := _fault(about, kind, value)):
+            raise argparse.ArgumentTypeError(wrong)
+        return value
+
+    read.__name__ = kind.__name__  # argparse's "invalid int value"
+    return read
 
 
 def add_command(
@@ -144,16 +182,6 @@ def add_command(
 def chosen(config: type, options: argparse.Namespace) -> dict[str, Any]:
     """A config's fields as a command line gives them; those that a command does not have stay away."""
     return {field.name: getattr(options, field.name) for field in dataclasses.fields(config) if hasattr(options, field.name)}
-
-
-def number_or(words: tuple[str, ...], kind: type) -> Callable[[str], Any]:
-    """Reads a value of a kind, or one of these words."""
-
-    def read(text: str) -> Any:
-        return text if text in words else kind(text)
-
-    read.__name__ = kind.__name__  # argparse's "invalid int value"
-    return read
 
 
 def several_of(kind: type) -> Callable[[str], tuple[Any, ...]]:

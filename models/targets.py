@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from models.contract import PRECISIONS
+from allaprima.models.contract import PRECISIONS
 
 FIRST_OPSET = 9  # that is written: what Barracuda reads
 

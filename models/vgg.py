@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.errors import WeightsError
+from allaprima.models.errors import WeightsError
 
 WIDTHS = {"1": (64, 2), "2": (128, 2), "3": (256, 4), "4": (512, 4), "5": (512, 4)}  # block: channels, convolutions
 CONVS = tuple(f"{block}_{i}" for block, (_, count) in WIDTHS.items() for i in range(1, count + 1))

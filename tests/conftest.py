@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.landscape import paint_landscape
+from allaprima.inference.landscape import paint_landscape
 
 # A worker of pytest-xdist has a core of its own: threads that wait for each other on cores taken by others are slow.
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
@@ -57,9 +57,9 @@ def style_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An .onnx of ours from an untrained realtime network, moved away from the identity."""
     import torch
 
-    from models.image_transform_net import RealtimeNet
-    from training.checkpoint import save_weights
-    from training.export.export import export
+    from allaprima.models.image_transform_net import RealtimeNet
+    from allaprima.training.checkpoint import save_weights
+    from allaprima.training.export.export import export
 
     folder = tmp_path_factory.mktemp("style")
     torch.manual_seed(3)
@@ -73,7 +73,7 @@ def style_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs one command line in this process; gives exit code, stdout, stderr."""
-    from allaprima import main
+    from allaprima.command_line import main
 
     def run_command(*arguments: object) -> tuple[int, str, str]:
         code = main([str(argument) for argument in arguments])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from inference.landscape import paint_landscape
-from inference.style import styles as styles_module
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.style import styles as styles_module
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("demo", "stylize", "video", "webcam", "train", "sweep", "export", "import", "styles", "doctor")
@@ -18,7 +18,7 @@ COMMANDS += ("optimize", "reconstruct", "evaluate", "bench", "info", "web")
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_help_has_a_summary_and_one_example(command, capsys):
-    from allaprima import main
+    from allaprima.command_line import main
 
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
@@ -29,7 +29,7 @@ def test_every_help_has_a_summary_and_one_example(command, capsys):
 
 
 def test_the_main_help_names_every_command(capsys):
-    from allaprima import main
+    from allaprima.command_line import main
 
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -65,8 +65,8 @@ def test_info_survives_a_card_of_nonsense(run, tmp_path):
 
     import onnx
 
-    from inference.style.onnx_file import read_style
-    from training.export.export import serialized
+    from allaprima.inference.style.onnx_file import read_style
+    from allaprima.training.export.export import serialized
 
     path = styles_module.find_style("great_wave/realtime")
     for card, report in (({"options": 3}, {}), ({"photos_seen": "many"}, {}), ({}, {"psnr_db": "good"})):
@@ -104,33 +104,36 @@ def modules_after(statement: str) -> set[str]:
 
 def files_of(package: str) -> list[str]:
     paths = [path for path in (ROOT / package).rglob("*.py") if path.stem != "__init__" and "node_modules" not in path.parts]
-    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return [".".join(["allaprima", *path.relative_to(ROOT).with_suffix("").parts]) for path in paths]
 
 
 def test_a_session_opens_without_onnx_which_only_large_pictures_need():
-    assert "onnx" not in modules_after("import inference.stylize, inference.film.video, inference.live.webcam")
+    assert "onnx" not in modules_after(
+        "import allaprima.inference.stylize, allaprima.inference.film.video, allaprima.inference.live.webcam"
+    )
 
 
 def test_inference_imports_neither_torch_nor_training():
     modules = modules_after("import " + ", ".join(files_of("inference")))
-    assert not {"torch", "training", "safetensors", "datasets"} & modules
-    assert {m for m in modules if m.startswith("models.")} == {
-        f"models.{name}" for name in ("contract", "errors", "frame_graph", "levels_graph", "memory", "options")
+    assert not {"torch", "allaprima.training", "safetensors", "datasets"} & modules
+    assert {m for m in modules if m.startswith("allaprima.models.")} == {
+        f"allaprima.models.{name}" for name in ("contract", "errors", "frame_graph", "levels_graph", "memory", "options")
     }
 
 
 def test_models_import_nothing_of_ours():
     modules = modules_after("import " + ", ".join(files_of("models")))
-    assert not {m for m in modules if m.split(".")[0] in ("training", "inference", "allaprima")}
+    ours = {m for m in modules if m.startswith("allaprima.") and not m.startswith("allaprima.models")}
+    assert ours == {"allaprima.inference", "allaprima.inference.options"}  # of `import allaprima` itself
 
 
 def test_the_command_line_starts_without_numpy_opencv_or_torch():
-    modules = modules_after("import allaprima; allaprima.build_parser()")
+    modules = modules_after("from allaprima.command_line import build_parser; build_parser()")
     assert not {"numpy", "cv2", "onnxruntime", "torch", "rich", "PIL"} & modules
 
 
 def test_datasets_is_not_imported_for_a_photo_folder():
-    assert "datasets" not in modules_after("import training.loop")
+    assert "datasets" not in modules_after("import allaprima.training.loop")
 
 
 @pytest.mark.thorough
@@ -173,11 +176,12 @@ def test_shipped_styles_have_onnx_weights_and_a_card_and_take_at_most_50_mb_toge
 
 @pytest.mark.thorough
 def test_shipped_weights_still_give_the_shipped_files():
-    from inference.pictures import read_picture
-    from inference.style.session import StyleSession
-    from training.checkpoint import load_net
-    from training.export.export import REFERENCE_PHOTOS, Flavor, compare, too_bad
-    from training.gallery.ship import FLAVORS, QUALITY_START
+    from allaprima.inference.pictures import read_picture
+    from allaprima.inference.style.session import StyleSession
+    from allaprima.training.checkpoint import load_net
+    from allaprima.training.config import Flavor
+    from allaprima.training.export.export import REFERENCE_PHOTOS, compare, too_bad
+    from allaprima.training.gallery.ship import FLAVORS, QUALITY_START
 
     photos = [read_picture(path).frame[:128, :128] for path in REFERENCE_PHOTOS.glob("*.jpg")]
     for style in styles_module.shipped_styles():
@@ -202,7 +206,7 @@ def test_shipped_styles_paint_the_landscape_without_losing_it():
     """A painting is neither the photo, nor gray, nor unrelated to the photo."""
     import numpy as np
 
-    from inference.style.session import StyleSession
+    from allaprima.inference.style.session import StyleSession
 
     frame = paint_landscape(240, 320)
     for style in styles_module.shipped_styles():
@@ -254,7 +258,7 @@ def test_doctor_tries_everything_and_ends_well(run):
 
 
 def test_doctor_sees_both_onnxruntimes(monkeypatch):
-    from inference import doctor
+    from allaprima.inference import doctor
 
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "1.30")
     _, well, text = doctor.onnxruntimes()
@@ -272,7 +276,7 @@ def test_doctor_sees_both_onnxruntimes(monkeypatch):
     ],
 )
 def test_doctor_looks_into_the_named_weights(monkeypatch, tmp_path, content, well, words):
-    from inference import doctor
+    from allaprima.inference import doctor
 
     if content:
         (tmp_path / "vgg").write_bytes(content)
@@ -370,7 +374,7 @@ def test_what_python_itself_lacks_is_one_line(run, monkeypatch, error, message):
 
 
 def test_a_sheet_that_cannot_be_written_is_said_before_the_work(run, monkeypatch, tmp_path):
-    monkeypatch.setattr("inference.demo.demo_sheet", None)
+    monkeypatch.setattr("allaprima.inference.demo.demo_sheet", None)
     code, _, err = run("demo", "-o", tmp_path / "nowhere" / "sheet.png")
     assert code == 1
     assert "there is no folder" in err
@@ -389,7 +393,7 @@ def test_a_sheet_that_cannot_be_written_is_said_before_the_work(run, monkeypatch
 def test_closed_standard_streams_swallow_what_is_meant_for_them(tmp_path, style_file, landscape, closed, arguments, printed):
     Image.fromarray(landscape).save(tmp_path / "a.png")
     words = [str(style_file) if word == "STYLE" else word for word in arguments]
-    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, str(ROOT / "allaprima.py"), *words]
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "allaprima", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert [line.split()[0] for line in done.stdout.splitlines()] == printed, done.stdout
     assert "Traceback" not in done.stderr
@@ -401,7 +405,7 @@ def test_a_name_that_the_terminal_cannot_show_is_painted_and_shown_escaped(tmp_p
     for name in names:
         Image.fromarray(landscape).save(tmp_path / "x.png")
         (tmp_path / "x.png").rename(tmp_path / name)
-    command = [sys.executable, str(ROOT / "allaprima.py"), "stylize", *names, "-s", str(style_file), "-o", "out/"]
+    command = [sys.executable, "-m", "allaprima", "stylize", *names, "-s", str(style_file), "-o", "out/"]
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -23,6 +23,8 @@ TRAINING_TAKES = (
     "interrupt",
     "landscape",
     "levels",
+    "options",
+    "painter",
     "pictures",
     "style",
 )  # of inference
@@ -45,12 +47,21 @@ def test_a_room_takes_nothing_from_the_rooms_above_it(room):
     assert files
     for path in files:
         for module in imports_of(path):
-            assert not f"{module}.".startswith(tuple(f"{above}." for above in NEVER[room])), f"{path}: {module}"
+            assert not f"{module}.".startswith(tuple(f"allaprima.{above}." for above in NEVER[room])), f"{path}: {module}"
 
 
 def test_training_takes_from_inference_only_what_reads_writes_opens_and_compares():
-    allowed = tuple(f"inference.{name}." for name in TRAINING_TAKES)
+    allowed = tuple(f"allaprima.inference.{name}." for name in TRAINING_TAKES)
     for path in (ROOT / "training").rglob("*.py"):
         for module in imports_of(path):
-            if module.startswith("inference."):
+            if module.startswith("allaprima.inference."):
                 assert f"{module}.".startswith(allowed), f"{path}: {module}"
+
+
+def test_nothing_is_imported_by_its_folders_name():
+    """From the repository's root that would load a second copy of every class."""
+    for folder in ("allaprima", "models", "training", "inference", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if "node_modules" not in path.parts:
+                for module in imports_of(path):
+                    assert module.split(".")[0] not in ("models", "training", "inference", "checkpoints"), f"{path}: {module}"

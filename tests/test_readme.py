@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from allaprima import build_parser
+from allaprima.command_line import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -42,7 +42,7 @@ def test_commands_of_the_docs_parse(command):
 
 
 def test_the_key_table_is_the_webcams():
-    from inference.live.webcam import KEYS
+    from allaprima.inference.live.webcam import KEYS
 
     for key, what in KEYS:
         assert f"| {key} | {what} |" in PAGES[ROOT / "inference" / "README.md"]

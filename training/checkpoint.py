@@ -12,10 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from inference.atomic import write_atomically
-from models.errors import StyleError, TrainingError
-from models.image_transform_net import NETS, ImageTransformNet, JohnsonNet
-from training.config import PRECISIONS
+from allaprima.inference.atomic import write_atomically
+from allaprima.models.errors import StyleError, TrainingError
+from allaprima.models.image_transform_net import NETS, ImageTransformNet, JohnsonNet
+from allaprima.training.config import PRECISIONS
 
 KEPT = 3  # newest checkpoints left in a run folder; a quality-tier one is 27 MB
 BEST = "best.safetensors"  # averaged weights of the checkpoint that painted the preview photos with the lowest loss

@@ -8,14 +8,21 @@ import argparse
 import dataclasses
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.contract import IO, OPSET, PRECISIONS
-from models.errors import Interrupted, OptimizeError, StyleError, TrainingError
-from models.options import Commands, add_command, add_options, chosen, flag, number, several_of, size, strokes, whole_number
-from models.targets import FIRST_OPSET, TARGETS
-from training.config import EvaluateConfig, OptimizeConfig, ReconstructConfig, TrainConfig
+from allaprima.models.errors import Interrupted, OptimizeError, StyleError, TrainingError
+from allaprima.models.options import (
+    Commands,
+    add_command,
+    add_options,
+    chosen,
+    flag,
+    several_of,
+    whole_number,
+)
+from allaprima.training.config import EvaluateConfig, Flavor, OptimizeConfig, ReconstructConfig, TrainConfig
 
 
 def add_train(commands: Commands) -> None:
@@ -45,7 +52,7 @@ def train(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.loop import train_together
+    from allaprima.training.loop import train_together
 
     console = Console(highlight=False)
     if options.resume:
@@ -63,18 +70,40 @@ def train(options: argparse.Namespace) -> int:
     train_together(configs, run_folders, console, resume=bool(options.resume))
     if not writes:
         return 0
-    from inference.style.info import report_text
-    from training.export.export import export as export_onnx
+    from allaprima.inference.style.info import report_text
+    from allaprima.training.export.export import export as export_onnx
 
     for run_folder in run_folders:
         style = run_folder / "style.onnx"
         print(f"wrote {style}; {report_text(export_onnx(run_folder, style))}")
     if options.quick:
-        from training.quick import full_training_text
+        from allaprima.training.quick import full_training_text
 
         print(full_training_text(configs[0], run_folders[0]))
     print(f"try it: allaprima stylize PHOTO --style {shlex.quote(str(style))}")
     return 0
+
+
+def train_style(painting: Path, photos: Path, run_folder: Path, quick: bool, options: Mapping[str, Any]) -> Path:
+    """`allaprima.train`: see there."""
+    known = [field.name for field in dataclasses.fields(TrainConfig)]
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"train has no option {', '.join(unknown)}; there are {', '.join(known)}")
+    _need_training_packages()
+    from rich.console import Console
+
+    from allaprima.training.export.export import export as export_onnx
+    from allaprima.training.loop import train_together
+    from allaprima.training.quick import quick_config
+
+    config = _config_of({"painting": str(painting), "photos": str(photos), **options})
+    config = quick_config(config) if quick else config
+    _check_new(run_folder)
+    _save_options(run_folder, config)
+    train_together([config], [run_folder], Console(highlight=False))
+    style = run_folder / "style.onnx"
+    export_onnx(run_folder, style)
+    return style
 
 
 def _check_nothing_else(options: argparse.Namespace) -> None:
@@ -101,21 +130,25 @@ def _new_runs(options: argparse.Namespace) -> list[tuple[Path, TrainConfig]]:
     for painting in options.paintings or [None]:
         config = _chosen_config(options, painting)
         if options.quick:
-            from training.quick import quick_config
+            from allaprima.training.quick import quick_config
 
             config = quick_config(config)
         name = f"{Path(config.painting).stem}-{config.tier}{'-quick' if options.quick else ''}"
         run_folder = Path("runs", name) if not options.output else Path(options.output)
         if options.output and len(options.paintings) > 1:
             run_folder /= name
-        if any(run_folder.glob("step_*.safetensors")) or (run_folder / "weights.safetensors").exists():
-            raise TrainingError(
-                f"{run_folder} holds a training; go on with --resume {shlex.quote(str(run_folder))}, or give another -o"
-            )
+        _check_new(run_folder)
         if run_folder in [other for other, _ in runs]:
             raise TrainingError(f"two paintings are named {Path(painting).stem}; rename one")
         runs.append((run_folder, config))
     return runs
+
+
+def _check_new(run_folder: Path) -> None:
+    if any(run_folder.glob("step_*.safetensors")) or (run_folder / "weights.safetensors").exists():
+        raise TrainingError(
+            f"{run_folder} holds a training; go on with --resume {shlex.quote(str(run_folder))}, or give another -o"
+        )
 
 
 def _chosen_config(options: argparse.Namespace, painting: str | None) -> TrainConfig:
@@ -127,10 +160,14 @@ def _chosen_config(options: argparse.Namespace, painting: str | None) -> TrainCo
             "thousand or more: your own, or COCO's 5,000 (cocodataset.org, 2017 Val images, 1 GB). ALLAPRIMA_PHOTOS names a "
             "folder once for all"
         )
-    if not Path(painting).is_file():
-        raise TrainingError(f"there is no painting {painting}")
-    values = chosen(TrainConfig, options) | {"painting": painting, "photos": photos}
-    values["vgg19"] = values["vgg19"] or os.environ.get("ALLAPRIMA_VGG19")  # --resume may lack it, or have another
+    return _config_of(chosen(TrainConfig, options) | {"painting": painting, "photos": photos})
+
+
+def _config_of(values: dict[str, Any]) -> TrainConfig:
+    """The training options of these values, their files found from wherever the training will go on."""
+    if not Path(values["painting"]).is_file():
+        raise TrainingError(f"there is no painting {values['painting']}")
+    values["vgg19"] = values.get("vgg19") or os.environ.get("ALLAPRIMA_VGG19")  # --resume may lack it, or have another
     for name in ("painting", "photos", "init", "vgg19"):  # --resume may be called from another folder
         if values.get(name) and Path(values[name]).exists():
             values[name] = os.path.realpath(values[name])
@@ -141,7 +178,7 @@ def _chosen_config(options: argparse.Namespace, painting: str | None) -> TrainCo
 
 
 def _save_options(run_folder: Path, config: TrainConfig) -> None:
-    from inference.atomic import write_atomically
+    from allaprima.inference.atomic import write_atomically
 
     try:
         run_folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +212,7 @@ def sweep(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.quick import sweep as run_sweep
+    from allaprima.training.quick import sweep as run_sweep
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise TrainingError("a sweep runs in one process; start it without torchrun")
@@ -208,7 +245,7 @@ def optimize(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.classic.optimize import optimize as run_optimization
+    from allaprima.training.classic.optimize import optimize as run_optimization
 
     config = OptimizeConfig(**chosen(OptimizeConfig, options))
     content = Path(config.content)
@@ -236,7 +273,7 @@ def reconstruct(options: argparse.Namespace) -> int:
     _need_training_packages()
     from rich.console import Console
 
-    from training.classic.reconstruct import reconstruct as run_reconstruction
+    from allaprima.training.classic.reconstruct import reconstruct as run_reconstruction
 
     config = ReconstructConfig(**chosen(ReconstructConfig, options))
     output = Path(options.output)
@@ -275,7 +312,7 @@ def evaluate(options: argparse.Namespace) -> int:
         _need_training_packages()
     from rich.console import Console
 
-    from inference.style.styles import PREFERRED_LIVE, find_style
+    from allaprima.inference.style.styles import PREFERRED_LIVE, find_style
 
     output, console = Path(options.output), Console(highlight=False)
     if output.suffix != ".json":
@@ -289,11 +326,11 @@ def evaluate(options: argparse.Namespace) -> int:
         name = f"{path.parent.name}/{path.stem}".removeprefix("/")
         networks[str(path) if name in networks else name] = path
     if options.film:
-        from inference.film.steadiness import evaluate_films, table
+        from allaprima.inference.film.steadiness import evaluate_films, table
 
         print(table(evaluate_films([Path(film) for film in options.film], networks, output, console)))
         return 0
-    from training.studies import evaluate
+    from allaprima.training.studies import evaluate
 
     result = evaluate.evaluate(EvaluateConfig(**chosen(EvaluateConfig, options)), networks, output, console)
     print(evaluate.table(result))
@@ -313,25 +350,7 @@ def add_export(commands: Commands) -> None:
     parser.add_argument("run_or_checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run folder or a .safetensors file")
     what = "(default: style.onnx in the run folder, style.frame.onnx, style.int8.onnx, ...)"
     parser.add_argument("-o", "--output", metavar="FILE.onnx", help=what)
-    parser.add_argument("--io", choices=tuple(IO), default="image", help="(default: image)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(default: fp32)")
-    what = "1 keeps the content's colors (luminance-only); without a number 1 (default: 0). Fixed in an image file, in a frame"
-    what += " file what counts where the input is not fed; --strength alike"
-    kind = number(0.0, 1.0)
-    parser.add_argument("--keep-color", type=kind, nargs="?", const=1.0, default=0.0, metavar="0..1", help=what)
-    what = "0 is the content as it is, 1 the painting (default: 1)"
-    parser.add_argument("--strength", type=kind, default=1.0, metavar="0..1", help=what)
-    what = "with --io frame: paint coarse to fine inside the file, strokes so large (1 as on a picture of 768 px) where the"
-    what += " input strokes is not fed; without a number 1. Needs a runtime with ONNX's Loop"
-    parser.add_argument("--strokes", type=strokes, nargs="?", const=1.0, metavar="X|fine", help=what)
-    what = "with --strokes: how much of a large picture's own fine lines comes back (default: 1)"
-    parser.add_argument("--detail", type=kind, metavar="0..1", help=what)
-    what = f"in the form that another runtime takes. {'; '.join(f'{name}: {target.why}' for name, target in TARGETS.items())}"
-    parser.add_argument("--for", dest="target", choices=tuple(TARGETS), default="onnxruntime", help=what)
-    what = "for pictures of this size alone, as phones and older runtimes want"
-    parser.add_argument("--size", type=size, metavar="WIDTHxHEIGHT", help=what)
-    what = "of ONNX (default: the lowest that says the same, 11 for images, 13 for int8, 15 for frames, 18 with --strokes)"
-    parser.add_argument("--opset", type=whole_number(FIRST_OPSET, OPSET), metavar=f"{FIRST_OPSET}..{OPSET}", help=what)
+    add_options(parser, Flavor)
     what = "to compare on, and for int8 to measure ranges on (default: those of the run, else three that come along)"
     parser.add_argument("--photos", metavar="FOLDER", help=what)
     what = "the painting, which int8 is compared with (default: the run's)"
@@ -342,16 +361,12 @@ def add_export(commands: Commands) -> None:
 
 def export(options: argparse.Namespace) -> int:
     _need_training_packages()
-    from inference.style.info import report_text
-    from training.export.export import Flavor, Yardstick
-    from training.export.export import export as export_onnx
+    from allaprima.inference.style.info import report_text
+    from allaprima.training.export.export import Yardstick
+    from allaprima.training.export.export import export as export_onnx
 
     source = Path(options.run_or_checkpoint)
-    if options.strokes is None and options.detail is not None:
-        raise StyleError("--detail does nothing without --strokes")
-    detail = 1.0 if options.detail is None else options.detail
-    about = (options.io, options.precision, options.strength, options.keep_color, options.strokes, detail)
-    flavor = Flavor(*about, options.target, options.size, options.opset)
+    flavor = Flavor(**chosen(Flavor, options))
     base = source / "style" if source.is_dir() else source.with_suffix("")
     output = Path(options.output or f"{base}{flavor.suffix}.onnx")
     if output.exists() and not options.overwrite:
@@ -376,7 +391,7 @@ def add_import(commands: Commands) -> None:
 
 def import_style(options: argparse.Namespace) -> int:
     _need_training_packages()
-    from training.export.import_torch import import_torch
+    from allaprima.training.export.import_torch import import_torch
 
     output = Path(options.output)
     for path in (output, output.with_suffix(".json")):
@@ -401,7 +416,6 @@ def add_bench(commands: Commands) -> None:
     parser.add_argument("painting", nargs="?", metavar="PAINTING", help="with --training")
     parser.add_argument("--photos", metavar="FOLDER", help="with --training")
     parser.add_argument("--training", action="store_true", help="measure the training loop")
-    parser.add_argument("--ladder", action="store_true", help="with --training: idea by idea from the plain loop to ours")
     what = "turns of each network, or of each loop, 2 s long (default: 5)"
     parser.add_argument("--rounds", type=whole_number(1), default=5, metavar="N", help=what)
     names = ("tier", "device", "precision", "compile", "workers", "batch_size", "size_px", "vgg19")
@@ -416,13 +430,13 @@ def bench(options: argparse.Namespace) -> int:
     if useless:
         raise TrainingError(f"{', '.join(flag(name) for name in useless)}: only with --training; sizes are given with --sizes")
     if options.training:
-        from training.studies.benchmark_loop import report
+        from allaprima.training.studies.benchmark_loop import report
 
-        print(report(_chosen_config(options, options.painting), options.rounds, options.ladder))
+        print(report(_chosen_config(options, options.painting), options.rounds))
     else:
         import json
 
-        from training.studies.benchmark import measure, table
+        from allaprima.training.studies.benchmark import measure, table
 
         result = measure(options.sizes, options.rounds, options.device, options.precision)
         print(json.dumps(result, indent=1) if options.json else table(result))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.contract import MAX_STROKES
-from models.errors import OptimizeError, TrainingError
-from models.options import check, flag, option
+from allaprima.models.contract import IO, LOWEST_OPSET, MAX_STROKES, OPSET
+from allaprima.models.contract import PRECISIONS as FILE_PRECISIONS
+from allaprima.models.errors import OptimizeError, StyleError, TrainingError
+from allaprima.models.options import check, flag, option, size, strokes
+from allaprima.models.targets import FIRST_OPSET, TARGETS
 
 CONTENT_LAYERS = ("relu4_2",)
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -285,3 +287,74 @@ class EvaluateConfig:
         for name in ("sizes_px", "against", "inits"):
             if not getattr(self, name):
                 raise OptimizeError(f"{flag(name)} is empty; one at least is needed")
+
+
+@dataclass(frozen=True)
+class Flavor:
+    """What kind of .onnx file: as in `models.contract.Contract`.
+
+    Attributes:
+        target: of `models.targets.TARGETS`. size: width and height, fixed. opset: else the lowest that does.
+    Raises:
+        StyleError: an option is out of its range, or nothing by itself.
+    """
+
+    io: str = option("image", choices=tuple(IO))
+    precision: str = option("fp32", choices=FILE_PRECISIONS)
+    keep_color: float = option(
+        0.0,
+        "1 keeps the content's colors (luminance-only); without a number 1. Fixed in an image file, in a frame file what "
+        "counts where the input is not fed; --strength alike",
+        "0..1",
+        most=1.0,
+        alone=1.0,
+    )
+    strength: float = option(1.0, "0 is the content as it is, 1 the painting", "0..1", most=1.0)
+    strokes: float | None = option(
+        None,
+        "with --io frame: paint coarse to fine inside the file, strokes so large (1 as on a picture of 768 px) where the input "
+        "strokes is not fed; without a number 1. Needs a runtime with ONNX's Loop",
+        "X|fine",
+        most=MAX_STROKES,
+        read=strokes,
+        alone=1.0,
+    )
+    detail: float = option(1.0, "with --strokes: how much of a large picture's own fine lines comes back", "0..1", most=1.0)
+    target: str = option(
+        "onnxruntime",
+        f"in the form that another runtime takes. {'; '.join(f'{name}: {target.why}' for name, target in TARGETS.items())}",
+        choices=tuple(TARGETS),
+        named="--for",
+    )
+    size: tuple[int, int] | None = option(
+        None, "for pictures of this size alone, as phones and older runtimes want", "WIDTHxHEIGHT", read=size
+    )
+    opset: int | None = option(
+        None,
+        "of ONNX",
+        f"{FIRST_OPSET}..{OPSET}",
+        least=FIRST_OPSET,
+        most=OPSET,
+        default_text="the lowest that says the same, 11 for images, 13 for int8, 15 for frames, 18 with --strokes",
+    )
+
+    def __post_init__(self) -> None:
+        check(self, StyleError)
+        if self.strokes is None and self.detail != 1.0:
+            raise StyleError("--detail does nothing without --strokes")
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the file gets a form that this program does not read."""
+        opset = self.opset or TARGETS[self.target].opset or LOWEST_OPSET
+        return bool(self.size) or TARGETS[self.target].plain or opset < LOWEST_OPSET
+
+    @property
+    def suffix(self) -> str:
+        """For a file's name: "style" + suffix + ".onnx"."""
+        levels = "strokes" if self.strokes is not None else ""
+        target = self.target if self.target != "onnxruntime" else ""
+        size = "{}x{}".format(*self.size) if self.size else ""
+        precision = self.precision if self.precision != "fp32" else ""
+        parts = (self.io if self.io != "image" else "", levels, precision, target, size)
+        return "".join(f".{part}" for part in parts if part)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from models import memory
-from models.errors import OptimizeError, TrainingError
-from models.vgg import VGG19Features
+from allaprima.models import memory
+from allaprima.models.errors import OptimizeError, TrainingError
+from allaprima.models.vgg import VGG19Features
 
 BF16_CAPABILITY = (8, 0)  # CUDA's compute capability of the first GPUs that multiply bf16 in hardware (Ampere)
 

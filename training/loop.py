@@ -9,23 +9,23 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from inference.console import progress_bar
-from inference.interrupt import catch_interrupt
-from models.errors import TrainingError
-from training.config import TrainConfig
-from training.device import pick_device, worker_count
-from training.images import to_image
-from training.photos.batch import prefetched
-from training.photos.folder import is_folder, list_photos
-from training.photos.hub import stream
-from training.ranks import Ranks, from_environment, joined
-from training.runs import Due, Runs
-from training.start import load_checkpoints, open_folder, start_runs, start_step
+from allaprima.inference.console import progress_bar
+from allaprima.inference.interrupt import catch_interrupt
+from allaprima.models.errors import TrainingError
+from allaprima.training.config import TrainConfig
+from allaprima.training.device import pick_device, worker_count
+from allaprima.training.images import to_image
+from allaprima.training.photos.batch import prefetched
+from allaprima.training.photos.folder import is_folder, list_photos
+from allaprima.training.photos.hub import stream
+from allaprima.training.ranks import Ranks, from_environment, joined
+from allaprima.training.runs import Due, Runs
+from allaprima.training.start import load_checkpoints, open_folder, start_runs, start_step
 
 # Options that may differ where several styles are trained together.
 OF_ONE_STYLE = (
     *("painting", "style_size_px", "content_weight", "style_weight", "tv_weight", "border_weight", "steady", "lr", "init"),
-    *("title", "painter", "year", "license"),
+    *("title", "painter", "year", "license", "strokes"),
 )
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.contract import LUMA
+from allaprima.models.contract import LUMA
 
 BORDER_PX = 24  # how far a border shows; the realtime network's own reach is some 40
 FLAT = 1e-4  # of a luminance's variance, added: a picture with less than this has no strokes to be compared

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from inference.pictures import resize_short_side
-from inference.style.styles import FOLDER
-from models.errors import StyleError
-from models.image_transform_net import TIERS, ImageTransformNet, InstanceNorm
-from training.checkpoint import load_net, load_weights, misfit, save_weights, unprefixed
-from training.config import CONTENT_LAYERS, TrainConfig
-from training.images import cut_to_stride, to_image
-from training.losses import perceptual_losses
-from training.painting import Target
-from training.update import DEFAULT_STYLE_WEIGHT
+from allaprima.inference.pictures import resize_short_side
+from allaprima.inference.style.styles import FOLDER
+from allaprima.models.errors import StyleError
+from allaprima.models.image_transform_net import TIERS, ImageTransformNet, InstanceNorm
+from allaprima.training.checkpoint import load_net, load_weights, misfit, save_weights, unprefixed
+from allaprima.training.config import CONTENT_LAYERS, TrainConfig
+from allaprima.training.images import cut_to_stride, to_image
+from allaprima.training.losses import perceptual_losses
+from allaprima.training.painting import Target
+from allaprima.training.update import DEFAULT_STYLE_WEIGHT
 
 BASE = FOLDER / "base"
 OF_EACH_PAINTING = ("skip", "bias")  # beside the norms; the realtime network's own

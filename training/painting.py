@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.pictures import read_picture, resize_short_side
-from models.errors import TrainingError
-from models.vgg import VGG19Features
-from training import losses
-from training.config import STYLE_LAYERS, WASSERSTEIN_LAYERS
-from training.device import in_precision
-from training.images import to_image
+from allaprima.inference.pictures import read_picture, resize_short_side
+from allaprima.models.errors import TrainingError
+from allaprima.models.vgg import VGG19Features
+from allaprima.training import losses
+from allaprima.training.config import STYLE_LAYERS, WASSERSTEIN_LAYERS
+from allaprima.training.device import in_precision
+from allaprima.training.images import to_image
 
 MIN_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
 MIN_SIDE_PX = 32

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.config import SIMILARITY_LAYERS, WASSERSTEIN_LAYERS
+from allaprima.training.config import SIMILARITY_LAYERS, WASSERSTEIN_LAYERS
 
 WASSERSTEIN_PLACES, SIMILARITY_PLACES, PALETTE_PLACES = 2048, 512, 1024
 _DRAWN_WITH = 3  # beside the seed: photos, crops and paintings have streams of their own

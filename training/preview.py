@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inference.pictures import Picture, contact_sheet, read_picture, resize_short_side, write_picture
-from training import losses
-from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
-from training.images import cut_to_stride, to_frame, to_image
-from training.painting import Target
-from training.photos.folder import PhotoFolder
-from training.update import DEFAULT_STYLE_WEIGHT, weights_of
-from training.watchdog import picture_fault
+from allaprima.inference.pictures import Picture, contact_sheet, read_picture, resize_short_side, write_picture
+from allaprima.training import losses
+from allaprima.training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
+from allaprima.training.images import cut_to_stride, to_frame, to_image
+from allaprima.training.painting import Target
+from allaprima.training.photos.folder import PhotoFolder
+from allaprima.training.update import DEFAULT_STYLE_WEIGHT, weights_of
+from allaprima.training.watchdog import picture_fault
 
 PREVIEW_PX = 256  # short side of the photos in the preview sheet
 
@@ -46,7 +46,7 @@ def load_preview_frames(config: TrainConfig, photos: Sequence[Path]) -> list[np.
         folder = PhotoFolder(photos, 4, PREVIEW_PX, config.seed, max_pixels=config.max_pixels, cache_bytes=0)
         return list(folder.load(0).content_image.numpy())
     else:
-        from inference.landscape import paint_landscape
+        from allaprima.inference.landscape import paint_landscape
 
         frames = [paint_landscape(384, 512, seed) for seed in range(4)]
     return [resize_short_side(frame, PREVIEW_PX) for frame in frames]

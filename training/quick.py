@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from inference.atomic import write_atomically
-from inference.console import duration_text
-from inference.pictures import Picture, contact_sheet, write_picture
-from training.checkpoint import load_net
-from training.config import TrainConfig
-from training.images import to_frame
-from training.loop import train
-from training.painting import read_painting
-from training.photos.folder import is_folder, list_photos
-from training.preview import load_preview_frames, stylize_frame
+from allaprima.inference.atomic import write_atomically
+from allaprima.inference.console import duration_text
+from allaprima.inference.pictures import Picture, contact_sheet, write_picture
+from allaprima.training.checkpoint import load_net
+from allaprima.training.config import TrainConfig
+from allaprima.training.images import to_frame
+from allaprima.training.loop import train
+from allaprima.training.painting import read_painting
+from allaprima.training.photos.folder import is_folder, list_photos
+from allaprima.training.preview import load_preview_frames, stylize_frame
 
 QUICK = {"steps": 120, "size_px": 160, "preview_every": 40, "checkpoint_every": 40}
 

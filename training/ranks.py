@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from models.errors import TrainingError
-from training.photos.batch import Share
+from allaprima.models.errors import TrainingError
+from allaprima.training.photos.batch import Share
 
 T = TypeVar("T")
 

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from inference.atomic import remove_partial_files, write_atomically
-from inference.console import duration_text
-from models.errors import PictureError, TrainingError
-from training import balance
-from training.checkpoint import BEST, TrainingState, drop_states_after, save_checkpoint, save_weights
-from training.config import TrainConfig
-from training.device import device_name, pick_device
-from training.photos.folder import MAX_BAD
-from training.preview import look_at, write_sheet
-from training.ranks import Ranks
-from training.update import Update, weights_of
+from allaprima.inference.atomic import remove_partial_files, write_atomically
+from allaprima.inference.console import duration_text
+from allaprima.models.errors import PictureError, TrainingError
+from allaprima.training import balance
+from allaprima.training.checkpoint import BEST, TrainingState, drop_states_after, save_checkpoint, save_weights
+from allaprima.training.config import TrainConfig
+from allaprima.training.device import device_name, pick_device
+from allaprima.training.photos.folder import MAX_BAD
+from allaprima.training.preview import look_at, write_sheet
+from allaprima.training.ranks import Ranks
+from allaprima.training.update import Update, weights_of
 
 LOG_EVERY = 25  # steps between two lines of metrics.jsonl, and between two looks at the losses
 MAX_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that send a training back

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from models.errors import Interrupted, TrainingError
-from training.config import TrainConfig
-from training.photos.batch import Batch
-from training.ranks import Ranks
-from training.record import LOG_EVERY, Run, not_finite
-from training.start import load_checkpoints
+from allaprima.models.errors import Interrupted, TrainingError
+from allaprima.training.config import TrainConfig
+from allaprima.training.photos.batch import Batch
+from allaprima.training.ranks import Ranks
+from allaprima.training.record import LOG_EVERY, Run, not_finite
+from allaprima.training.start import load_checkpoints
 
 
 @dataclass(frozen=True)

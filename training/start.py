@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from models.errors import TrainingError
-from models.image_transform_net import TIERS, ImageTransformNet
-from models.vgg import VGG19Features, load_vgg19
-from training.checkpoint import TrainingState, find_weights, load_net, load_newest_state
-from training.config import TrainConfig
-from training.device import in_precision, pick_precision
-from training.many_styles import nearest, starts
-from training.painting import Target, make_target, read_painting, without_grain
-from training.photos.folder import PhotoFolder
-from training.preview import load_preview_frames
-from training.ranks import Ranks
-from training.record import Run
-from training.update import Step, Update, pick_functions, trial_image
+from allaprima.models.errors import TrainingError
+from allaprima.models.image_transform_net import TIERS, ImageTransformNet
+from allaprima.models.vgg import VGG19Features, load_vgg19
+from allaprima.training.checkpoint import TrainingState, find_weights, load_net, load_newest_state
+from allaprima.training.config import TrainConfig
+from allaprima.training.device import in_precision, pick_precision
+from allaprima.training.many_styles import nearest, starts
+from allaprima.training.painting import Target, make_target, read_painting, without_grain
+from allaprima.training.photos.folder import PhotoFolder
+from allaprima.training.preview import load_preview_frames
+from allaprima.training.ranks import Ranks
+from allaprima.training.record import Run
+from allaprima.training.update import Step, Update, pick_functions, trial_image
 
 
 def load_checkpoints(

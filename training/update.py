@@ -13,16 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.errors import TrainingError
-from models.vgg import VGG19Features
-from training import balance, losses
-from training.checkpoint import TrainingState, pack_state, unpack_state_
-from training.config import CONTENT_LAYERS, RECIPES, SIMILARITY_LAYERS, STYLE_LAYERS, TrainConfig
-from training.painting import Target
-from training.places import Places
-from training.ranks import Ranks
-from training.second_level import finer_count, second_level
-from training.shake import Shake, Shaken
+from allaprima.models.errors import TrainingError
+from allaprima.models.vgg import VGG19Features
+from allaprima.training import balance, losses
+from allaprima.training.checkpoint import TrainingState, pack_state, unpack_state_
+from allaprima.training.config import CONTENT_LAYERS, RECIPES, SIMILARITY_LAYERS, STYLE_LAYERS, TrainConfig
+from allaprima.training.painting import Target
+from allaprima.training.places import Places
+from allaprima.training.ranks import Ranks
+from allaprima.training.second_level import finer_count, second_level
+from allaprima.training.shake import Shake, Shaken
 
 EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_BATCH` photos
 EMA_BATCH = 4

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from models.contract import LUMA
+from allaprima.models.contract import LUMA
 
 # Calibrated on 98 sets, 1,790 pictures (2026-11-22): shipped networks, trainings from step 5 to 2,000 and untrained
 # networks of both tiers on up to 50 photos of COCO, the photos themselves, and, further from a photo than any network's

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference.options import COLOR_MODES, StylizeOptions
-from inference.painter import paint_photo
-from inference.style.session import StyleSession
-from inference.style.styles import find_style, shipped_styles
-from models.contract import MAX_STROKES
+from allaprima.inference.options import COLOR_MODES, StylizeOptions
+from allaprima.inference.painter import paint_photo
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import find_style, shipped_styles
+from allaprima.models.contract import MAX_STROKES
 
 if TYPE_CHECKING:
     import torch

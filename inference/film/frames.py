@@ -23,8 +23,8 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Discard, Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from inference.film.sequences import is_sequence, sequence_options
-from models.errors import VideoError
+from allaprima.inference.film.sequences import is_sequence, sequence_options
+from allaprima.models.errors import VideoError
 
 UNSPECIFIED = 2  # of a color space, primaries or transfer, in every standard that has the field
 # Of H.273's matrix coefficients, those that the scaler knows; RGB (0) needs none.

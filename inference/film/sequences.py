@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from inference.pictures import FORMATS, Picture, check_folder, write_picture
-from models.errors import PictureError, VideoError
+from allaprima.inference.pictures import FORMATS, Picture, check_folder, write_picture
+from allaprima.models.errors import PictureError, VideoError
 
 NUMBER = re.compile(r"%(?:0(\d+))?d")
 RATE = 25  # pictures a second, as in FFmpeg: nothing in a sequence says it

@@ -16,12 +16,12 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from inference.atomic import AtomicFile
-from inference.film.frames import COLORSPACES, UNSPECIFIED, ColorTags
-from inference.film.sound import SoundEncoder
-from inference.options import QUALITY
-from inference.pictures import check_folder
-from models.errors import VideoError
+from allaprima.inference.atomic import AtomicFile
+from allaprima.inference.film.frames import COLORSPACES, UNSPECIFIED, ColorTags
+from allaprima.inference.film.sound import SoundEncoder
+from allaprima.inference.options import VideoOptions
+from allaprima.inference.pictures import check_folder
+from allaprima.models.errors import VideoError
 
 os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a page when it starts; errors only
 
@@ -68,7 +68,7 @@ class VideoWriter:
         rate: Fraction,
         time_base: Fraction,
         codec: str = "auto",
-        quality: int = QUALITY,
+        quality: int = VideoOptions.quality,
         tags: ColorTags | None = None,
         sample_aspect: Fraction = Fraction(1),
         others: Sequence[Any] = (),

@@ -16,14 +16,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from inference.console import progress_bar
-from inference.film.frames import Moment, VideoReader
-from inference.levels import scaled
-from inference.options import StylizeOptions
-from inference.painter import FilmPainter
-from inference.pictures import check_folder, check_no_input, fitted, write_encoded
-from inference.style.session import StyleSession
-from models.errors import VideoError
+from allaprima.inference.console import progress_bar
+from allaprima.inference.film.frames import Moment, VideoReader
+from allaprima.inference.levels import scaled
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.painter import FilmPainter
+from allaprima.inference.pictures import check_folder, check_no_input, fitted, write_encoded
+from allaprima.inference.style.session import StyleSession
+from allaprima.models.errors import VideoError
 
 MAX_SIDE_PX = 640  # of the frames that are compared
 MOVING_PX = 0.5  # from one frame to the next; less stands still

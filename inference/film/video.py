@@ -12,15 +12,15 @@ from typing import Any
 import av
 import numpy as np
 
-from inference.film.frames import Moment, VideoReader
-from inference.film.sequences import RATE, SequenceWriter, check_sequence_writable, is_sequence
-from inference.film.sinks import FILM_FORMATS, VideoWriter, check_film_writable
-from inference.options import StylizeOptions, VideoOptions
-from inference.painter import FilmPainter, one_opencv_thread
-from inference.pictures import check_no_input
-from inference.profile import Profile
-from inference.style.session import StyleSession
-from models.errors import AllaPrimaError, Interrupted, VideoError
+from allaprima.inference.film.frames import Moment, VideoReader
+from allaprima.inference.film.sequences import RATE, SequenceWriter, check_sequence_writable, is_sequence
+from allaprima.inference.film.sinks import FILM_FORMATS, VideoWriter, check_film_writable
+from allaprima.inference.options import StylizeOptions, VideoOptions
+from allaprima.inference.painter import FilmPainter, one_opencv_thread
+from allaprima.inference.pictures import check_no_input
+from allaprima.inference.profile import Profile
+from allaprima.inference.style.session import StyleSession
+from allaprima.models.errors import AllaPrimaError, Interrupted, VideoError
 
 AHEAD = 2  # frames between two stages at most; a frame of 4K takes 25 MB, its stylized image 100
 

@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from av.error import FFmpegError, InvalidDataError
 
-from inference.buffers import Buffers
-from inference.film.frames import Moment, ToRgb, VideoReader
-from inference.pictures import fitted_within
-from inference.profile import Profile
-from models.errors import VideoError
+from allaprima.inference.buffers import Buffers
+from allaprima.inference.film.frames import Moment, ToRgb, VideoReader
+from allaprima.inference.pictures import fitted_within
+from allaprima.inference.profile import Profile
+from allaprima.models.errors import VideoError
 
 CAMERA_SIZE = (480, 640)  # that a camera is asked for, height and width
 SILENT_S = 1.8  # without a new picture: the camera is blocked, or frozen; so within 2 s it is on the screen

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from inference.buffers import Scratch
-from models.errors import VideoError
+from allaprima.inference.buffers import Scratch
+from allaprima.models.errors import VideoError
 
 TITLE = "Alla Prima"
 PROBE_S = 20.0  # after which a display that has not answered does not work

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from inference.buffers import Scratch
+from allaprima.inference.buffers import Scratch
 
 
 def lay_out(

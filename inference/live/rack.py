@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.style.session import StyleSession
-from models.errors import AllaPrimaError
+from allaprima.inference.style.session import StyleSession
+from allaprima.models.errors import AllaPrimaError
 
 
 class StyleRack:

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from inference.film.sinks import VideoWriter
-from models.errors import VideoError
+from allaprima.inference.film.sinks import VideoWriter
+from allaprima.models.errors import VideoError
 
 RECORDING_QUEUE = 8  # frames that may wait for the encoder; more are dropped
 

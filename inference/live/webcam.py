@@ -14,18 +14,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from inference.buffers import Buffers, Scratch
-from inference.live.cameras import CameraFeed, Newest
-from inference.live.displays import Display, VirtualCamera
-from inference.live.overlay import lay_out
-from inference.live.pace import Pace
-from inference.live.rack import StyleRack
-from inference.live.recorder import Recorder, free_name
-from inference.options import COLOR_MODES, StylizeOptions
-from inference.painter import FilmPainter, one_opencv_thread
-from inference.pictures import Picture, write_picture
-from inference.profile import Profile
-from models.errors import AllaPrimaError, VideoError
+from allaprima.inference.buffers import Buffers, Scratch
+from allaprima.inference.live.cameras import CameraFeed, Newest
+from allaprima.inference.live.displays import Display, VirtualCamera
+from allaprima.inference.live.overlay import lay_out
+from allaprima.inference.live.pace import Pace
+from allaprima.inference.live.rack import StyleRack
+from allaprima.inference.live.recorder import Recorder, free_name
+from allaprima.inference.options import COLOR_MODES, StylizeOptions
+from allaprima.inference.painter import FilmPainter, one_opencv_thread
+from allaprima.inference.pictures import Picture, write_picture
+from allaprima.inference.profile import Profile
+from allaprima.models.errors import AllaPrimaError, VideoError
 
 KEYS = (
     ("n / p", "next, previous style"),
@@ -40,21 +40,20 @@ KEYS = (
 )
 
 
+ONE_PASS = StylizeOptions(strokes=0.0)
+
+
 @dataclass
 class Controls:
     """What the keys change; the network's thread looks at it before each frame.
 
     Attributes:
-        style: which of the styles. keep_color, strength, strokes, detail, steady: as in `StylizeOptions`; the last three
-            stay.
+        style: which of the styles. keep_color, strength: as in `StylizeOptions`.
     """
 
     style: int = 0
-    keep_color: str = "none"
-    strength: float = 1.0
-    strokes: float = 0.0
-    detail: float = StylizeOptions.detail
-    steady: float = StylizeOptions.steady
+    keep_color: str = StylizeOptions.keep_color
+    strength: float = StylizeOptions.strength
     mirror: bool = False
     side_by_side: bool = False
     help: bool = False
@@ -116,6 +115,7 @@ class Webcam:
     Args:
         feed: the camera. rack: the styles.
         controls: how it begins.
+        how: how it is painted besides.
         target_fps: see `Pace`.
         display: a window; None for none.
         record: where to record from the beginning; later recordings, and those begun by key, get names of their own.
@@ -131,6 +131,7 @@ class Webcam:
         rack: StyleRack,
         buffers: Buffers,
         controls: Controls,
+        how: StylizeOptions = ONE_PASS,
         *,
         target_fps: float = 0.0,
         display: Display | None = None,
@@ -145,13 +146,6 @@ class Webcam:
         self._record_path, self._wanted, self._say = record, record, say
         self._profile = profile or Profile()
         self._pace = Pace(target_fps)
-        how = StylizeOptions(
-            controls.keep_color,
-            strength=controls.strength,
-            strokes=controls.strokes,
-            detail=controls.detail,
-            steady=controls.steady,
-        )
         self._painter = FilmPainter(rack.first, how, self._profile)
         self._sketches: Newest[Sketch] = Newest()
         self._stopping = threading.Event()

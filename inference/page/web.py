@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from inference.atomic import write_atomically
-from inference.style.onnx_file import read_style
-from inference.style.session import StyleSession
-from inference.style.styles import FOLDER, PAINTING, shipped_styles
-from models.errors import WebError
+from allaprima.inference.atomic import write_atomically
+from allaprima.inference.style.onnx_file import read_style
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import FOLDER, PAINTING, shipped_styles
+from allaprima.models.errors import WebError
 
 PAGE = Path(__file__).parent
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inference.style.onnx_file import read_about
-from models.contract import OPTIONAL_INPUTS, Contract
-from models.errors import StyleError
+from allaprima.inference.style.onnx_file import read_about
+from allaprima.models.contract import OPTIONAL_INPUTS, Contract
+from allaprima.models.errors import StyleError
 
 # What each input means to a caller.
 MEANING = {

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from models import frame_graph, levels_graph
-from models.contract import IMAGE, LOWEST_OPSET, MAX_STROKES, OPSET, Contract
-from models.errors import StyleError
+from allaprima.models import frame_graph, levels_graph
+from allaprima.models.contract import IMAGE, LOWEST_OPSET, MAX_STROKES, OPSET, Contract
+from allaprima.models.errors import StyleError
 
 MAX_BYTES = 32 * 2**20  # of a file; ours are below 10 MB
 MAX_METADATA_BYTES = 2**20  # ours have 50 kB

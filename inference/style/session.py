@@ -17,14 +17,14 @@ import cv2
 import numpy as np
 import onnxruntime
 
-from inference.buffers import Scratch
-from inference.style.onnx_file import check_style, read_style
-from models.contract import Contract
-from models.errors import StyleError
-from models.memory import free_bytes
+from allaprima.inference.buffers import Scratch
+from allaprima.inference.style.onnx_file import check_style, read_style
+from allaprima.models.contract import Contract
+from allaprima.models.errors import StyleError
+from allaprima.models.memory import free_bytes
 
 if TYPE_CHECKING:
-    from inference.style.tiles import Tiler
+    from allaprima.inference.style.tiles import Tiler
 
 MAX_PIXELS = 2 * 1920 * 1080  # in the network at once, where several threads paint; a larger picture is painted alone
 # A pixel's bytes at the peak on a CPU, by tier.
@@ -140,7 +140,7 @@ class StyleSession:
 
     def _stylize_tiles(self, frame: np.ndarray, progress: Callable[[float], object]) -> np.ndarray:
         """`stylize`, with no more memory for the network than `WHOLE_BYTES` and what there is beside the painting."""
-        from inference.style.tiles import MAX_TILE_PX, MIN_TILE_PX, Tiler  # onnx, which takes its time
+        from allaprima.inference.style.tiles import MAX_TILE_PX, MIN_TILE_PX, Tiler  # onnx, which takes its time
 
         room_bytes = min(WHOLE_BYTES, TILES_SHARE * (free_bytes() - frame.nbytes)) if self.device == "cpu" else WHOLE_BYTES
         pixels = int(room_bytes / self._pixel_bytes)

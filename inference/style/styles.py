@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.errors import StyleError
+from allaprima.models.errors import StyleError
 
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
 PAINTING = "painting.jpg"  # a small picture of the painting, beside its networks

@@ -15,8 +15,8 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
-from inference.style.session import frame_to_image, image_to_frame, pad_image
-from models.contract import Contract
+from allaprima.inference.style.session import frame_to_image, image_to_frame, pad_image
+from allaprima.models.contract import Contract
 
 MIN_TILE_PX, MAX_TILE_PX = 256, 1792  # with their margins
 

@@ -8,9 +8,9 @@ import pytest
 from painted import IMAGE_FILE, read
 from PIL import Image
 
-from inference.landscape import paint_landscape
-from inference.style.session import StyleSession
-from models.targets import TARGETS
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.style.session import StyleSession
+from allaprima.models.targets import TARGETS
 
 # The sides of the first are multiples of the network's stride, those of the second are not.
 SIZES = [(152, 200), (150, 201)]
@@ -32,7 +32,7 @@ def wanted(photo: Path) -> np.ndarray:
 def form_for(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The image file as `allaprima export --for TARGET --size ...` writes it, for the photo when it is padded."""
     onnx = pytest.importorskip("onnx")
-    from training.export.forms import in_form_for
+    from allaprima.training.export.forms import in_form_for
 
     def write(target: str) -> Path:
         path = tmp_path_factory.mktemp(target) / "style.onnx"

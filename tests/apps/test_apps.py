@@ -17,10 +17,10 @@ from painted import DEADLINE_S, FRAME_FILE, HERE, IMAGE_FILE, LEVELS, ROOT, STYL
 from PIL import Image
 from toolbox import NPM, find_chromium, find_node_modules, node_folder, why_no_node
 
-from inference.color import keep_color
-from inference.landscape import paint_landscape
-from inference.levels import paint_levels
-from inference.style.session import StyleSession
+from allaprima.inference.color import keep_color
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.levels import paint_levels
+from allaprima.inference.style.session import StyleSession
 
 SNIPPETS = {
     "use_onnxruntime.py": "python",
@@ -254,7 +254,8 @@ def test_every_flavor_paints_the_same_in_javascript(runtime, flavor, tmp_path):
 @pytest.fixture(scope="module")
 def levels_file(tmp_path_factory):
     """A style that paints coarse to fine inside, at any size."""
-    from training.export.export import Flavor, export
+    from allaprima.training.config import Flavor
+    from allaprima.training.export.export import export
 
     path = tmp_path_factory.mktemp("levels") / "levels.frame.onnx"
     export(STYLE / "realtime.safetensors", path, Flavor("frame", strokes=10.0))

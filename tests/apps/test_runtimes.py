@@ -11,7 +11,7 @@ import pytest
 from painted import FRAME_FILE, HERE, IMAGE_FILE, assert_close, call, installed, read
 from PIL import Image
 
-from inference.style.session import StyleSession
+from allaprima.inference.style.session import StyleSession
 
 pytestmark = pytest.mark.thorough  # each takes a download
 

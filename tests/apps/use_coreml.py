@@ -7,7 +7,7 @@ from pathlib import Path
 import coremltools as ct
 import torch
 
-from training.checkpoint import load_net
+from allaprima.training.checkpoint import load_net
 
 weights, package, width, height = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 net, card = load_net(weights)

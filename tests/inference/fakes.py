@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from inference.buffers import Buffers
-from inference.live.cameras import CameraFeed
-from inference.live.webcam import Controls, Webcam
-from models.contract import Contract
+from allaprima.inference.buffers import Buffers
+from allaprima.inference.live.cameras import CameraFeed
+from allaprima.inference.live.webcam import Controls, Webcam
+from allaprima.models.contract import Contract
 
 
 class FakeCamera:

@@ -7,10 +7,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from inference.film.video import VideoReport, paint_video
-from inference.landscape import paint_landscape
-from inference.options import StylizeOptions, VideoOptions
-from models.contract import Contract
+from allaprima.inference.film.video import VideoReport, paint_video
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.options import StylizeOptions, VideoOptions
+from allaprima.models.contract import Contract
 
 
 def drifting(count: int, height: int = 96, width: int = 128) -> list[np.ndarray]:

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from inference.color import (
+from allaprima.inference.color import (
     CUT,
     HOLD_S,
     SteadyColor,
@@ -14,7 +14,7 @@ from inference.color import (
     match_histogram,
     match_linear,
 )
-from inference.landscape import paint_landscape
+from allaprima.inference.landscape import paint_landscape
 
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, the Y of YIQ
 

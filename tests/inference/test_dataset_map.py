@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.landscape import paint_landscape
-from inference.style.session import StyleSession
-from inference.style.styles import find_style
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import find_style
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = """
@@ -20,7 +20,7 @@ import io
 import datasets
 import numpy as np
 from PIL.Image import fromarray
-from inference.landscape import paint_landscape
+from allaprima.inference.landscape import paint_landscape
 
 def encoded(i):
     file = io.BytesIO()

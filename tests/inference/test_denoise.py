@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from inference.denoise import TemporalDenoiser
-from inference.landscape import paint_landscape
+from allaprima.inference.denoise import TemporalDenoiser
+from allaprima.inference.landscape import paint_landscape
 
 
 def noisy(frame: np.ndarray, rng: np.random.Generator, sigma: float = 2.0) -> np.ndarray:

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from inference.interrupt import catch_interrupt
+from allaprima.inference.interrupt import catch_interrupt
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 

@@ -3,12 +3,12 @@ import itertools
 import numpy as np
 import pytest
 
-from inference import levels
-from inference.landscape import paint_landscape
-from inference.levels import level_sizes, paint_levels, scaled
-from inference.options import StylizeOptions
-from inference.painter import paint_photo
-from inference.style.session import StyleSession
+from allaprima.inference import levels
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.levels import level_sizes, paint_levels, scaled
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.painter import paint_photo
+from allaprima.inference.style.session import StyleSession
 
 
 class Fake:

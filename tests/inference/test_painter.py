@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from fakes import SlowSession
 
-from inference import levels
-from inference.landscape import paint_landscape
-from inference.options import StylizeOptions
-from inference.painter import FilmPainter, paint_photo
-from inference.style.session import StyleSession
+from allaprima.inference import levels
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.painter import FilmPainter, paint_photo
+from allaprima.inference.style.session import StyleSession
 
 
 def paint(painter: FilmPainter, frame: np.ndarray, time_s: float) -> np.ndarray:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from inference import pictures
-from inference.pictures import (
+from allaprima.inference import pictures
+from allaprima.inference.pictures import (
     FORMATS,
     Animation,
     Picture,
@@ -23,7 +23,7 @@ from inference.pictures import (
     write_animation,
     write_picture,
 )
-from models.errors import PictureError
+from allaprima.models.errors import PictureError
 
 
 def gray_profile(gamma):

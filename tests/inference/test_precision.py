@@ -2,10 +2,10 @@
 
 import pytest
 
-from inference import precision
-from inference.live.rack import StyleRack
-from inference.precision import pick_precision
-from inference.style.styles import find_style, flavor_of
+from allaprima.inference import precision
+from allaprima.inference.live.rack import StyleRack
+from allaprima.inference.precision import pick_precision
+from allaprima.inference.style.styles import find_style, flavor_of
 
 PATHS = {name: find_style(f"{name}/realtime") for name in ("great_wave", "starry_night")}
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from films import drifting
 
-from inference.options import StylizeOptions
-from inference.steady import Steadier
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.steady import Steadier
 
 FRAMES = drifting(12, 240, 320)
 

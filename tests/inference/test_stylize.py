@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from inference import pictures
-from inference.options import StylizeOptions
-from inference.painter import FilmPainter, paint_photo, paint_where
-from inference.pictures import FORMATS, read_animation, read_picture
-from inference.style.session import StyleSession
-from inference.stylize import Job, plan_jobs, read_mask, run_jobs
-from models.errors import PictureError
+from allaprima.inference import pictures
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.painter import FilmPainter, paint_photo, paint_where
+from allaprima.inference.pictures import FORMATS, read_animation, read_picture
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.stylize import Job, plan_jobs, read_mask, run_jobs
+from allaprima.models.errors import PictureError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -288,7 +288,7 @@ def test_any_number_of_jobs_gives_the_same_files_in_the_same_order(run, tmp_path
 
 
 def test_endless_photos_are_read_only_as_far_as_there_are_threads(tmp_path, style_file, photo, monkeypatch):
-    from inference import stylize
+    from allaprima.inference import stylize
 
     most, active, lock = 0, 0, threading.Lock()
 

@@ -1,7 +1,7 @@
 import pytest
 
-from models.contract import Contract
-from models.errors import StyleError
+from allaprima.models.contract import Contract
+from allaprima.models.errors import StyleError
 
 
 def test_contract_survives_the_metadata():

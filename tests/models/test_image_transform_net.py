@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.image_transform_net import (
+from allaprima.models.image_transform_net import (
     TIERS,
     InstanceNorm,
     QualityNet,

@@ -3,10 +3,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from models.errors import OptimizeError, TrainingError
-from models.options import add_options, check, chosen, options_of
-from models.options import option as an_option
-from training.config import EvaluateConfig, OptimizeConfig, ReconstructConfig, TrainConfig
+from allaprima.models.errors import OptimizeError, TrainingError
+from allaprima.models.options import add_options, check, chosen, options_of
+from allaprima.models.options import option as an_option
+from allaprima.training.config import EvaluateConfig, OptimizeConfig, ReconstructConfig, TrainConfig
 
 CONFIGS = {
     TrainConfig: {"painting": "p", "photos": "f"},

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from models.errors import WeightsError
-from models.vgg import LAYERS, VGG19Features, load_vgg19
+from allaprima.models.errors import WeightsError
+from allaprima.models.vgg import LAYERS, VGG19Features, load_vgg19
 
 
 def test_layer_names_run_from_conv1_1_to_relu5_4_in_torchvisions_count():

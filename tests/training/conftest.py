@@ -10,8 +10,8 @@ def networks_traced_once():
     """torch's exporter takes seconds; what it made of a network is kept for whoever exports the same one again."""
     import onnx
 
-    from training.export import export as export_module
-    from training.export.graph import to_onnx
+    from allaprima.training.export import export as export_module
+    from allaprima.training.export.graph import to_onnx
 
     kept = {}
 

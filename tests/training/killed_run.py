@@ -11,10 +11,10 @@ torch.set_num_threads(1)  # a forked process must not inherit OpenMP's threads, 
 
 from rich.console import Console  # noqa: E402
 
-from models.vgg import load_vgg19  # noqa: E402
-from training import balance, loop, preview, start  # noqa: E402
-from training.checkpoint import latest_checkpoint, load_state  # noqa: E402
-from training.config import TrainConfig  # noqa: E402
+from allaprima.models.vgg import load_vgg19  # noqa: E402
+from allaprima.training import balance, loop, preview, start  # noqa: E402
+from allaprima.training.checkpoint import latest_checkpoint, load_state  # noqa: E402
+from allaprima.training.config import TrainConfig  # noqa: E402
 
 VGG = load_vgg19("tiny")
 

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from rich.console import Console  # noqa: E402
 
-from training import loop, preview  # noqa: E402
-from training.config import TrainConfig  # noqa: E402
+from allaprima.training import loop, preview  # noqa: E402
+from allaprima.training.config import TrainConfig  # noqa: E402
 
 if __name__ == "__main__":
     preview.PREVIEW_PX = 32

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.balance import RANGE, RATE, TARGET, follow_, verdict
+from allaprima.training.balance import RANGE, RATE, TARGET, follow_, verdict
 
 
 def test_the_verdict_names_who_dominates_and_suggests_a_weight_only_where_one_is_called_for():

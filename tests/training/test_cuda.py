@@ -15,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from models.image_transform_net import TIERS, reflect_pad
-from models.vgg import load_vgg19
-from training import loop, preview
-from training.classic.descent import Objective, descend
-from training.config import TrainConfig
-from training.images import to_image
-from training.loop import train, train_together
-from training.losses import gram_matrix
-from training.painting import make_target, read_painting
-from training.photos.folder import PhotoFolder, list_photos
-from training.ranks import Ranks
-from training.update import Functions, Step, Update, content_features_of, pick_functions, step_losses, without
+from allaprima.models.image_transform_net import TIERS, reflect_pad
+from allaprima.models.vgg import load_vgg19
+from allaprima.training import loop, preview
+from allaprima.training.classic.descent import Objective, descend
+from allaprima.training.config import TrainConfig
+from allaprima.training.images import to_image
+from allaprima.training.loop import train, train_together
+from allaprima.training.losses import gram_matrix
+from allaprima.training.painting import make_target, read_painting
+from allaprima.training.photos.folder import PhotoFolder, list_photos
+from allaprima.training.ranks import Ranks
+from allaprima.training.update import Functions, Step, Update, content_features_of, pick_functions, step_losses, without
 
 pytestmark = [
     pytest.mark.cuda,

@@ -3,9 +3,9 @@ import os
 import pytest
 import torch
 
-from models import memory
-from training import device as device_module
-from training.device import pick_device, pick_precision, worker_count
+from allaprima.models import memory
+from allaprima.training import device as device_module
+from allaprima.training.device import pick_device, pick_precision, worker_count
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])

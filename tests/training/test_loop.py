@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from models.errors import Interrupted, StyleError, TrainingError
-from models.image_transform_net import TIERS
-from models.options import choices_of
-from models.vgg import load_vgg19
-from training import loop, losses, preview, start, update
-from training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
-from training.config import TrainConfig
-from training.loop import train
-from training.painting import read_painting
+from allaprima.models.errors import Interrupted, StyleError, TrainingError
+from allaprima.models.image_transform_net import TIERS
+from allaprima.models.options import choices_of
+from allaprima.models.vgg import load_vgg19
+from allaprima.training import loop, losses, preview, start, update
+from allaprima.training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
+from allaprima.training.config import TrainConfig
+from allaprima.training.loop import train
+from allaprima.training.painting import read_painting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -366,7 +366,7 @@ def test_device_that_is_not_there_is_named():
 
 def command(*arguments: object, cwd: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "allaprima.py"), *map(str, arguments)],
+        [sys.executable, "-m", "allaprima", *map(str, arguments)],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.losses import (
+from allaprima.training.losses import (
     colors_of,
     content_loss,
     gram_matrix,
@@ -130,7 +130,7 @@ def test_no_layers_are_no_loss():
 
 
 def test_the_border_loss_looks_along_the_border_alone():
-    from training.losses import BORDER_PX, border_loss
+    from allaprima.training.losses import BORDER_PX, border_loss
 
     whole = torch.rand(2, 3, 96, 128, requires_grad=True)
     band, inside, strokes = (whole.detach().clone() for _ in range(3))

@@ -6,16 +6,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from inference.landscape import paint_landscape
-from models.errors import StyleError
-from models.image_transform_net import TIERS
-from models.vgg import load_vgg19
-from training.checkpoint import save_weights
-from training.config import TrainConfig
-from training.gallery import base
-from training.many_styles import ManyStyles, load_base, nearest, save_base, starts
-from training.painting import make_target
-from training.start import first_network
+from allaprima.inference.landscape import paint_landscape
+from allaprima.models.errors import StyleError
+from allaprima.models.image_transform_net import TIERS
+from allaprima.models.vgg import load_vgg19
+from allaprima.training.checkpoint import save_weights
+from allaprima.training.config import TrainConfig
+from allaprima.training.gallery import base
+from allaprima.training.many_styles import ManyStyles, load_base, nearest, save_base, starts
+from allaprima.training.painting import make_target
+from allaprima.training.start import first_network
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_training_starts_from_the_base_and_else_from_the_shipped_network_neare
         assert nearest(nets, target, [landscape], config) == name
 
     said = []
-    monkeypatch.setattr("training.start.starts", lambda tier: starts(tier, folder))
+    monkeypatch.setattr("allaprima.training.start.starts", lambda tier: starts(tier, folder))
     chosen = first_network(config, target, [landscape], said.append)
     assert said == ["starting from c/realtime, of 3 networks the nearest to a"]
     assert all(torch.equal(p, nets["c/realtime"].state_dict()[name]) for name, p in chosen.state_dict().items())
@@ -166,7 +166,7 @@ def test_a_base_of_more_paintings_begins_with_what_the_old_one_has_learned(tmp_p
 
 
 def test_gram_matrices_of_a_painting_for_each_image_are_compared_one_by_one():
-    from training.losses import style_loss
+    from allaprima.training.losses import style_loss
 
     grams = {"relu1_1": torch.rand(2, 4, 4)}
     features = {"relu1_1": torch.rand(2, 4, 6, 6)}

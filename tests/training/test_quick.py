@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.console import duration_text
-from training.config import TrainConfig
-from training.quick import QUICK, quick_config
+from allaprima.inference.console import duration_text
+from allaprima.training.config import TrainConfig
+from allaprima.training.quick import QUICK, quick_config
 
 SMALL = "--steps 2 --batch-size 1 --size 32 --init none --vgg19 random --device cpu --precision fp32"
 
 
 @pytest.fixture(autouse=True)
 def small_previews(monkeypatch):
-    from training import preview
+    from allaprima.training import preview
 
     monkeypatch.setattr(preview, "PREVIEW_PX", 32)
 
@@ -75,7 +75,7 @@ def test_durations_are_said_in_the_unit_that_fits():
 
 def test_style_weight_auto_is_taken_and_another_word_is_not(painting):
     assert TrainConfig("a", "b", style_weight="auto").style_weight == "auto"
-    from models.errors import TrainingError
+    from allaprima.models.errors import TrainingError
 
     with pytest.raises(TrainingError, match="--style-weight is much"):
         dataclasses.replace(TrainConfig("a", "b"), style_weight="much")

@@ -12,10 +12,10 @@ import safetensors.torch
 import torch
 from rich.console import Console
 
-from models.errors import TrainingError
-from training.checkpoint import load_net
-from training.config import TrainConfig
-from training.ranks import Ranks
+from allaprima.models.errors import TrainingError
+from allaprima.training.checkpoint import load_net
+from allaprima.training.config import TrainConfig
+from allaprima.training.ranks import Ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def config(painting, photo_folder, tmp_path_factory):
     vgg = tmp_path_factory.mktemp("vgg") / "vgg.safetensors"
     torch.manual_seed(0)
-    from models.vgg import _INDEX, VGG19Features
+    from allaprima.models.vgg import _INDEX, VGG19Features
 
     net = VGG19Features()
     own = {
@@ -82,7 +82,7 @@ def difference(one: Path, other: Path) -> float:
 
 @pytest.mark.thorough
 def test_two_processes_train_as_one_with_the_doubled_batch_also_after_a_resume_with_another_number(config, tmp_path):
-    from training import loop, preview
+    from allaprima.training import loop, preview
 
     alone, together = tmp_path / "alone", tmp_path / "together"
     alone.mkdir()

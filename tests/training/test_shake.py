@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from training import shake
-from training.shake import Shake
+from allaprima.training import shake
+from allaprima.training.shake import Shake
 
 SHAPE = (4, 3, 64, 64)
 

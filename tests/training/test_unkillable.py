@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from inference import atomic
-from inference.landscape import paint_landscape
-from models.errors import StyleError, TrainingError
-from training.checkpoint import checkpoint_path, load_state, load_weights, save_weights
-from training.config import TrainConfig
+from allaprima.inference import atomic
+from allaprima.inference.landscape import paint_landscape
+from allaprima.models.errors import StyleError, TrainingError
+from allaprima.training.checkpoint import checkpoint_path, load_state, load_weights, save_weights
+from allaprima.training.config import TrainConfig
 
 THREADS = torch.get_num_threads()
 sys.path.insert(0, str(Path(__file__).parent))
@@ -200,7 +200,7 @@ def test_an_error_at_any_system_call_of_a_save_leaves_the_file_before_as_it_was(
 
 def say_to(config, run_folder, monkeypatch, **changes) -> str:
     """Run a training here and return what it said."""
-    from training import balance, loop, preview, start
+    from allaprima.training import balance, loop, preview, start
 
     monkeypatch.setattr(balance, "FOLLOWED_FROM", 2)
     monkeypatch.setattr(start, "load_vgg19", lambda source, device="cpu": killed_run.VGG)
@@ -227,7 +227,7 @@ def full_disk(monkeypatch, is_full) -> None:
 def test_a_disk_that_is_full_for_a_while_is_reported_at_once_and_the_result_is_the_same(
     config, undisturbed, tmp_path, monkeypatch
 ):
-    from training import loop, runs
+    from allaprima.training import loop, runs
 
     monkeypatch.setattr(runs, "LOG_EVERY", 2)
     first = checkpoint_path(tmp_path, 3).with_suffix(".json")
@@ -250,7 +250,7 @@ def test_a_disk_that_is_full_for_a_while_is_reported_at_once_and_the_result_is_t
 
 
 def test_a_disk_that_stays_full_ends_in_an_error_and_the_last_checkpoint_can_be_loaded(config, tmp_path, monkeypatch):
-    from training import record
+    from allaprima.training import record
 
     waits = []
     monkeypatch.setattr(record.time, "sleep", waits.append)
@@ -276,7 +276,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(config,
 
 
 def test_the_best_of_the_preview_photos_is_kept_beside_the_newest(config, tmp_path, monkeypatch):
-    from training.checkpoint import load_net
+    from allaprima.training.checkpoint import load_net
 
     say_to(config, tmp_path, monkeypatch)
     _, card = load_net(tmp_path / "best.safetensors")
@@ -285,7 +285,7 @@ def test_the_best_of_the_preview_photos_is_kept_beside_the_newest(config, tmp_pa
 
 
 def test_a_picture_that_goes_bad_sends_the_training_back_with_half_the_learning_rate(config, tmp_path, monkeypatch):
-    from training import preview
+    from allaprima.training import preview
 
     looks = []
 
@@ -304,7 +304,7 @@ def test_a_picture_that_goes_bad_sends_the_training_back_with_half_the_learning_
 
 
 def test_a_picture_that_stays_bad_stops_the_training_after_three_times(config, tmp_path, monkeypatch):
-    from training import preview
+    from allaprima.training import preview
 
     monkeypatch.setattr(preview, "picture_fault", lambda *_: "blobs")
     said = say_to(config, tmp_path, monkeypatch)
@@ -343,7 +343,7 @@ def header_of(tensors: dict, metadata: dict | None) -> bytes:
     ids=str,
 )
 def test_a_hostile_or_foreign_checkpoint_gets_one_line(tmp_path, data, why):
-    from training.checkpoint import load_net
+    from allaprima.training.checkpoint import load_net
 
     path = tmp_path / "step_000001.safetensors"
     path.write_bytes(data)
@@ -372,10 +372,10 @@ def test_partial_files_of_a_killed_save_are_cleared_and_others_stay(tmp_path):
 
 
 def test_going_back_to_the_beginning_twice_goes_back_to_the_same_beginning(config):
-    from models.image_transform_net import RealtimeNet
-    from training.painting import make_target
-    from training.ranks import Ranks
-    from training.update import Functions, Step, Update, content_features_of, step_losses
+    from allaprima.models.image_transform_net import RealtimeNet
+    from allaprima.training.painting import make_target
+    from allaprima.training.ranks import Ranks
+    from allaprima.training.update import Functions, Step, Update, content_features_of, step_losses
 
     update = Update(config, RealtimeNet(), make_target(killed_run.VGG, paint_landscape(32, 32), "fp32"), Ranks())
     launch = Step([update], Functions(content_features_of, step_losses))
@@ -421,7 +421,7 @@ def test_a_checkpoint_with_an_odd_card_gets_one_line(config, tmp_path, monkeypat
 
 
 def test_photos_that_were_mended_no_longer_stop_a_resumed_training(tmp_path):
-    from training.record import BadPhotos
+    from allaprima.training.record import BadPhotos
 
     path = tmp_path / "skipped.txt"
     with open(os.devnull, "w") as nowhere:

@@ -12,17 +12,17 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from inference.landscape import paint_landscape
-from models.errors import TrainingError
-from models.image_transform_net import RealtimeNet
-from models.vgg import load_vgg19
-from training import preview, start, update
-from training.config import TrainConfig
-from training.loop import train, train_together
-from training.painting import make_target
-from training.places import Places
-from training.ranks import Ranks
-from training.update import (
+from allaprima.inference.landscape import paint_landscape
+from allaprima.models.errors import TrainingError
+from allaprima.models.image_transform_net import RealtimeNet
+from allaprima.models.vgg import load_vgg19
+from allaprima.training import preview, start, update
+from allaprima.training.config import TrainConfig
+from allaprima.training.loop import train, train_together
+from allaprima.training.painting import make_target
+from allaprima.training.places import Places
+from allaprima.training.ranks import Ranks
+from allaprima.training.update import (
     Functions,
     Step,
     Update,

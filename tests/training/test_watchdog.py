@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import skimage.data
 
-from inference.landscape import paint_landscape
-from inference.pictures import resize_short_side
-from inference.style.session import StyleSession
-from inference.style.styles import shipped_styles
-from models.image_transform_net import TIERS
-from training.images import cut_to_stride
-from training.preview import stylize_frame
-from training.watchdog import picture_fault
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.pictures import resize_short_side
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import shipped_styles
+from allaprima.models.image_transform_net import TIERS
+from allaprima.training.images import cut_to_stride
+from allaprima.training.preview import stylize_frame
+from allaprima.training.watchdog import picture_fault
 
 STYLES = shipped_styles()
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.errors import OptimizeError
-from models.vgg import VGG19Features
-from training import losses
+from allaprima.models.errors import OptimizeError
+from allaprima.models.vgg import VGG19Features
+from allaprima.training import losses
 
 ADAM_LR = 0.03  # of pixels in [0, 1]
 LBFGS_HISTORY = 20  # pairs of a step and the change of gradient over it that are kept

@@ -16,10 +16,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from inference.color import LINEAR_METHODS, keep_luminance, luminance, match_histogram, match_linear, match_luminance
-from inference.console import progress_bar
-from inference.interrupt import catch_interrupt
-from inference.pictures import (
+from allaprima.inference.color import LINEAR_METHODS, keep_luminance, luminance, match_histogram, match_linear, match_luminance
+from allaprima.inference.console import progress_bar
+from allaprima.inference.interrupt import catch_interrupt
+from allaprima.inference.pictures import (
     Picture,
     check_no_input,
     check_writable,
@@ -30,14 +30,14 @@ from inference.pictures import (
     to_srgb,
     write_picture,
 )
-from models.errors import Interrupted, OptimizeError, PictureError
-from models.vgg import LAYERS, VGG19Features, load_vgg19
-from training import losses
-from training.classic.descent import Objective, Step, descend
-from training.config import STYLE_WEIGHT, OptimizeConfig
-from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
-from training.images import to_image
-from training.painting import read_painting
+from allaprima.models.errors import Interrupted, OptimizeError, PictureError
+from allaprima.models.vgg import LAYERS, VGG19Features, load_vgg19
+from allaprima.training import losses
+from allaprima.training.classic.descent import Objective, Step, descend
+from allaprima.training.config import STYLE_WEIGHT, OptimizeConfig
+from allaprima.training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
+from allaprima.training.images import to_image
+from allaprima.training.painting import read_painting
 
 MIN_PX = 16  # of a picture's sides: VGG-19 halves them four times
 NOISE = 0.15  # standard deviation of the initial noise

@@ -7,17 +7,25 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from inference.console import progress_bar
-from inference.interrupt import catch_interrupt
-from inference.pictures import Picture, check_no_input, check_writable, contact_sheet, read_picture, resize, write_picture
-from models.errors import Interrupted
-from models.vgg import VGG19Features, load_vgg19
-from training import losses
-from training.classic.descent import Objective, Step, descend
-from training.classic.optimize import check_layers, fitted_size, noise_image
-from training.config import ReconstructConfig
-from training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
-from training.images import to_frame, to_image
+from allaprima.inference.console import progress_bar
+from allaprima.inference.interrupt import catch_interrupt
+from allaprima.inference.pictures import (
+    Picture,
+    check_no_input,
+    check_writable,
+    contact_sheet,
+    read_picture,
+    resize,
+    write_picture,
+)
+from allaprima.models.errors import Interrupted
+from allaprima.models.vgg import VGG19Features, load_vgg19
+from allaprima.training import losses
+from allaprima.training.classic.descent import Objective, Step, descend
+from allaprima.training.classic.optimize import check_layers, fitted_size, noise_image
+from allaprima.training.config import ReconstructConfig
+from allaprima.training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
+from allaprima.training.images import to_frame, to_image
 
 
 def reconstruct(config: ReconstructConfig, output: Path, console: Console, overwrite: bool = False) -> None:

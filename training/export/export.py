@@ -15,24 +15,24 @@ import onnx
 import onnxruntime
 import torch
 
-from inference.atomic import write_atomically
-from inference.landscape import paint_landscape
-from inference.levels import paint_levels
-from inference.pictures import read_picture, resize_short_side
-from inference.style.session import StyleSession, frame_to_image, pad_image
-from models import __version__
-from models.contract import FRAME, IMAGE, LOWEST_OPSET, LUMA, Contract
-from models.errors import PictureError, StyleError, TrainingError
-from models.image_transform_net import ImageTransformNet
-from models.targets import TARGETS
-from models.vgg import load_vgg19
-from training.checkpoint import find_weights, load_net
-from training.config import TrainConfig
-from training.export.forms import at_opset, in_form_for
-from training.export.graph import as_frame, quantize, to_onnx, with_color
-from training.painting import read_painting
-from training.photos.folder import is_folder, list_photos
-from training.studies.evaluate import Training, heldout_losses, painter_of
+from allaprima.inference.atomic import write_atomically
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.levels import paint_levels
+from allaprima.inference.pictures import read_picture, resize_short_side
+from allaprima.inference.style.session import StyleSession, frame_to_image, pad_image
+from allaprima.models import __version__
+from allaprima.models.contract import FRAME, IMAGE, LUMA, Contract
+from allaprima.models.errors import PictureError, StyleError, TrainingError
+from allaprima.models.image_transform_net import ImageTransformNet
+from allaprima.models.targets import TARGETS
+from allaprima.models.vgg import load_vgg19
+from allaprima.training.checkpoint import find_weights, load_net
+from allaprima.training.config import Flavor, TrainConfig
+from allaprima.training.export.forms import at_opset, in_form_for
+from allaprima.training.export.graph import as_frame, quantize, to_onnx, with_color
+from allaprima.training.painting import read_painting
+from allaprima.training.photos.folder import is_folder, list_photos
+from allaprima.training.studies.evaluate import Training, heldout_losses, painter_of
 
 REFERENCE_PHOTOS = Path(__file__).parents[1] / "reference_photos"
 PHOTOS = 16  # compared at most
@@ -49,41 +49,6 @@ MIN_DB = {"fp16": 45.0, "int8": 30.0}  # PSNR against torch in float32
 MAX_ACTIVATION = 65504 / 8  # of fp16: far from the largest number that float16 has
 MAX_LEVELS_APART = 4.0  # of 255, in the mean; measured: 1 to 3, as the two reduce and round otherwise
 MAX_STYLE_LOSS = 1.05  # of int8: times torch's
-
-
-@dataclass(frozen=True)
-class Flavor:
-    """What kind of file: as in `models.contract.Contract`.
-
-    Attributes:
-        target: of `models.targets.TARGETS`. size: width and height, fixed. opset: else the lowest that does.
-    """
-
-    io: str = "image"
-    precision: str = "fp32"
-    strength: float = 1.0
-    keep_color: float = 0.0
-    strokes: float | None = None
-    detail: float = 1.0
-    target: str = "onnxruntime"
-    size: tuple[int, int] | None = None
-    opset: int | None = None
-
-    @property
-    def foreign(self) -> bool:
-        """Whether the file gets a form that this program does not read."""
-        opset = self.opset or TARGETS[self.target].opset or LOWEST_OPSET
-        return bool(self.size) or TARGETS[self.target].plain or opset < LOWEST_OPSET
-
-    @property
-    def suffix(self) -> str:
-        """For a file's name: "style" + suffix + ".onnx"."""
-        levels = "strokes" if self.strokes is not None else ""
-        target = self.target if self.target != "onnxruntime" else ""
-        size = "{}x{}".format(*self.size) if self.size else ""
-        precision = self.precision if self.precision != "fp32" else ""
-        parts = (self.io if self.io != "image" else "", levels, precision, target, size)
-        return "".join(f".{part}" for part in parts if part)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from models.contract import LOWEST_OPSET, OPSET
-from models.errors import StyleError
-from models.targets import FIRST_OPSET, Target
+from allaprima.models.contract import LOWEST_OPSET, OPSET
+from allaprima.models.errors import StyleError
+from allaprima.models.targets import FIRST_OPSET, Target
 
 ATTRIBUTES_ONLY = 10  # up to here Pad and Clip have their numbers as attributes, and DepthToSpace knows one order
 

@@ -13,8 +13,8 @@ from onnx import GraphProto, ModelProto, numpy_helper, parser
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from models import frame_graph, levels_graph
-from models.contract import FRAME, IMAGE, LUMA, OPSET, Tensors
+from allaprima.models import frame_graph, levels_graph
+from allaprima.models.contract import FRAME, IMAGE, LUMA, OPSET, Tensors
 
 FOLDED = 2**26  # elements
 IR_VERSION = 8  # ONNX 1.13, which opset 18 came with: what ONNX Runtime 1.14 and all that is built on it read

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.landscape import paint_landscape
-from models.errors import StyleError
-from models.image_transform_net import JohnsonNet
-from training.checkpoint import save_weights
+from allaprima.inference.landscape import paint_landscape
+from allaprima.models.errors import StyleError
+from allaprima.models.image_transform_net import JohnsonNet
+from allaprima.training.checkpoint import save_weights
 
 MAX_BYTES = 64 * 2**20  # a TransformerNet has 6.7 MB in float32
 MAX_PICKLE_BYTES = 2**20

@@ -1,9 +1,9 @@
 """Trains the styles of checkpoints/gallery.toml and ships those that got better. For those who maintain them:
 
-python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER                # all together, at full length
-python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --minutes 60   # the worst first
-python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --from-base    # as they are in the base
-python -m training.gallery --paintings FOLDER --photos FOLDER --heldout FOLDER --from-shipped --steps 100    # go on a little
+python -m allaprima.training.gallery --paintings DIR --photos DIR --heldout DIR                # all together, at full length
+python -m allaprima.training.gallery --paintings DIR --photos DIR --heldout DIR --minutes 60   # the worst first
+python -m allaprima.training.gallery --paintings DIR --photos DIR --heldout DIR --from-base    # as they are in the base
+python -m allaprima.training.gallery --paintings DIR --photos DIR --heldout DIR --from-shipped --steps 100    # go on a little
 """
 
 import argparse
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from models.options import choices_of
-from training.config import TrainConfig
-from training.gallery.train import (
+from allaprima.models.options import choices_of
+from allaprima.training.config import TrainConfig
+from allaprima.training.gallery.train import (
     config_of,
     from_shipped,
     read_gallery,

@@ -1,6 +1,6 @@
 """Trains the base, one network for many paintings, from which the training of a new one starts. For those who maintain it:
 
-python -m training.gallery.base --paintings FOLDER --photos FOLDER --minutes 60 -o runs/base
+python -m allaprima.training.gallery.base --paintings FOLDER --photos FOLDER --minutes 60 -o runs/base
 """
 
 import argparse
@@ -15,25 +15,25 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from inference.interrupt import catch_interrupt
-from inference.pictures import list_pictures
-from models.image_transform_net import TIERS
-from models.options import choices_of
-from models.vgg import load_vgg19
-from training.checkpoint import load_newest_state, save_checkpoint
-from training.config import TrainConfig
-from training.device import in_precision, pick_device, pick_precision, worker_count
-from training.images import to_image
-from training.many_styles import BASE, ManyStyles, load_base, save_base
-from training.painting import Target, make_target, read_painting
-from training.photos.batch import prefetched
-from training.photos.folder import list_photos
-from training.places import Places
-from training.ranks import Ranks
-from training.record import LOG_EVERY, MetricsLog
-from training.shake import Shaken
-from training.start import load_init, open_folder
-from training.update import Functions, Update, content_features_of, shake_of, step_losses, without
+from allaprima.inference.interrupt import catch_interrupt
+from allaprima.inference.pictures import list_pictures
+from allaprima.models.image_transform_net import TIERS
+from allaprima.models.options import choices_of
+from allaprima.models.vgg import load_vgg19
+from allaprima.training.checkpoint import load_newest_state, save_checkpoint
+from allaprima.training.config import TrainConfig
+from allaprima.training.device import in_precision, pick_device, pick_precision, worker_count
+from allaprima.training.images import to_image
+from allaprima.training.many_styles import BASE, ManyStyles, load_base, save_base
+from allaprima.training.painting import Target, make_target, read_painting
+from allaprima.training.photos.batch import prefetched
+from allaprima.training.photos.folder import list_photos
+from allaprima.training.places import Places
+from allaprima.training.ranks import Ranks
+from allaprima.training.record import LOG_EVERY, MetricsLog
+from allaprima.training.shake import Shaken
+from allaprima.training.start import load_init, open_folder
+from allaprima.training.update import Functions, Update, content_features_of, shake_of, step_losses, without
 
 STEPS = 10**9  # of the schedule: the learning rate stays up, as a base can always go on learning
 

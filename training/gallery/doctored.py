@@ -1,7 +1,7 @@
 """What the judges make of pictures that cheat, so that nobody trusts them further than they reach. For those who maintain the
 styles:
 
-python -m training.gallery.doctored starry_night sunflowers --paintings FOLDER --photos HELDOUT
+python -m allaprima.training.gallery.doctored starry_night sunflowers --paintings FOLDER --photos HELDOUT
 """
 
 import argparse
@@ -11,11 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from inference.color import match_linear
-from inference.style.session import StyleSession
-from inference.style.styles import PREFERRED_LIVE, find_style
-from training.gallery.ship import SIZES_PX, heldout_photos, judging_vgg19
-from training.studies.judges import NAMES, PERIOD_PX, Bench, FramePainter, read_in_cells
+from allaprima.inference.color import match_linear
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import PREFERRED_LIVE, find_style
+from allaprima.training.gallery.ship import SIZES_PX, heldout_photos, judging_vgg19
+from allaprima.training.studies.judges import NAMES, PERIOD_PX, Bench, FramePainter, read_in_cells
 
 BLUR_PX = 2.0  # standard deviation
 NOISE_LEVELS = 12.0  # standard deviation, of 255

@@ -1,9 +1,9 @@
 """Put a finished training into checkpoints/: evaluated, exported, with its card. For those who maintain the styles.
 
-python -m training.gallery.ship runs/great_wave-realtime --photos HELDOUT_FOLDER --name great_wave
-python -m training.gallery.ship --style great_wave/realtime --photos TRAINING_FOLDER --style-image PAINTING
-python -m training.gallery.ship --evaluation evaluation.json
-python -m training.gallery.ship --judge PAINTINGS --photos HELDOUT_FOLDER
+python -m allaprima.training.gallery.ship runs/great_wave-realtime --photos HELDOUT_FOLDER --name great_wave
+python -m allaprima.training.gallery.ship --style great_wave/realtime --photos TRAINING_FOLDER --style-image PAINTING
+python -m allaprima.training.gallery.ship --evaluation evaluation.json
+python -m allaprima.training.gallery.ship --judge PAINTINGS --photos HELDOUT_FOLDER
 """
 
 import argparse
@@ -21,24 +21,24 @@ import onnx
 import torch
 from PIL import Image
 
-from inference.atomic import write_atomically
-from inference.pictures import read_picture, resize_short_side
-from inference.style.info import report_text
-from inference.style.onnx_file import read_style
-from inference.style.session import StyleSession
-from inference.style.styles import FOLDER, PAINTING, shipped_styles
-from models.image_transform_net import ImageTransformNet
-from models.vgg import VGG19Features, load_vgg19
-from training.checkpoint import find_weights, load_net, load_weights, save_weights
-from training.config import TrainConfig
-from training.device import in_precision, pick_precision
-from training.export.export import Flavor, Yardstick, export, serialized
-from training.images import to_frame
-from training.painting import read_painting
-from training.photos.folder import list_photos
-from training.preview import stylize_frame
-from training.studies.evaluate import border_band, heldout_losses
-from training.studies.judges import Bench, is_no_worse
+from allaprima.inference.atomic import write_atomically
+from allaprima.inference.pictures import read_picture, resize_short_side
+from allaprima.inference.style.info import report_text
+from allaprima.inference.style.onnx_file import read_style
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import FOLDER, PAINTING, shipped_styles
+from allaprima.models.image_transform_net import ImageTransformNet
+from allaprima.models.vgg import VGG19Features, load_vgg19
+from allaprima.training.checkpoint import find_weights, load_net, load_weights, save_weights
+from allaprima.training.config import Flavor, TrainConfig
+from allaprima.training.device import in_precision, pick_precision
+from allaprima.training.export.export import Yardstick, export, serialized
+from allaprima.training.images import to_frame
+from allaprima.training.painting import read_painting
+from allaprima.training.photos.folder import list_photos
+from allaprima.training.preview import stylize_frame
+from allaprima.training.studies.evaluate import border_band, heldout_losses
+from allaprima.training.studies.judges import Bench, is_no_worse
 
 SIZES_PX = (256, 512)  # short side of the photos that networks are judged on; losses, and what decides, at the first
 # By what stands between tier and ".onnx" in a file's name. The small tier comes in every flavor that somebody may want. All

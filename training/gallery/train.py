@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from inference.atomic import write_atomically
-from inference.options import StylizeOptions
-from inference.painter import paint_photo
-from inference.pictures import Picture, contact_sheet, read_picture, write_picture
-from inference.style.session import StyleSession
-from inference.style.styles import FOLDER, shipped_styles
-from models.errors import TrainingError
-from training.checkpoint import find_weights, load_net
-from training.config import TrainConfig
-from training.export.export import REFERENCE_PHOTOS
-from training.gallery.ship import SIZES_PX, ship_net, shipped_swd
-from training.loop import train_together
-from training.many_styles import load_base
-from training.record import make_card
+from allaprima.inference.atomic import write_atomically
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.painter import paint_photo
+from allaprima.inference.pictures import Picture, contact_sheet, read_picture, write_picture
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import FOLDER, shipped_styles
+from allaprima.models.errors import TrainingError
+from allaprima.training.checkpoint import find_weights, load_net
+from allaprima.training.config import TrainConfig
+from allaprima.training.export.export import REFERENCE_PHOTOS
+from allaprima.training.gallery.ship import SIZES_PX, ship_net, shipped_swd
+from allaprima.training.loop import train_together
+from allaprima.training.many_styles import load_base
+from allaprima.training.record import make_card
 
 GALLERY = FOLDER / "gallery.toml"
 README = FOLDER / "README.md"

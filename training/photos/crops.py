@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.photos.store import Place
+from allaprima.training.photos.store import Place
 
 LARGEST_SCALE = 1.5  # short side of a photo that a crop is taken from, in crops; larger ones are scaled down to it
 CUBIC_SUPPORT_PX = 2  # how far a bicubic kernel reaches, in pixels of the coarser of the two pictures

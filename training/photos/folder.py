@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.pictures import FORMATS, list_pictures, read_picture
-from models.errors import PictureError, TrainingError
-from training.device import free_bytes
-from training.photos.batch import Batch, Share
-from training.photos.crops import LARGEST_SCALE, Box, crop, crop_batch, random_box
-from training.photos.store import PackedPhotos, PhotoFile, Place
+from allaprima.inference.pictures import FORMATS, list_pictures, read_picture
+from allaprima.models.errors import PictureError, TrainingError
+from allaprima.training.device import free_bytes
+from allaprima.training.photos.batch import Batch, Share
+from allaprima.training.photos.crops import LARGEST_SCALE, Box, crop, crop_batch, random_box
+from allaprima.training.photos.store import PackedPhotos, PhotoFile, Place
 
 MAX_BAD = 0.2  # more damaged photos than this share of a folder stops a training: it is the wrong folder
 CACHE_SHARE = 0.25  # of the main memory that is free at the start, for decoded photos

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from inference.pictures import decode_picture, read_picture
-from models.errors import PictureError, TrainingError
-from training.config import TrainConfig
-from training.photos.batch import Batch, Share
-from training.photos.crops import crop, random_box
-from training.ranks import Ranks
+from allaprima.inference.pictures import decode_picture, read_picture
+from allaprima.models.errors import PictureError, TrainingError
+from allaprima.training.config import TrainConfig
+from allaprima.training.photos.batch import Batch, Share
+from allaprima.training.photos.crops import crop, random_box
+from allaprima.training.ranks import Ranks
 
 STREAM_STRIDE = 32  # rows between two notes of the place in a stream
 STREAM_TRIES = 6  # in a row, after 1, 2, 4, ... seconds, before a stream that fails stops a training

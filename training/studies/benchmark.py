@@ -27,18 +27,18 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from inference.landscape import paint_landscape
-from inference.style.session import probe_cuda
-from models.contract import IMAGE, OPSET
-from models.image_transform_net import TIERS, JohnsonNet
-from models.vgg import VGG19Features, load_vgg19
-from training import losses
-from training.classic.descent import Objective, descend
-from training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
-from training.device import device_name, in_precision, pick_device, pick_precision
-from training.export.graph import to_onnx
-from training.painting import read_painting
-from training.studies.benchmark_loop import Gate, our_loop, take_turn, wait_for
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.style.session import probe_cuda
+from allaprima.models.contract import IMAGE, OPSET
+from allaprima.models.image_transform_net import TIERS, JohnsonNet
+from allaprima.models.vgg import VGG19Features, load_vgg19
+from allaprima.training import losses
+from allaprima.training.classic.descent import Objective, descend
+from allaprima.training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
+from allaprima.training.device import device_name, in_precision, pick_device, pick_precision
+from allaprima.training.export.graph import to_onnx
+from allaprima.training.painting import read_painting
+from allaprima.training.studies.benchmark_loop import Gate, our_loop, take_turn, wait_for
 
 UNTIMED, TIMED = 3, 5  # runs of one network in a row
 ITERATIONS = (100, 300, 500)  # of the optimization, as in the paper's table

@@ -3,66 +3,41 @@
 The plain loop has the shape of pytorch/examples' fast_neural_style, written here from the paper: float32, NCHW, VGG-19
 over content and output to the deepest layer, a Gram matrix as two reshapes and a product, photos decoded in the loop.
 It gets our network, layers, losses and crops, so that both loops optimize the same thing and their losses can be
-compared. The ladder climbs from one to the other idea by idea.
+compared.
 """
 
 import copy
 import dataclasses
 import functools
 import multiprocessing
-import resource
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.image_transform_net import TIERS
-from models.vgg import VGG19Features, load_vgg19
-from training import losses
-from training.config import CONTENT_LAYERS, SIMILARITY_LAYERS, STYLE_LAYERS, TrainConfig
-from training.device import device_name, pick_device, pick_precision, worker_count
-from training.images import to_image
-from training.painting import make_target, read_painting
-from training.photos.batch import Batch, prefetched
-from training.photos.folder import PhotoFolder, list_photos
-from training.places import Places
-from training.ranks import Ranks
-from training.record import LOG_EVERY
-from training.start import open_folder, start_step
-from training.update import DEFAULT_STYLE_WEIGHT, PARTS, Update, set_learning_rate_, shake_of, weights_of, without
+from allaprima.models.image_transform_net import TIERS
+from allaprima.models.vgg import VGG19Features, load_vgg19
+from allaprima.training import losses
+from allaprima.training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
+from allaprima.training.device import device_name, pick_device, pick_precision, worker_count
+from allaprima.training.images import to_image
+from allaprima.training.painting import make_target, read_painting
+from allaprima.training.photos.batch import Batch, prefetched
+from allaprima.training.photos.folder import PhotoFolder, list_photos
+from allaprima.training.places import Places
+from allaprima.training.ranks import Ranks
+from allaprima.training.record import LOG_EVERY
+from allaprima.training.start import open_folder, start_step
+from allaprima.training.update import DEFAULT_STYLE_WEIGHT, PARTS, Update, set_learning_rate_, shake_of, weights_of, without
 
 GPU_BYTES = 2 * 2**30  # for decoded photos, of each loop that keeps them on a GPU
 TURN_S, TURN_STEPS = 2.0, 2  # a turn lasts both, at least: many times the batches that wait ready at its start
-
-
-@dataclass(frozen=True)
-class Ideas:
-    """Which of the product loop's ideas the plain loop has; none by default."""
-
-    channels_last: bool = False
-    bf16: bool = False
-    shallow_content: bool = False  # VGG over the content image only to relu4_2
-    gram_in_place: bool = False  # in the features' own layout and precision, one product backward
-    threads_and_cache: bool = False
-    fused_adam: bool = False
-
-
-LADDER = {
-    "plain": Ideas(),
-    "+ channels-last": Ideas(True),
-    "+ bf16 VGG and autocast": Ideas(True, True),
-    "+ content to relu4_2 only": Ideas(True, True, True),
-    "+ Gram in place": Ideas(True, True, True, True),
-    "+ threads and photo cache": Ideas(True, True, True, True, True),
-    "+ fused Adam": Ideas(True, True, True, True, True, True),
-}
 
 
 class Gate:
@@ -129,51 +104,33 @@ def peers_float32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def plain_loop(
-    config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device, gate: Gate, ideas: Ideas
-) -> Loop:
-    """A training as peers have it, and those of our ideas that are asked for."""
-    layout = torch.channels_last if ideas.channels_last else torch.contiguous_format
-    vgg = copy.deepcopy(vgg).to(memory_format=layout)
+def plain_loop(config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device, gate: Gate) -> Loop:
+    """A training as peers have it."""
+    vgg = copy.deepcopy(vgg).to(memory_format=torch.contiguous_format)
     target = make_target(vgg, style_frame, "fp32")
-    target_vgg = vgg.to(torch.bfloat16) if ideas.bf16 else vgg
     torch.manual_seed(config.seed)
-    net = TIERS[config.tier]().to(device).to(memory_format=layout)
-    optimizer = torch.optim.Adam(net.parameters(), lr=config.lr, fused=True if ideas.fused_adam else None)
-    cache_bytes = None if ideas.threads_and_cache else 0
+    net = TIERS[config.tier]().to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
     paths = list_photos(Path(config.photos))
-    gpu_bytes = GPU_BYTES if ideas.threads_and_cache and device.type == "cuda" else 0
-    folder = PhotoFolder(
-        paths,
-        config.batch_size,
-        config.painted_px,
-        config.seed,
-        device=device,
-        cache_bytes=cache_bytes,
-        gpu_bytes=gpu_bytes,
-    )
+    folder = PhotoFolder(paths, config.batch_size, config.painted_px, config.seed, device=device, cache_bytes=0, gpu_bytes=0)
     shake, places = shake_of(config, Ranks(), device), Places(config.size_px, config.seed, device)
     layers = (*STYLE_LAYERS, *CONTENT_LAYERS)
-    content_layers = (*SIMILARITY_LAYERS, *CONTENT_LAYERS) if ideas.shallow_content else layers
-    style_loss = losses.style_loss if ideas.gram_in_place else plain_style_loss
-    workers = worker_count(config.workers, device) if ideas.threads_and_cache else 0
-    for step, batch in enumerate(prefetched(gate.through(folder.load), range(10**9), workers)):
-        content_image = to_image(batch.content_image, device).contiguous(memory_format=layout)
+    for step, batch in enumerate(prefetched(gate.through(folder.load), range(10**9), 0)):
+        content_image = to_image(batch.content_image, device).contiguous()
         shake.prepare(step)
         places.prepare(step)
         shaken = shake(content_image)
         with peers_float32():
-            with torch.autocast(device.type, torch.bfloat16, enabled=ideas.bf16):
-                whole, again = net(content_image), net(shaken.image.contiguous(memory_format=layout))
-                stylized_image, again = without(config.margin_px, whole), without(config.margin_px, again)
-                content_image = without(config.margin_px, content_image)
-                alone = net(content_image)
+            whole, again = net(content_image), net(shaken.image.contiguous())
+            stylized_image, again = without(config.margin_px, whole), without(config.margin_px, again)
+            content_image = without(config.margin_px, content_image)
+            alone = net(content_image)
             with torch.no_grad():
-                content_features = target_vgg(content_image, content_layers)
-            features = target_vgg(stylized_image, layers)
+                content_features = vgg(content_image, layers)
+            features = vgg(stylized_image, layers)
             parts = {
                 "content": losses.content_loss(features, {"relu4_2": content_features["relu4_2"]}),
-                "style": style_loss(features, target.style_grams),
+                "style": plain_style_loss(features, target.style_grams),
                 "tv": losses.tv_loss(stylized_image),
                 "border": losses.border_loss(alone, stylized_image),
                 "steady": losses.steady_loss(again, without(config.margin_px, shaken.follow(whole.detach()))),
@@ -206,24 +163,21 @@ def our_loop(config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, d
         yield update.newest_losses.clone()
 
 
-def loops_of(config: TrainConfig, ladder: bool) -> dict[str, Callable[[Gate], Loop]]:
+def loops_of(config: TrainConfig) -> dict[str, Callable[[Gate], Loop]]:
     """The loops to compare by name, each ready to be started."""
     device = pick_device(config.device)
     vgg = load_vgg19(config.vgg19, device=device)
     style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
-    rungs = LADDER if ladder else {"plain": Ideas()}
-    loops: dict[str, Callable[[Gate], Loop]] = {
-        name: functools.partial(plain_loop, config, vgg, style_frame, device, ideas=ideas) for name, ideas in rungs.items()
-    }
-    return {**loops, "ours": functools.partial(our_loop, config, vgg, style_frame, device)}
+    loops = {"plain": plain_loop, "ours": our_loop}
+    return {name: functools.partial(loop, config, vgg, style_frame, device) for name, loop in loops.items()}
 
 
-def measure(config: TrainConfig, rounds: int, ladder: bool) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
+def measure(config: TrainConfig, rounds: int) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
     """Photos a second of every turn of each loop, taken in turns, and the losses of the last step that all of them did."""
     device = pick_device(config.device)
     gates: dict[str, Gate] = {}
     running: dict[str, Loop] = {}
-    for name, start in loops_of(config, ladder).items():
+    for name, start in loops_of(config).items():
         gates[name] = Gate()
         running[name] = start(gates[name])
     speeds: dict[str, list[float]] = {name: [] for name in running}
@@ -284,7 +238,7 @@ def peak_mb(config: TrainConfig) -> dict[str, float]:
 
 
 def _peak_mb_here(config: TrainConfig, name: str) -> float:
-    loop = loops_of(config, ladder=False)[name](Gate())
+    loop = loops_of(config)[name](Gate())
     for _ in range(4):
         next(loop)
     if pick_device(config.device).type == "cuda":
@@ -292,12 +246,16 @@ def _peak_mb_here(config: TrainConfig, name: str) -> float:
     with suppress(OSError, StopIteration):  # Linux hands getrusage's peak on from the parent process
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
+    if sys.platform == "win32":  # psapi's figure would need a package more
+        return float("nan")
+    import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def report(config: TrainConfig, rounds: int, ladder: bool) -> str:
+def report(config: TrainConfig, rounds: int) -> str:
     """The comparison as a table."""
-    speeds, newest = measure(config, rounds, ladder)
+    speeds, newest = measure(config, rounds)
     memory = peak_mb(config)
     device = pick_device(config.device)
     lines = [

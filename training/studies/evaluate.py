@@ -16,22 +16,22 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from inference.console import progress_bar
-from inference.interrupt import catch_interrupt
-from inference.pictures import check_folder, check_no_input, read_picture, resize_short_side, write_encoded
-from inference.style.session import StyleSession
-from models.errors import Interrupted, OptimizeError
-from models.vgg import VGG19Features, load_vgg19
-from training.classic.descent import Objective, descend
-from training.classic.optimize import noise_image
-from training.config import CONTENT_LAYERS, EvaluateConfig, TrainConfig
-from training.device import device_name, guarded_memory, pick_device, pick_precision
-from training.images import to_image
-from training.painting import Target, make_target, read_painting
-from training.photos.folder import list_photos
-from training.studies import judges
-from training.studies.faces import face_finder
-from training.update import DEFAULT_STYLE_WEIGHT
+from allaprima.inference.console import progress_bar
+from allaprima.inference.interrupt import catch_interrupt
+from allaprima.inference.pictures import check_folder, check_no_input, read_picture, resize_short_side, write_encoded
+from allaprima.inference.style.session import StyleSession
+from allaprima.models.errors import Interrupted, OptimizeError
+from allaprima.models.vgg import VGG19Features, load_vgg19
+from allaprima.training.classic.descent import Objective, descend
+from allaprima.training.classic.optimize import noise_image
+from allaprima.training.config import CONTENT_LAYERS, EvaluateConfig, TrainConfig
+from allaprima.training.device import device_name, guarded_memory, pick_device, pick_precision
+from allaprima.training.images import to_image
+from allaprima.training.painting import Target, make_target, read_painting
+from allaprima.training.photos.folder import list_photos
+from allaprima.training.studies import judges
+from allaprima.training.studies.faces import face_finder
+from allaprima.training.update import DEFAULT_STYLE_WEIGHT
 
 Painter = Callable[[Tensor], Tensor]  # image -> stylized image
 PARTS = ("content", "style", "tv", "total")

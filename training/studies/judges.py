@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from inference.pictures import read_picture, resize, resize_short_side
-from inference.style.styles import EVEN
-from models.contract import LUMA
-from models.vgg import VGG19Features
-from training.images import to_image
-from training.losses import requantiled
-from training.studies.faces import FaceFinder, kept
+from allaprima.inference.pictures import read_picture, resize, resize_short_side
+from allaprima.inference.style.styles import EVEN
+from allaprima.models.contract import LUMA
+from allaprima.models.vgg import VGG19Features
+from allaprima.training.images import to_image
+from allaprima.training.losses import requantiled
+from allaprima.training.studies.faces import FaceFinder, kept
 
 FramePainter = Callable[[np.ndarray], np.ndarray]  # frame -> stylized frame
 NAMES = ("swd", "ss", "grid", "palette")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from inference.landscape import paint_landscape
-from inference.options import StylizeOptions
-from inference.painter import paint_photo
-from inference.style.session import StyleSession
-from inference.style.styles import find_style
-from models.errors import StyleError
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.painter import paint_photo
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import find_style
+from allaprima.models.errors import StyleError
 
 FILE = Path(__file__).parents[3] / "inference" / "apps" / "comfyui_allaprima.py"
 

@@ -11,9 +11,9 @@ from av.stream import Disposition
 from films import drifting, paint, psnr, read_film, write_film
 from PIL import Image, ImageOps
 
-from inference.film import frames
-from inference.film.frames import VideoReader
-from models.errors import VideoError
+from allaprima.inference.film import frames
+from allaprima.inference.film.frames import VideoReader
+from allaprima.models.errors import VideoError
 
 
 def length_s(path: Path) -> float:

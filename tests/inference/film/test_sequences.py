@@ -9,9 +9,9 @@ import pytest
 from films import drifting, packets_of, paint, psnr, read_film, write_film
 from PIL import Image
 
-from inference.film.frames import VideoReader
-from inference.film.video import plan_films
-from models.errors import VideoError
+from allaprima.inference.film.frames import VideoReader
+from allaprima.inference.film.video import plan_films
+from allaprima.models.errors import VideoError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -102,7 +102,7 @@ def test_a_film_that_fails_does_not_keep_the_others_from_being_painted(run, tmp_
 
 def test_a_film_goes_through_standard_input_and_output(tmp_path, style_file):
     source = write_film(tmp_path / "a.ts", drifting(5), sounds=1)
-    command = [sys.executable, str(ROOT / "allaprima.py"), "video", "-", "-s", str(style_file)]
+    command = [sys.executable, "-m", "allaprima", "video", "-", "-s", str(style_file)]
     result = subprocess.run([*command, "-o", "-"], input=source.read_bytes(), capture_output=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     (tmp_path / "b.mkv").write_bytes(result.stdout)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from films import drifting, write_film
 
-from inference.film.steadiness import FILM, Movement, measure
-from inference.options import StylizeOptions
-from inference.style.styles import find_style
+from allaprima.inference.film.steadiness import FILM, Movement, measure
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.style.styles import find_style
 
 FRAMES = drifting(8, 192, 256)
 

@@ -15,13 +15,13 @@ import pytest
 from av.stream import Disposition
 from films import Copier, Inverter, drifting, packets_of, paint, psnr, read_film, write_film
 
-from inference import precision
-from inference.film.frames import Moment, VideoReader
-from inference.film.sinks import VideoWriter, encoder_opens
-from inference.film.video import paint_video
-from inference.options import StylizeOptions, VideoOptions
-from inference.style.session import StyleSession
-from models.errors import Interrupted, VideoError
+from allaprima.inference import precision
+from allaprima.inference.film.frames import Moment, VideoReader
+from allaprima.inference.film.sinks import VideoWriter, encoder_opens
+from allaprima.inference.film.video import paint_video
+from allaprima.inference.options import StylizeOptions, VideoOptions
+from allaprima.inference.style.session import StyleSession
+from allaprima.models.errors import Interrupted, VideoError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -315,7 +315,7 @@ def test_a_name_that_cannot_be_written_is_said_before_the_work(tmp_path, name, m
 
 def test_a_folder_that_may_not_be_written_to(tmp_path, monkeypatch):
     source = write_film(tmp_path / "a.mp4", drifting(2))
-    monkeypatch.setattr("inference.pictures.os.access", lambda path, mode: False)  # the tests may run as root
+    monkeypatch.setattr("allaprima.inference.pictures.os.access", lambda path, mode: False)  # the tests may run as root
     with pytest.raises(VideoError, match="may not be written to"):
         paint(source, tmp_path / "b.mp4")
 
@@ -404,7 +404,7 @@ def test_an_address_is_no_film(run):
 
 def test_ctrl_c_finishes_the_film_with_what_is_done(tmp_path, style_file):
     source = write_film(tmp_path / "a.mp4", drifting(400, 240, 320), sounds=1)
-    command = [sys.executable, str(ROOT / "allaprima.py"), "video", str(source), "-s", str(style_file)]
+    command = [sys.executable, "-m", "allaprima", "video", str(source), "-s", str(style_file)]
     process = subprocess.Popen([*command, "-o", str(tmp_path / "b.mp4")], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while sum(part.stat().st_size for part in tmp_path.glob(".b.mp4*")) < 100_000 and time.monotonic() < deadline:

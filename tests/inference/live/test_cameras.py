@@ -14,10 +14,10 @@ import pytest
 from fakes import FakeCamera
 from films import drifting, write_film
 
-from inference.buffers import Buffers
-from inference.live import cameras
-from inference.live.cameras import CameraFeed, FileCamera, Newest, Shot, open_camera
-from models.errors import VideoError
+from allaprima.inference.buffers import Buffers
+from allaprima.inference.live import cameras
+from allaprima.inference.live.cameras import CameraFeed, FileCamera, Newest, Shot, open_camera
+from allaprima.models.errors import VideoError
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from films import drifting, write_film
 
-from inference.live import displays
-from models.errors import VideoError
+from allaprima.inference.live import displays
+from allaprima.models.errors import VideoError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,7 +27,7 @@ def test_no_display_is_said_before_opencv_would_abort(monkeypatch):
 
 
 def test_opencv_is_loaded_before_pyav_whose_libraries_would_hang_its_windows():
-    code = "import inference.film.sinks, sys; print([name for name in sys.modules if name in ('av', 'cv2')])"
+    code = "import allaprima.inference.film.sinks, sys; print([name for name in sys.modules if name in ('av', 'cv2')])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "['cv2', 'av']\n"
 
@@ -44,7 +44,7 @@ def test_a_real_window_opens_and_shows_frames(style_file, tmp_path):
         os.close(write)
         with open(read) as numbers:  # closing it before the line is whole would end the server
             number = numbers.readline().strip()
-        command = [sys.executable, str(ROOT / "allaprima.py"), "webcam", "-s", str(style_file), "--camera", str(film)]
+        command = [sys.executable, "-m", "allaprima", "webcam", "-s", str(style_file), "--camera", str(film)]
         environment = {**os.environ, "DISPLAY": f":{number}"}
         try:
             result = subprocess.run(

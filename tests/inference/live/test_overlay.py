@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from inference.live.overlay import write_words
+from allaprima.inference.live.overlay import write_words
 
 
 def test_letters_are_drawn():

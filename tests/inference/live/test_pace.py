@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from inference.live.pace import Pace
+from allaprima.inference.live.pace import Pace
 
 
 def settle(pace: Pace, full_ms: Callable[[float], float], seconds: float) -> list[tuple[float, float]]:

@@ -17,16 +17,16 @@ import pytest
 from fakes import FakeCamera, FakeDisplay, FakeRack, SlowSession, go
 from films import drifting, read_film, write_film
 
-from inference.buffers import Buffers
-from inference.live import cameras, overlay, recorder, webcam
-from inference.live.cameras import CameraFeed, FileCamera
-from inference.live.displays import VirtualCamera
-from inference.live.rack import StyleRack
-from inference.live.webcam import Controls, Webcam
-from inference.options import COLOR_MODES
-from inference.profile import Profile, bare_session_ms
-from inference.style.session import StyleSession
-from models.errors import StyleError, VideoError
+from allaprima.inference.buffers import Buffers
+from allaprima.inference.live import cameras, overlay, recorder, webcam
+from allaprima.inference.live.cameras import CameraFeed, FileCamera
+from allaprima.inference.live.displays import VirtualCamera
+from allaprima.inference.live.rack import StyleRack
+from allaprima.inference.live.webcam import Controls, Webcam
+from allaprima.inference.options import COLOR_MODES
+from allaprima.inference.profile import Profile, bare_session_ms
+from allaprima.inference.style.session import StyleSession
+from allaprima.models.errors import StyleError, VideoError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -299,7 +299,7 @@ def test_wrong_arguments_are_refused(run, arguments):
 
 
 def test_ctrl_c_ends_a_live_session_and_finishes_its_recording(film, style_file, tmp_path):
-    command = [sys.executable, str(ROOT / "allaprima.py"), "webcam", "-s", str(style_file), "--camera", str(film)]
+    command = [sys.executable, "-m", "allaprima", "webcam", "-s", str(style_file), "--camera", str(film)]
     process = subprocess.Popen(
         [*command, "--headless", "--record", str(tmp_path / "r.mp4")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

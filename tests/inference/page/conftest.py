@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from tab import CHROMIUM, FLAGS, serving
 
-from inference.page import web
-from inference.pictures import read_picture
-from models.errors import WebError
+from allaprima.inference.page import web
+from allaprima.inference.pictures import read_picture
+from allaprima.models.errors import WebError
 
 BRIEF = {
     "test_sliders_blend_and_keep_colors_as_python_does",

@@ -11,7 +11,7 @@ import time
 from playwright.sync_api import sync_playwright
 from tab import CHROMIUM, FLAGS, serving
 
-from inference.page import web
+from allaprima.inference.page import web
 
 PART = 16384
 SIZES_PX = (256, 384, 640)

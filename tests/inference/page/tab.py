@@ -8,7 +8,7 @@ import threading
 import numpy as np
 from toolbox import find_chromium
 
-from inference.style.styles import shipped_styles
+from allaprima.inference.style.styles import shipped_styles
 
 CHROMIUM = find_chromium()
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--use-fake-device-for-media-stream"]

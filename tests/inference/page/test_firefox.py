@@ -13,8 +13,8 @@ from films import drifting, write_film
 from PIL import Image
 from toolbox import node_folder, why_no_node
 
-from inference.style.session import StyleSession
-from inference.style.styles import find_style
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import find_style
 
 FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 FRAMES = 12

@@ -14,14 +14,14 @@ from films import drifting, write_film
 from PIL import Image
 from tab import CHROMIUM, EXAMPLE, FIRST, PIXELS, REALTIME, SET, Page, exact
 
-from inference.color import keep_luminance
-from inference.landscape import paint_landscape
-from inference.levels import level_sizes, paint_levels
-from inference.options import StylizeOptions
-from inference.page import web
-from inference.painter import paint_photo
-from inference.style.session import StyleSession
-from inference.style.styles import find_style, shipped_styles
+from allaprima.inference.color import keep_luminance
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.levels import level_sizes, paint_levels
+from allaprima.inference.options import StylizeOptions
+from allaprima.inference.page import web
+from allaprima.inference.painter import paint_photo
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import find_style, shipped_styles
 
 
 def test_every_style_paints_in_the_browser_what_python_paints(address, browser, photo, frame):

@@ -9,8 +9,8 @@ from films import drifting, write_film
 from PIL import Image
 from tab import SET, Page, exact
 
-from inference.style.session import StyleSession
-from inference.style.styles import find_style
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import find_style
 
 FPS, FRAMES = 10, 20
 TWICE = "() => { const button = document.getElementById('record'); button.click(); button.click(); }"

@@ -11,9 +11,9 @@ import pytest
 from films import drifting, write_film
 from tab import FIRST, REALTIME, SET, Page, Quiet, serving
 
-from inference.page import web
-from inference.style.session import StyleSession
-from inference.style.styles import find_style
+from allaprima.inference.page import web
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import find_style
 
 MAX_BYTES = 4.5e6  # until the first painting
 

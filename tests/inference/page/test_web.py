@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from tab import EXAMPLE, FIRST, SEND, Page, Quiet, serving
 
-from inference.page import web
-from inference.style.session import StyleSession
-from inference.style.styles import find_style
-from models.errors import WebError
+from allaprima.inference.page import web
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import find_style
+from allaprima.models.errors import WebError
 
 
 @pytest.mark.parametrize("sources", [web.PAGE_SOURCES, web.WORKER_SOURCES])

@@ -18,12 +18,12 @@ import onnx
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from inference.style import onnx_file
-from inference.style.onnx_file import check_style, read_style
-from inference.style.session import StyleSession
-from models import frame_graph, levels_graph
-from models.contract import Contract
-from models.errors import StyleError
+from allaprima.inference.style import onnx_file
+from allaprima.inference.style.onnx_file import check_style, read_style
+from allaprima.inference.style.session import StyleSession
+from allaprima.models import frame_graph, levels_graph
+from allaprima.models.contract import Contract
+from allaprima.models.errors import StyleError
 
 MB = 2**20
 MUTANTS = 10_000
@@ -51,8 +51,8 @@ def models():
     """All flavors of a network of 15 nodes."""
     import torch
 
-    from models.image_transform_net import RealtimeNet
-    from training.export.graph import as_frame, quantize, to_onnx, with_color
+    from allaprima.models.image_transform_net import RealtimeNet
+    from allaprima.training.export.graph import as_frame, quantize, to_onnx, with_color
 
     torch.manual_seed(0)
     net = RealtimeNet(width=4)
@@ -205,7 +205,7 @@ def test_onnx_own_domain_may_be_spelled_out(image, paint):
 
 
 def test_a_frame_file_may_pad_to_more_than_64_pixels(models, paint):
-    from training.export.graph import as_frame
+    from allaprima.training.export.graph import as_frame
 
     assert paint(sealed(as_frame(models["image"], 4, 256, PLAIN), "frame")).shape == (16, 16, 3)
 

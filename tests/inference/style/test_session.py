@@ -9,12 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from inference import doctor
-from inference.style import session as session_module
-from inference.style.session import StyleSession, pad_image, probe_cuda
-from inference.style.styles import find_style
-from models.contract import Contract
-from models.errors import StyleError
+from allaprima.inference import doctor
+from allaprima.inference.style import session as session_module
+from allaprima.inference.style.session import StyleSession, pad_image, probe_cuda
+from allaprima.inference.style.styles import find_style
+from allaprima.models.contract import Contract
+from allaprima.models.errors import StyleError
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (3, 2), (16, 16), (17, 33), (101, 64)])

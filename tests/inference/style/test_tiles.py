@@ -4,12 +4,12 @@ import threading
 import numpy as np
 import pytest
 
-from inference.landscape import paint_landscape
-from inference.style import session as session_module
-from inference.style import tiles as tiles_module
-from inference.style.session import StyleSession
-from inference.style.tiles import MARGIN_PX, samples, tiles
-from models.errors import StyleError
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.style import session as session_module
+from allaprima.inference.style import tiles as tiles_module
+from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.tiles import MARGIN_PX, samples, tiles
+from allaprima.models.errors import StyleError
 
 TILE_PX = 256
 

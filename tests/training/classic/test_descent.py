@@ -6,10 +6,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.errors import OptimizeError
-from models.vgg import load_vgg19
-from training import losses
-from training.classic.descent import LBFGS, Objective, descend
+from allaprima.models.errors import OptimizeError
+from allaprima.models.vgg import load_vgg19
+from allaprima.training import losses
+from allaprima.training.classic.descent import LBFGS, Objective, descend
 
 STYLE = ("relu1_1", "relu2_1")
 

@@ -13,16 +13,23 @@ import torch
 from PIL import Image, ImageCms
 from rich.console import Console
 
-from inference.color import LINEAR_METHODS, color_statistics, luminance
-from inference.landscape import paint_landscape
-from models.errors import OptimizeError
-from models.vgg import load_vgg19
-from training import device as device_module
-from training import losses
-from training.classic import optimize as optimize_module
-from training.classic.descent import Step
-from training.classic.optimize import Scene, control_color, default_style_weight, descend_through_scales, load_scene, optimize
-from training.config import COLOR_CONTROLS, STYLE_WEIGHT, OptimizeConfig
+from allaprima.inference.color import LINEAR_METHODS, color_statistics, luminance
+from allaprima.inference.landscape import paint_landscape
+from allaprima.models.errors import OptimizeError
+from allaprima.models.vgg import load_vgg19
+from allaprima.training import device as device_module
+from allaprima.training import losses
+from allaprima.training.classic import optimize as optimize_module
+from allaprima.training.classic.descent import Step
+from allaprima.training.classic.optimize import (
+    Scene,
+    control_color,
+    default_style_weight,
+    descend_through_scales,
+    load_scene,
+    optimize,
+)
+from allaprima.training.config import COLOR_CONTROLS, STYLE_WEIGHT, OptimizeConfig
 
 CONSOLE = Console(quiet=True)
 FAST = ("--size", "48", "--vgg19", "tiny", "--device", "cpu", "--precision", "fp32")
@@ -285,18 +292,14 @@ def test_running_out_of_memory_says_what_would_fit(content, painting, tmp_path, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--iterations", "0"], "--iterations is 0; at least 1 is needed"),
         (["--content-layers", "relu9_1"], 'no layer "relu9_1" in VGG-19; there are conv1_1'),
         (["--style-layer-weights", "1,2"], "--style-layer-weights has 2 numbers; 5 are needed"),
-        (["--style-weight", "-1"], "--style-weight is -1.0; a finite number of at least 0"),
-        (["--style-weight", "nan"], "a finite number"),
         (["--style-blend", "0"], "--style-blend is all zero"),
         (["--snapshots", "9999"], "--snapshots has 9999; numbers from 0 to --iterations (500)"),
         (["--scales", "4"], "at least 128 px a side are needed for 4 scales"),
         (["--style-layers", "relu1_1,relu1_1"], "--style-layers names a layer twice"),
         (["--seed", "99999999999999999999"], "less than 2^63"),
         (["--init", "nowhere.png"], "nowhere.png cannot be read"),
-        (["--size", "20"], "--size is 20; at least 32"),
         (["-o", "nowhere/out.png"], "there is no folder nowhere"),
         (["-o", "out.xyz"], 'no format for ".xyz"'),
     ],
@@ -309,6 +312,22 @@ def test_what_cannot_be_optimized_says_why(run, content, painting, tmp_path, mon
     assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--iterations", "0"], "argument --iterations: 0 is not a whole number, 1 or more"),
+        (["--size", "20"], "argument --size: 20 is not a whole number, 32 or more"),
+        (["--style-weight", "-1"], "argument --style-weight: -1.0; a finite number of at least 0 is needed"),
+        (["--style-weight", "nan"], "argument --style-weight: nan; a finite number"),
+    ],
+)
+def test_numbers_out_of_their_bounds_are_wrong_arguments(run, capsys, content, painting, options, message):
+    with pytest.raises(SystemExit) as stopped:
+        run("optimize", content, painting, *options)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_picture_too_thin_for_vgg19_is_named(run, painting, tmp_path):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from models.vgg import load_vgg19
-from training.classic import reconstruct as reconstruct_module
-from training.classic.descent import descend
-from training.classic.reconstruct import make_objective
+from allaprima.models.vgg import load_vgg19
+from allaprima.training.classic import reconstruct as reconstruct_module
+from allaprima.training.classic.descent import descend
+from allaprima.training.classic.reconstruct import make_objective
 
 FAST = ("--iterations", "3", "--size", "32", "--vgg19", "tiny", "--device", "cpu", "--precision", "fp32")
 

@@ -8,16 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.style.session import StyleSession, frame_to_image
-from models.contract import LUMA, Contract
-from models.errors import StyleError, TrainingError
-from models.frame_graph import MATRICES
-from models.image_transform_net import TIERS
-from training.checkpoint import save_weights
-from training.config import TrainConfig
-from training.export import export as export_module
-from training.export.export import (
-    Flavor,
+from allaprima.inference.style.session import StyleSession, frame_to_image
+from allaprima.models.contract import LUMA, Contract
+from allaprima.models.errors import StyleError, TrainingError
+from allaprima.models.frame_graph import MATRICES
+from allaprima.models.image_transform_net import TIERS
+from allaprima.training.checkpoint import save_weights
+from allaprima.training.config import Flavor, TrainConfig
+from allaprima.training.export import export as export_module
+from allaprima.training.export.export import (
     Yardstick,
     expected_image,
     export,
@@ -26,7 +25,7 @@ from training.export.export import (
     read_photos,
     too_bad,
 )
-from training.export.graph import as_frame, to_onnx
+from allaprima.training.export.graph import as_frame, to_onnx
 
 pytestmark = pytest.mark.thorough  # torch's exporter takes seconds a network; every training exports one, too
 

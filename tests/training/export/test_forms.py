@@ -8,15 +8,16 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from inference.landscape import paint_landscape
-from inference.style.info import describe
-from inference.style.session import StyleSession, frame_to_image
-from models.errors import StyleError
-from models.image_transform_net import JohnsonNet
-from models.targets import TARGETS
-from training.export.export import Flavor, check_target, export
-from training.export.forms import at_opset, in_form_for
-from training.export.graph import quantize, to_onnx, with_color
+from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.style.info import describe
+from allaprima.inference.style.session import StyleSession, frame_to_image
+from allaprima.models.errors import StyleError
+from allaprima.models.image_transform_net import JohnsonNet
+from allaprima.models.targets import TARGETS
+from allaprima.training.config import Flavor
+from allaprima.training.export.export import check_target, export
+from allaprima.training.export.forms import at_opset, in_form_for
+from allaprima.training.export.graph import quantize, to_onnx, with_color
 
 STYLE = Path(__file__).parents[3] / "checkpoints" / "great_wave"
 SIZE = (96, 64)  # width, height

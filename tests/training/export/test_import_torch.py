@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from inference.style.session import StyleSession
-from models.errors import StyleError
-from models.image_transform_net import JohnsonNet
-from training.checkpoint import load_net
-from training.export.export import export
-from training.export.import_torch import import_torch
+from allaprima.inference.style.session import StyleSession
+from allaprima.models.errors import StyleError
+from allaprima.models.image_transform_net import JohnsonNet
+from allaprima.training.checkpoint import load_net
+from allaprima.training.export.export import export
+from allaprima.training.export.import_torch import import_torch
 
 
 class ConvLayer(nn.Module):

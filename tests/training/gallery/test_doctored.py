@@ -1,8 +1,8 @@
 import numpy as np
 
-from inference.landscape import paint_landscape
-from training.gallery.doctored import cheats, table
-from training.studies.judges import color_volume, grid
+from allaprima.inference.landscape import paint_landscape
+from allaprima.training.gallery.doctored import cheats, table
+from allaprima.training.studies.judges import color_volume, grid
 
 
 def test_each_cheat_does_what_its_name_says():

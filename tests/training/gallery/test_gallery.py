@@ -8,14 +8,15 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from models.errors import TrainingError
-from models.image_transform_net import TIERS
-from models.vgg import load_vgg19
-from training import many_styles, preview, start
-from training.gallery import ship
-from training.gallery import train as gallery
-from training.gallery.train import config_of, read_gallery, ship_base, train_for, train_gallery, write_table
-from training.many_styles import ManyStyles, save_base
+from allaprima.models.errors import TrainingError
+from allaprima.models.image_transform_net import TIERS
+from allaprima.models.vgg import load_vgg19
+from allaprima.training import many_styles, preview, start
+from allaprima.training.gallery import ship
+from allaprima.training.gallery import train as gallery
+from allaprima.training.gallery.train import config_of, read_gallery, ship_base, train_for, train_gallery, write_table
+from allaprima.training.loop import check_alike
+from allaprima.training.many_styles import ManyStyles, save_base
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def nowhere():
 
 
 def test_every_shipped_style_is_in_the_gallery_with_all_that_its_card_says():
-    from inference.style.styles import shipped_styles
+    from allaprima.inference.style.styles import shipped_styles
 
     entries = read_gallery()
     assert len(entries) >= 12
@@ -178,13 +179,20 @@ def test_the_table_of_the_styles_page_is_that_of_the_cards(tmp_path):
         write_table(readme)
 
 
+def test_the_gallery_can_be_trained_together(tmp_path):
+    entries = read_gallery()
+    for name in entries:
+        (tmp_path / f"{name}.jpg").touch()
+    check_alike([config_of(name, entry, tmp_path, photos="p") for name, entry in entries.items()])
+
+
 def test_options_of_a_style_reach_its_training(configs, tmp_path):
     config = config_of("dots", {"title": "Dots", "style_size_px": 64}, tmp_path / "paintings", photos="p")
     assert (config.title, config.style_size_px, config.license) == ("Dots", 64, "public domain")
 
 
 def test_the_gallery_is_trained_with_the_shipped_realtime_networks_recipe(configs, tmp_path):
-    from inference.style.styles import shipped_styles
+    from allaprima.inference.style.styles import shipped_styles
 
     entries = read_gallery()
     for style in shipped_styles():

@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from models.errors import PictureError, TrainingError
-from training.photos import folder, hub
-from training.photos.batch import Share, prefetched
-from training.photos.crops import crop, crop_batch, random_box
-from training.photos.folder import PhotoFolder, list_photos
-from training.photos.hub import HubPhotos
-from training.photos.store import PackedPhotos
+from allaprima.models.errors import PictureError, TrainingError
+from allaprima.training.photos import folder, hub
+from allaprima.training.photos.batch import Share, prefetched
+from allaprima.training.photos.crops import crop, crop_batch, random_box
+from allaprima.training.photos.folder import PhotoFolder, list_photos
+from allaprima.training.photos.hub import HubPhotos
+from allaprima.training.photos.store import PackedPhotos
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step(photo_folder):
@@ -193,14 +193,14 @@ def test_epochs_differ_in_order_and_photos_are_flipped_both_ways(tmp_path):
 
 @pytest.mark.parametrize("cell", [None, {"bytes": None, "path": None}])
 def test_an_empty_cell_of_a_dataset_is_a_bad_photo(cell):
-    from training.photos.hub import decode_hub_image
+    from allaprima.training.photos.hub import decode_hub_image
 
     with pytest.raises(PictureError, match="row 3 holds no picture"):
         decode_hub_image(cell, "row 3")
 
 
 def test_the_pixel_limit_holds_for_folders_and_datasets_alike(photo_folder):
-    from training.photos.hub import decode_hub_image
+    from allaprima.training.photos.hub import decode_hub_image
 
     with pytest.raises(TrainingError, match="--max-pixels"):
         PhotoFolder(list_photos(photo_folder), 1, 64, seed=0, max_pixels=100).load(0)
@@ -286,7 +286,7 @@ def test_a_file_of_decoded_photos_that_is_not_whole_is_not_there(photo_folder, t
 def test_a_disk_without_room_for_decoded_photos_is_said_and_stops_nothing(photo_folder, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from training.photos import store as photo_store
+    from allaprima.training.photos import store as photo_store
 
     monkeypatch.setattr(photo_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000))
     folder = PhotoFolder(list_photos(photo_folder), 3, 64, seed=0, store=tmp_path)

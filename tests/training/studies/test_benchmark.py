@@ -3,7 +3,7 @@ import json
 import pytest
 from torch import nn
 
-from training.studies.benchmark import count_gflop, table
+from allaprima.training.studies.benchmark import count_gflop, table
 
 
 def test_operations_of_a_convolution_are_counted():

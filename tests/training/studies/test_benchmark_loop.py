@@ -5,11 +5,11 @@ import time
 import pytest
 import torch
 
-from training.config import TrainConfig
-from training.photos.batch import Batch, prefetched
-from training.record import LOG_EVERY
-from training.studies import benchmark_loop
-from training.studies.benchmark_loop import LADDER, PARTS, TURN_S, TURN_STEPS, Gate, measure, take_turn
+from allaprima.training.config import TrainConfig
+from allaprima.training.photos.batch import Batch, prefetched
+from allaprima.training.record import LOG_EVERY
+from allaprima.training.studies import benchmark_loop
+from allaprima.training.studies.benchmark_loop import PARTS, TURN_S, TURN_STEPS, Gate, measure, take_turn
 
 CPU = torch.device("cpu")
 BATCH = Batch(torch.zeros(1, 4, 4, 3, dtype=torch.uint8))
@@ -54,8 +54,8 @@ def test_a_turn_goes_on_until_both_its_seconds_and_its_steps_are_full(clock):
 
 def test_speeds_count_the_steps_really_done_and_losses_are_those_of_one_step(clock, config, monkeypatch):
     loops = {"plain": lambda gate: clock.loop(1.5), "ours": lambda gate: clock.loop(0.3)}
-    monkeypatch.setattr(benchmark_loop, "loops_of", lambda config, ladder: loops)
-    speeds, newest = measure(config, rounds=2, ladder=False)
+    monkeypatch.setattr(benchmark_loop, "loops_of", lambda config: loops)
+    speeds, newest = measure(config, rounds=2)
     assert speeds["plain"] == pytest.approx([config.batch_size / 1.5] * 2)
     assert speeds["ours"] == pytest.approx([config.batch_size / 0.3] * 2)
     assert newest["plain"] == newest["ours"] == dict.fromkeys(PARTS, 6.0)  # ours did 21 steps, plain 6
@@ -84,7 +84,7 @@ def test_a_loop_yields_losses_that_the_next_step_leaves_alone_and_loads_through_
             passed.append(load)
             return super().through(load)
 
-    loop = benchmark_loop.loops_of(config, ladder=False)[name](CountedGate())
+    loop = benchmark_loop.loops_of(config)[name](CountedGate())
     first = next(loop)
     kept = first.clone()
     second = next(loop)
@@ -162,19 +162,19 @@ def test_a_benchmark_that_fails_leaves_no_thread_waiting(config, monkeypatch):
         yield torch.zeros(len(PARTS))
         raise RuntimeError("no more")
 
-    monkeypatch.setattr(benchmark_loop, "loops_of", lambda config, ladder: {"plain": loop, "ours": failing})
+    monkeypatch.setattr(benchmark_loop, "loops_of", lambda config: {"plain": loop, "ours": failing})
     monkeypatch.setattr(benchmark_loop, "TURN_S", 0.0)
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="no more"):
-        measure(config, rounds=1, ladder=False)
+        measure(config, rounds=1)
     assert threading.active_count() == before
 
 
 @pytest.mark.thorough
 def test_the_training_benchmark_compares_the_same_losses(config, monkeypatch):
     monkeypatch.setattr(benchmark_loop, "TURN_S", 0.0)
-    speeds, newest = measure(config, rounds=1, ladder=True)
-    assert list(speeds) == [*LADDER, "ours"]
+    speeds, newest = measure(config, rounds=1)
+    assert list(speeds) == ["plain", "ours"]
     assert all(speed > 0 for values in speeds.values() for speed in values)
     for name in ("content", "style"):
         plain, without_bf16 = newest["plain"][name], newest["ours"][name]

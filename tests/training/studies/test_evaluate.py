@@ -7,16 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.style import styles as styles_module
-from inference.style.session import StyleSession
-from models.vgg import load_vgg19
-from training.checkpoint import load_net
-from training.config import TrainConfig
-from training.gallery import ship as ship_module
-from training.painting import read_painting
-from training.photos.folder import list_photos
-from training.studies import evaluate as evaluate_module
-from training.studies.evaluate import border_band, first_at_most, heldout_losses, read_square, summarize, table
+from allaprima.inference.style import styles as styles_module
+from allaprima.inference.style.session import StyleSession
+from allaprima.models.vgg import load_vgg19
+from allaprima.training.checkpoint import load_net
+from allaprima.training.config import TrainConfig
+from allaprima.training.gallery import ship as ship_module
+from allaprima.training.painting import read_painting
+from allaprima.training.photos.folder import list_photos
+from allaprima.training.studies import evaluate as evaluate_module
+from allaprima.training.studies.evaluate import border_band, first_at_most, heldout_losses, read_square, summarize, table
 
 
 class Paint(torch.nn.Module):
@@ -82,8 +82,8 @@ def test_shipping_writes_weights_card_and_onnx(run, painting, photo_folder, tmp_
     names = {"realtime.json", "realtime.safetensors", "realtime.onnx"}
     names |= {f"realtime.{flavor}.onnx" for flavor in ("frame", "int8", "fp16")} | {"painting.jpg"}
     assert {path.name for path in output.parent.iterdir()} == names
-    from inference.style.onnx_file import read_style
-    from inference.style.styles import shipped_styles
+    from allaprima.inference.style.onnx_file import read_style
+    from allaprima.inference.style.styles import shipped_styles
 
     [style] = shipped_styles(tmp_path / "checkpoints")
     assert style.card["border_band"] >= 0

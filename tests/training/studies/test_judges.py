@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.landscape import paint_landscape
-from models.vgg import load_vgg19
-from training.studies import judges
-from training.studies.faces import FaceBox, kept, overlap
-from training.studies.judges import Bench, color_volume, from_afar, grid, is_no_worse, see, ss, swd
+from allaprima.inference.landscape import paint_landscape
+from allaprima.models.vgg import load_vgg19
+from allaprima.training.studies import judges
+from allaprima.training.studies.faces import FaceBox, kept, overlap
+from allaprima.training.studies.judges import Bench, color_volume, from_afar, grid, is_no_worse, see, ss, swd
 
 
 @pytest.fixture(scope="module")

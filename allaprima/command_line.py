@@ -1,4 +1,4 @@
-"""The command line of Alla Prima: fast neural style. The commands stand beside their work, in inference/ and training/."""
+"""The command line: errors become exit codes. The commands stand beside their work, in inference/ and training/."""
 
 import argparse
 import io
@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from inference import commands as inference
-from models import __version__
-from models.errors import AllaPrimaError, Interrupted
-from training import commands as training
+from allaprima.inference import commands as inference
+from allaprima.models import __version__
+from allaprima.models.errors import AllaPrimaError, Interrupted
+from allaprima.training import commands as training
 
 # In the order of --help.
 COMMANDS = (
@@ -83,7 +83,3 @@ def build_parser() -> argparse.ArgumentParser:
     for add in COMMANDS:
         add(commands)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
