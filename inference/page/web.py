@@ -250,7 +250,10 @@ def check_packages() -> None:
     missing = [path.name for path in needed if not path.is_file()]
     if missing:
         line = f"npm ci --prefix {shlex.quote(str(PAGE))}"
-        raise WebError(f"the page needs onnxruntime-web and mediabunny, {missing[0]} is missing; install them with: {line}")
+        node = "" if shutil.which("npm") else " (npm is Node's; pip install 'allaprima[node]' brings it)"
+        raise WebError(
+            f"the page needs onnxruntime-web and mediabunny, {missing[0]} is missing; install them with: {line}{node}"
+        )
 
 
 def make_server(port: int, folder: Path = FOLDER) -> http.server.ThreadingHTTPServer:

@@ -117,6 +117,8 @@ def test_a_missing_runtime_is_said_with_the_line_that_installs_it(run, monkeypat
     code, _, err = run("web", "--port", "0")
     assert code == 1
     assert f"install them with: npm ci --prefix {web.PAGE}" in err
+    monkeypatch.setattr(web.shutil, "which", lambda name: None)
+    assert "npm is Node's; pip install 'allaprima[node]' brings it" in run("web", "--port", "0")[2]
 
 
 def test_the_lock_file_pins_onnx_runtime_and_names_no_address():
