@@ -160,3 +160,15 @@ def test_nothing_is_written_into_the_users_home(code, tmp_path):
         environment.pop(name, None)
     subprocess.run([sys.executable, "-c", code], cwd=work, env=environment, check=True)
     assert list(home.rglob("*")) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "inference/style/README.md"])
+def test_the_examples_of_the_docs_run_as_printed(page, photo, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(import allaprima\n.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert blocks
+    Image.open(photo).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        (tmp_path / "painting.png").unlink(missing_ok=True)
+        exec(block, {})
+        assert Image.open("painting.png").size == Image.open("photo.jpg").size

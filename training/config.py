@@ -19,7 +19,7 @@ STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 WASSERSTEIN_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 SIMILARITY_LAYERS = ("relu3_1", "relu4_1")
 # How much each loss counts: content and similarity times the content weight; style (Gram), wasserstein and palette times the
-# style weight; lattice as it stands. training/README.md has the trials.
+# style weight; lattice as it stands. training/gallery/README.md has the trials.
 RECIPES: dict[str, dict[str, float]] = {
     "painter": {"content": 0.4, "similarity": 2.0, "style": 1.0, "wasserstein": 1.2, "palette": 3.0, "lattice": 10.0},
     "gram": {"content": 1.0, "style": 1.0},

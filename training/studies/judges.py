@@ -10,7 +10,7 @@ palette   volume of the colors' covariance over the painting's, strokes averaged
 faces     share of the photos' faces that a detector still finds (training/studies/faces.py), where it is installed.
 
 Pictures are looked at from twice as far as they are painted, which strokes survive and most grain does not; noise alone still
-lowers swd by an eighth, so the eye and the palette decide what is close. training/README.md has what the judges make of
+lowers swd by an eighth, so the eye and the palette decide what is close. training/gallery/README.md has what the judges make of
 blurred, noisy and merely recolored pictures.
 """
 
