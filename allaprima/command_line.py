@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from allaprima.inference import commands as inference
 from allaprima.models import __version__
-from allaprima.models.errors import AllaPrimaError, Interrupted
+from allaprima.models.errors import AllaPrimaError, Interrupted, without_secrets
 from allaprima.training import commands as training
 
 # In the order of --help.
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:  # a name too long, a folder that may not be entered, a full disk
-        print(f"allaprima: {error.filename or options.command.__name__}: {error.strerror or error}", file=sys.stderr)
+        text = f"{error.filename or options.command.__name__}: {error.strerror or error}"
+        print(f"allaprima: {without_secrets(text)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("allaprima: stopped", file=sys.stderr)

@@ -1,8 +1,19 @@
-"""What goes wrong for a user. Standard library only: every package raises these, and `allaprima.py` prints them."""
+"""What goes wrong for a user. Standard library only: every package raises these, and the command line prints them."""
+
+import re
+
+
+def without_secrets(text: str) -> str:
+    """A text as it may be shown: of every address in it, name and password before the host and all after a ? are masked."""
+    text = re.sub(r"\b([a-z][a-z0-9+.-]*://)\S*@", r"\1***@", text, flags=re.IGNORECASE)
+    return re.sub(r"\b([a-z][a-z0-9+.-]*://[^\s?]*)\?\S*", r"\1?***", text, flags=re.IGNORECASE)
 
 
 class AllaPrimaError(Exception):
-    """A mistake or a circumstance the user can mend; the message is one line that says what to do."""
+    """A mistake or a circumstance the user can mend; the message is one line that says what to do, without secrets."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(message))
 
 
 class PictureError(AllaPrimaError):

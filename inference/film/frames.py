@@ -19,10 +19,12 @@ from av.codec.codec import UnknownCodecError
 from av.container import InputContainer
 from av.error import EOFError as FileEnd
 from av.error import FFmpegError
+from av.format import Flags
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Discard, Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from allaprima.inference.film.clock import BEHIND_S, Clock
 from allaprima.inference.film.sequences import is_sequence, sequence_options
 from allaprima.models.errors import VideoError
 
@@ -38,7 +40,6 @@ COLORSPACES = {
     10: Colorspace.BT2020,
 }
 MAX_ERRORS_IN_A_ROW = 1000  # while nothing at all can be read; then the rest of the file is given up
-SOUND_BEHIND_S = 5.0  # how far behind its picture a file may store its sound
 BLINK_S = 0.002  # what files that count milliseconds round away
 # Side data of frames that FFmpeg reads and PyAV cannot write.
 DROPPED_TAGS = {
@@ -54,6 +55,7 @@ DROPPED_TAGS = {
     "S12M_TIMECODE": "timecode",
     "A53_CC": "closed captions",
 }
+_LEAPING: Any = Flags.ts_discont.value  # of a container's flags: its clock may leap
 GONE = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)  # the disk or share that a file was on
 
 
@@ -173,6 +175,7 @@ class VideoReader:
         chapters: of what is read.
         interlaced: whether the frames are. alpha_unread: whether there is transparency that no decoder here knows.
         dropped_tags: what else the frames say about themselves, in words, that cannot be passed on.
+        leaps: how often the file's clock restarted or leapt so far; the parts come one after the other.
         skipped: damaged packets and frames so far. gave_up: whether the rest of the file could not be read at all.
     Raises:
         VideoError: missing, not a video, damaged beyond reading, or without a single frame.
@@ -228,7 +231,7 @@ class VideoReader:
         if first is None:
             damage = f"; {self.skipped} damaged packets or frames" if self.skipped else ""
             raise VideoError(f"{self.path} holds no frame that can be decoded{damage}")
-        if self._start_s > 0 and first.pts is not None:
+        if self._start_s > 0 and first.pts is not None and not self._leaps_at_all():
             self._reread(self._stream.index, seek=True)
             landed = self._first_av_frame()
             # Without an index a seek may land behind the start, or nowhere; then the film is read through.
@@ -300,6 +303,8 @@ class VideoReader:
         self.timeless = self._stream.start_time is None and not self._stream.duration
         rates = (self._stream.guessed_rate, self._stream.average_rate)
         self.rate = Fraction(next(filter(None, rates if self.timeless else reversed(rates)), 25))
+        leaping = self._container.format.flags & _LEAPING and not self.timeless
+        self._clock = Clock(self._stream.index, 1 / self.rate) if leaping else None
 
     def __iter__(self) -> Iterator[Moment | av.Packet]:
         """Moments in the order of their time, and the packets of `others` between them, with `pts` and `dts` counted from
@@ -328,7 +333,7 @@ class VideoReader:
             expected = pts + (item.duration or guess)
             if pts >= length:  # the sound of the last moments may come later in the file
                 last = pts
-                if not unfinished or (pts - length) * self.time_base > SOUND_BEHIND_S:
+                if not unfinished or (pts - length) * self.time_base > BEHIND_S:
                     break
             elif pts < 0:
                 before, before_end = (item, expected) if self._start_s > 0 and expected > least else (None, 0)
@@ -363,7 +368,7 @@ class VideoReader:
         streams = [self._stream, *self.others]
         while failures < MAX_ERRORS_IN_A_ROW:
             try:
-                for packet in self._container.demux(streams):
+                for packet in self._packets(streams):
                     if packet.stream.index != self._stream.index:
                         if packet.size:
                             yield packet
@@ -390,6 +395,23 @@ class VideoReader:
                 failures += 1
                 self.skipped += failures == 1
         self.gave_up = True
+
+    def _packets(self, streams: list[Any]) -> Iterator[av.Packet]:
+        packets = self._container.demux(streams)
+        return packets if self._clock is None else self._clock.mended(packets)
+
+    @property
+    def leaps(self) -> int:
+        return self._clock.leaps if self._clock else 0
+
+    def _leaps_at_all(self) -> bool:
+        """Whether the file's clock leaps anywhere, found by reading all of it, which decodes nothing."""
+        if self._clock is None:
+            return False
+        with contextlib.suppress(FFmpegError):
+            for _ in self._packets([self._stream]):
+                pass
+        return self.leaps > 0
 
     def close(self) -> None:
         self._container.close()

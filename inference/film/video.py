@@ -142,6 +142,9 @@ def paint_video(
             if not report.frames:
                 raise _why_nothing(source, options, report.whole)
             notes = ["what follows could not be read at all"] if reader.gave_up else []
+            if reader.leaps:
+                times = "once" if reader.leaps == 1 else f"{reader.leaps} times"
+                notes.append(f"its clock restarts or leaps {times}; the parts are put one after the other")
             if reader.to_rgb.resized:
                 notes.append(f"its pictures change size; all are scaled to {reader.to_rgb.width}x{reader.to_rgb.height}")
             report.notes += tuple(notes)

@@ -20,7 +20,7 @@ from allaprima.inference.buffers import Buffers
 from allaprima.inference.film.frames import Moment, ToRgb, VideoReader
 from allaprima.inference.pictures import fitted_within
 from allaprima.inference.profile import Profile
-from allaprima.models.errors import VideoError
+from allaprima.models.errors import VideoError, without_secrets
 
 CAMERA_SIZE = (480, 640)  # that a camera is asked for, height and width
 SILENT_S = 1.8  # without a new picture: the camera is blocked, or frozen; so within 2 s it is on the screen
@@ -322,7 +322,7 @@ class CameraFeed:
             except VideoError as error:
                 trouble = str(error)
             except Exception as error:  # of a driver's
-                trouble = f"the camera failed ({error})"
+                trouble = without_secrets(f"the camera failed ({error})")
             finally:
                 if camera is not None:
                     with contextlib.suppress(Exception):
