@@ -5,8 +5,10 @@ import dataclasses
 import io
 import math
 import os
+import re
 import sys
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from PIL.Image import Resampling
 from PIL.PngImagePlugin import PngInfo
 
 from allaprima.inference.atomic import write_atomically
+from allaprima.inference.tiff import is_misread, read_page
 from allaprima.models.errors import AllaPrimaError, PictureError
 from allaprima.models.memory import free_bytes
 
@@ -44,14 +47,27 @@ ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")  # formats that hold several p
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
 PIXEL_BYTES = 24  # of a picture that is decoded and painted: 12 megapixels take 0.9 GB in all, 100 take 1.8
 LARGE_BYTES = 2**28  # what is worth a look at the free memory
-MAX_WEBP_SIDE_PX = 16383
+# The largest side that a format holds, its header or its encoder.
+MAX_SIDE_PX = {"WEBP": 16383, "JPEG": 65500, "GIF": 65535, "AVIF": 65535}
 PNG_GAMMA = 0.45455  # which stands for sRGB
 
 # Of a file's EXIF block: description, maker, model, program, date, artist, copyright; then what stands in the blocks of the
 # camera and the place, but for the maker's notes, which hold addresses in the old file.
 KEPT_TAGS = (270, 271, 272, 305, 306, 315, 33432)
 DROPPED_TAGS = (37500, ExifTags.IFD.Interop)
+TURNED_TAGS = ((40962, 40963), (41486, 41487))  # pixels, and pixels a unit of the sensor, across and down
 SUBFILE, XMP = 254, 700  # tags of a TIFF
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+# Motion photos, and Ultra HDR's gain maps (developer.android.com: motion-photo-format, hdr-image-format).
+GONE_FROM_XMP = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        rb"<Container:Directory\b.*?</Container:Directory>",
+        rb"<((?:GCamera|Camera|MotionPhoto|MicroVideo|hdrgm|HDRGainMap):\w+)\b[^>]*?(?:/>|>.*?</\1>)",
+        rb"\s(?:GCamera:(?:Motion|Micro)\w*|Camera:(?:Motion|Micro)\w*|hdrgm:\w+|HDRGainMap:\w+)\s*=\s*(?:\"[^\"]*\"|'[^']*')",
+    )
+)
 MAX_ABOUT_BYTES = 65000  # what a JPEG file can hold in one piece
 
 T = TypeVar("T")
@@ -123,7 +139,7 @@ def _first_picture(file: BinaryIO, name: str, max_pixels: int, draft_px: int) ->
         start, count = _pages(image)
         if start:  # of an APNG, what is shown where it cannot be played
             image.seek(start)
-        return dataclasses.replace(_upright(image), later=count - 1)
+        return dataclasses.replace(_upright(_reread(image, file, name)), later=count - 1)
 
     return _decoded(file, name, max_pixels or MAX_PIXELS, first)
 
@@ -161,13 +177,14 @@ def read_animation(path: Path, max_pixels: int = 0) -> Animation:
             image.seek(i)
             image.load()
             durations_ms.append(float(image.info.get("duration") or 0.0))
-            pictures.append(_upright(image.copy()))
+            pictures.append(_upright(_reread(image, file, str(path)).copy()))
         loop = int(image.info.get("loop", 0 if image.format == "GIF" else 1))
         if image.format == "GIF" and (loop or "loop" not in image.info):  # which counts repeats
             loop += 1
         return Animation(pictures, durations_ms, loop, image.format != "TIFF")
 
-    with _opened(path) as file:
+    with _opened(path) as opened:
+        file = opened
         return _decoded(file, str(path), most, all_of)
 
 
@@ -197,6 +214,16 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
         raise PictureError(f"{name} is empty; a picture is wanted")
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > max(MAX_PIXELS, Image.MAX_IMAGE_PIXELS):
         Image.MAX_IMAGE_PIXELS = max_pixels  # never put back: another thread may be decoding
+
+    def check_size(width: int, height: int) -> None:
+        if width * height > max_pixels:
+            text = f"{name} is {width}x{height} px, over the limit of {max_pixels} pixels"
+            raise PictureError(f"{text}; if you trust it, raise --max-pixels")
+        needed = width * height * PIXEL_BYTES
+        if needed > LARGE_BYTES and needed > (free := free_bytes()):
+            text = f"{name} is {width}x{height} px, for which about {needed / 2**30:.1f} GB are needed"
+            raise PictureError(f"{text}, {free / 2**30:.1f} GB are free; make it smaller first")
+
     formats = READABLE_FORMATS
     if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
         try:
@@ -208,17 +235,7 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
         formats = ("HEIF",)
     try:
         with Image.open(file, formats=formats) as image:
-            if math.prod(image.size) > max_pixels:
-                raise PictureError(
-                    f"{name} is {image.width}x{image.height} px, over the limit of {max_pixels} pixels; "
-                    "if you trust it, raise --max-pixels"
-                )
-            needed = math.prod(image.size) * PIXEL_BYTES
-            if needed > LARGE_BYTES and needed > (free := free_bytes()):
-                raise PictureError(
-                    f"{name} is {image.width}x{image.height} px, for which about {needed / 2**30:.1f} GB are needed, "
-                    f"{free / 2**30:.1f} GB are free; make it smaller first"
-                )
+            check_size(*image.size)
             return take(image)
     except PictureError:
         raise
@@ -227,11 +244,44 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
     except MemoryError as error:
         raise PictureError(f"{name} needs more memory to decode than there is; make it smaller first") from error
     except UnidentifiedImageError as error:
+        if head[:4] in TIFF_MAGIC:
+            return take(read_page(file, 0, name, check_size))
+        if mended := _without_damaged_words(file, head):
+            return _decoded(mended, name, max_pixels, take)
         raise PictureError(f"{name} is not a picture ({KINDS} is wanted)") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         if isinstance(error, OSError) and error.errno:  # of the disk, not of a decoder
             raise
         raise PictureError(f"{name} is damaged: {error}") from error
+
+
+def _reread(image: Image.Image, file: BinaryIO, name: str) -> Image.Image:
+    """The picture, or TIFF's page, that an opened file is at; read anew where Pillow would read it wrongly."""
+    if image.format != "TIFF" or not is_misread(image.tag_v2):  # type: ignore[attr-defined]
+        return image
+    page = read_page(file, image.tell(), name)
+    exif = image.getexif().tobytes()
+    page.info = {**image.info, **page.info, **({"exif": exif} if exif else {})}
+    return page
+
+
+def _without_damaged_words(file: BinaryIO, head: bytes) -> BinaryIO | None:
+    """A PNG without those chunks that it can do without and whose checksums are wrong, as browsers show it; None where there
+    is none."""
+    if head[:8] != PNG_MAGIC:
+        return None
+    file.seek(0)
+    data, at, parts = file.read(), len(PNG_MAGIC), [PNG_MAGIC]
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        chunk = data[at:end]
+        whole = len(chunk) == end - at and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+        needed = not chunk[4] & 32  # the first letter's case says so
+        if whole or needed:
+            parts.append(chunk)
+        at = end
+    mended = b"".join(parts)
+    return io.BytesIO(mended) if len(mended) < len(data) else None
 
 
 def _pages(image: Image.Image) -> tuple[int, int]:
@@ -251,23 +301,45 @@ def _pages(image: Image.Image) -> tuple[int, int]:
 def _upright(image: Image.Image) -> Picture:
     icc_profile = image.info.get("icc_profile")
     white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of a TIFF
+    if isinstance(transparent := image.info.get("transparency"), int) and image.mode == "L":
+        # Of a gray PNG with less than 8 bits Pillow scales the levels, but not the one that is transparent.
+        image.info["transparency"] = transparent * 255 // (2 ** _gray_bits(image) - 1)
     about = _about(image)
     ImageOps.exif_transpose(image, in_place=True)  # a copy of 100 megapixels has 400 MB
     if xmp := image.info.get("xmp"):
-        about["xmp"] = xmp.encode() if isinstance(xmp, str) else xmp
+        about["xmp"] = without_what_is_gone(xmp.encode() if isinstance(xmp, str) else xmp)
     return dataclasses.replace(_to_picture(image, icc_profile, white_is_zero), about=about)
+
+
+def _gray_bits(image: Image.Image) -> int:
+    """Bits a pixel that a gray PNG, not yet decoded, has in its file."""
+    tiles = getattr(image, "tile", [])
+    _, _, bits = str(tiles[0][3] if tiles else "").partition(";")
+    return int(bits) if bits in ("2", "4") else 8
+
+
+def without_what_is_gone(xmp: bytes) -> bytes:
+    """XMP without what it says of a film or a gain map behind the picture, as phones store them: a painting has none."""
+    for gone in GONE_FROM_XMP:
+        xmp = gone.sub(b"", xmp)
+    return xmp
 
 
 def _about(image: Image.Image) -> dict[str, Any]:
     """What a file tells of its picture, but for how it is stored: no orientation, no thumbnail, no maker's notes."""
     about: dict[str, Any] = {}
+    turned = False
     try:
         found, kept = image.getexif(), Image.Exif()
+        turned = found.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         for tag in KEPT_TAGS:
             if tag in found:
                 kept[tag] = found[tag]
         for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
             tags = {tag: value for tag, value in found.get_ifd(ifd).items() if tag not in DROPPED_TAGS}
+            for one, other in TURNED_TAGS if turned else ():
+                if one in tags and other in tags:
+                    tags[one], tags[other] = tags[other], tags[one]
             if tags:
                 kept[ifd] = tags
         if len(kept) and len(kept.tobytes()) < MAX_ABOUT_BYTES:
@@ -276,7 +348,8 @@ def _about(image: Image.Image) -> dict[str, Any]:
         about.clear()
     dpi = image.info.get("dpi")
     if isinstance(dpi, tuple) and len(dpi) == 2 and all(0.5 <= float(x) < 65535.0 for x in dpi):  # nan fails, too
-        about["dpi"] = (float(dpi[0]), float(dpi[1]))
+        across, down = reversed(dpi) if turned else dpi
+        about["dpi"] = (float(across), float(down))
     return about
 
 
@@ -289,8 +362,14 @@ def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bo
         image = _deep_gray(image, white_is_zero)
     if image.mode not in ("RGB", "RGBA", "P") or not _is_profile(icc_profile):
         # A CMYK or gray profile says nothing about the RGB we return: go to sRGB by it, then drop it.
-        if icc_profile and image.mode in ("L", "CMYK"):
-            image = _to_srgb(image, icc_profile)
+        if icc_profile and image.mode in ("L", "LA", "CMYK"):
+            has_alpha = image.mode == "LA" or (image.mode == "L" and "transparency" in image.info)
+            cover = image.convert("LA").getchannel("A") if has_alpha else None
+            image = _to_srgb(image.getchannel(0) if has_alpha else image, icc_profile)
+            image.info.pop("transparency", None)
+            if cover:
+                image = image.convert("RGB")
+                image.putalpha(cover)
         icc_profile = None
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -389,8 +468,9 @@ def check_animated(path: Path, count: int, shapes: Collection[tuple[int, ...]] =
 
 def _encoded(path: Path, picture_format: str, picture: Picture, more: Mapping[str, Any]) -> bytes:
     height, width = picture.frame.shape[:2]
-    if picture_format == "WEBP" and max(height, width) > MAX_WEBP_SIDE_PX:
-        raise PictureError(f"{path}: WebP holds at most {MAX_WEBP_SIDE_PX} px a side, not {width}x{height}; use .png")
+    most = MAX_SIDE_PX.get(picture_format, max(height, width))
+    if max(height, width) > most:
+        raise PictureError(f"{path}: {picture_format} holds at most {most} px a side, not {width}x{height}; use .png or .tif")
     options: dict[str, Any] = dict(more)
     if picture_format in ("JPEG", "WEBP", "AVIF"):
         options |= {"quality": 95}
@@ -406,7 +486,7 @@ def _encoded(path: Path, picture_format: str, picture: Picture, more: Mapping[st
     encoded = io.BytesIO()
     try:
         _with_alpha(picture, picture_format).save(encoded, picture_format, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise PictureError(f"{path} cannot be encoded as {picture_format}: {error}") from error
     return encoded.getvalue()
 

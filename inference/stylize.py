@@ -89,7 +89,8 @@ def plan_jobs(
     if folder and single and folder.suffix and not (to_file or folder.is_dir() or str(output).endswith(("/", os.sep))):
         raise PictureError(f"-o {output}: no format for {folder.suffix} ({', '.join(FORMATS)}); a folder's name ends in /")
     jobs, taken = [], dict[Path, Path]()
-    for source, root in found.values():
+    # Those that keep their names first: what is renamed, IMG_1.heic say, makes way for IMG_1.png.
+    for source, root in sorted(found.values(), key=lambda each: each[0].suffix.lower() not in FORMATS):
         if to_file:
             destination = Path(output or "")
         elif output is not None:
@@ -100,6 +101,10 @@ def plan_jobs(
             destination = source.with_name(f"{source.stem}_{style_name}{source.suffix}")
         if destination.suffix.lower() not in FORMATS:  # a photo named oddly, .jfif say
             destination = destination.with_suffix(".png")
+            if destination in taken:
+                other = taken[destination]
+                destination = destination.with_name(f"{source.name}.png")
+                say(f"{source} becomes {destination.name}, as {other.name} has the name that it would have")
         other = taken.setdefault(destination, source)
         if other != source:
             raise PictureError(f"{other} and {source} would both become {destination}; paint them into two folders")
@@ -107,7 +112,8 @@ def plan_jobs(
     for job in jobs:
         if os.path.realpath(job.destination) in found:
             raise PictureError(f"{job.destination} is a photo to be painted and would be replaced; give another -o")
-    return jobs
+    order = {source: i for i, (source, _) in enumerate(found.values())}
+    return sorted(jobs, key=lambda job: order[job.source])
 
 
 def _expand(text: str, output: Path | None, say: Callable[[str], None]) -> Iterator[tuple[Path, Path | None]]:

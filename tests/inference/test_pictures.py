@@ -11,11 +11,13 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from allaprima.inference import pictures
+from allaprima.inference.landscape import paint_landscape
 from allaprima.inference.pictures import (
     FORMATS,
     Animation,
     Picture,
     contact_sheet,
+    decode_picture,
     read_animation,
     read_picture,
     resize_short_side,
@@ -481,3 +483,59 @@ def test_a_damaged_profile_does_not_stop_a_healthy_picture(tmp_path, landscape, 
     picture = read_picture(tmp_path / "x.jpg")
     assert picture.frame.shape == landscape.shape
     assert picture.icc_profile is None
+
+
+@pytest.mark.parametrize(("suffix", "most"), [(".jpg", 65500), (".gif", 65535), (".avif", 65535), (".webp", 16383)])
+def test_a_side_that_a_format_cannot_hold_is_named(tmp_path, suffix, most):
+    with pytest.raises(PictureError, match=rf"holds at most {most} px a side, not 69920x3; use \.png or \.tif"):
+        write_picture(tmp_path / f"wide{suffix}", Picture(np.zeros((3, 69920, 3), np.uint8)))
+    assert not list(tmp_path.iterdir())
+    write_picture(tmp_path / "wide.png", Picture(np.zeros((3, 69920, 3), np.uint8)))
+
+
+def test_a_png_whose_words_are_damaged_is_read_and_one_whose_pixels_are_is_not(tmp_path):
+    frame, words = paint_landscape(20, 30), PngInfo()
+    words.add_text("Comment", "a" * 50)
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "PNG", pnginfo=words)
+    data = file.getvalue()
+    at = data.index(b"tEXt") + 20
+    np.testing.assert_array_equal(decode_picture(data[:at] + b"b" + data[at + 1 :], "x.png").frame, frame)
+    at = data.index(b"IHDR") + 7
+    with pytest.raises(PictureError):
+        decode_picture(data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :], "x.png")
+
+
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"
+ xmlns:Container="http://ns.google.com/photos/1.0/container/" xmlns:Item="http://ns.google.com/photos/1.0/container/item/"
+ GCamera:MotionPhoto="1" GCamera:MicroVideo='1' hdrgm:Version="1.0" dc:title="Kept"><Container:Directory><rdf:Seq><rdf:li>
+<Container:Item Item:Semantic="MotionPhoto" Item:Length="4096"/></rdf:li></rdf:Seq></Container:Directory>
+<GCamera:MotionPhotoVersion>1</GCamera:MotionPhotoVersion></rdf:Description></rdf:RDF></x:xmpmeta>"""
+
+
+def test_what_lay_behind_a_photo_is_not_announced_by_its_painting(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(paint_landscape(20, 30)).save(file, "JPEG", xmp=XMP)
+    write_picture(tmp_path / "painting.jpg", decode_picture(file.getvalue(), "x.jpg"))
+    with Image.open(tmp_path / "painting.jpg") as image:
+        xmp = image.info["xmp"]
+    for gone in (b"Motion", b"MicroVideo", b"hdrgm:Version", b"4096"):
+        assert gone not in xmp
+    assert b'dc:title="Kept"' in xmp
+    assert xmp.count(b"<") == xmp.count(b">")
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_width_and_height_in_the_metadata_turn_with_the_picture(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    exif.get_ifd(34665).update({40962: 30, 40963: 20})
+    file = io.BytesIO()
+    Image.fromarray(paint_landscape(20, 30)).save(file, "JPEG", exif=exif, dpi=(100, 200))
+    picture = decode_picture(file.getvalue(), "x.jpg")
+    write_picture(tmp_path / "painting.jpg", picture)
+    with Image.open(tmp_path / "painting.jpg") as image:
+        ifd = image.getexif().get_ifd(34665)
+        assert (ifd[40962], ifd[40963]) == image.size == picture.frame.shape[1::-1]
+        assert image.info["dpi"] == ((200, 100) if orientation in (6, 8) else (100, 200))

@@ -24,6 +24,20 @@ from allaprima.models.errors import PictureError
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def test_a_photo_of_another_kind_makes_way_for_one_of_its_name(tmp_path, landscape):
+    for name in ("IMG_1.jfif", "IMG_1.png", "IMG_2.jfif"):
+        Image.fromarray(landscape).save(tmp_path / name, "PNG" if name.endswith("png") else "JPEG")
+    said = []
+    jobs = plan_jobs([str(tmp_path)], str(tmp_path / "out"), "wave", said.append)
+    assert [(job.source.name, job.destination.name) for job in jobs] == [
+        ("IMG_1.jfif", "IMG_1.jfif.png"),
+        ("IMG_1.png", "IMG_1.png"),
+        ("IMG_2.jfif", "IMG_2.png"),
+    ]
+    assert len(said) == 1
+    assert "IMG_1.jfif becomes IMG_1.jfif.png" in said[0]
+
+
 def test_strength_0_is_the_photo_and_1_the_painting(style_file, landscape):
     session = StyleSession(style_file)
     np.testing.assert_array_equal(paint_photo(session, landscape, StylizeOptions(strength=0.0)), landscape)

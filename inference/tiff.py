@@ -1,0 +1,77 @@
+"""TIFF pages that Pillow does not read, or reads wrongly: 16 bits in planes of their own, 32 bits without sign, floats in
+color, gray of 16 bits with alpha. tifffile reads them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from allaprima.models.errors import PictureError
+
+BITS, COMPRESSION, PLANES, SAMPLE_FORMAT = 258, 259, 284, 339  # tags
+GRAY_FROM_WHITE, GRAY, RGB = 0, 1, 2  # photometric interpretations
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+
+def is_misread(tags: Mapping[int, Any]) -> bool:
+    """Whether Pillow opens a page of such tags and gives other pixels than are in it."""
+    bits, kinds = max(tags.get(BITS, (1,))), tags.get(SAMPLE_FORMAT, (1,))
+    channels = len(tags.get(BITS, (1,)))
+    apart = tags.get(PLANES, 1) == 2 and channels > 1
+    return (apart and (bits > 8 or channels == 2)) or (bits == 32 and kinds[0] == 1)
+
+
+def read_page(
+    file: BinaryIO, page: int, name: str, check_size: Callable[[int, int], object] = lambda width, height: None
+) -> Image.Image:
+    """A page in 8 bits, L, LA, RGB or RGBA; its color profile in `info`, its orientation as in the file.
+
+    Args:
+        check_size: is told width and height before anything is decoded, and may raise.
+    Raises:
+        PictureError: a kind of TIFF that is not read; the message says which.
+    """
+    file.seek(0)
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            about = tiff.pages[page].aspage()
+            kind = f"{about.dtype}, {about.samplesperpixel} channels, photometric {int(about.photometric)}"
+            check_size(about.imagewidth, about.imagelength)
+            values = about.asarray()
+            photometric, extra = int(about.photometric), len(about.extrasamples)
+            icc_profile, apart = about.iccprofile, int(about.planarconfig) == 2
+    except (MemoryError, PictureError):
+        raise
+    except Exception as error:  # of a damaged file nearly anything, and of compressions that need a package more
+        raise PictureError(f"{name} is a TIFF of a kind that is not read, or damaged ({error})") from error
+    if values.ndim == 3 and apart:
+        values = np.moveaxis(values, 0, 2)
+    channels = values.shape[2] if values.ndim == 3 else 1
+    colors = channels - extra
+    if (
+        values.ndim not in (2, 3)
+        or extra > 1
+        or (photometric, colors) not in ((GRAY_FROM_WHITE, 1), (GRAY, 1), (RGB, 3))
+        or (values.dtype.kind not in "uif")
+    ):
+        raise PictureError(f"{name} is a TIFF of a kind that is not read ({kind}); make a PNG or JPEG of it")
+    levels = _in_8_bits(values.reshape(*values.shape[:2], channels))
+    if photometric == GRAY_FROM_WHITE:
+        levels[:, :, 0] = 255 - levels[:, :, 0]
+    image = Image.fromarray(levels[:, :, 0] if channels == 1 else levels, MODES[channels])
+    if icc_profile:
+        image.info["icc_profile"] = icc_profile
+    return image
+
+
+def _in_8_bits(values: np.ndarray) -> np.ndarray:
+    """Whole numbers by their type's range; floats by [0, 1], or by the range of 8 or 16 bits where they are larger."""
+    light = np.nan_to_num(values.astype(np.float32))
+    if values.dtype.kind == "f":
+        most = float(light.max(initial=0.0))
+        black, white = 0.0, 1.0 if most <= 1.0 else 255.0 if most <= 255.0 else max(65535.0, most)
+    else:
+        black, white = float(min(0, np.iinfo(values.dtype).min)), float(np.iinfo(values.dtype).max)
+    return np.rint((light - black) * (255.0 / (white - black))).clip(0.0, 255.0).astype(np.uint8)
