@@ -27,15 +27,16 @@ class AtomicFile:
         self.handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=self.path.parent)
         self.temporary = Path(temporary)
 
-    def commit(self, overwrite: bool = True) -> Path:
+    def commit(self, overwrite: bool = True, numbered: bool = True) -> Path:
         """Give the file its name.
 
         Args:
-            overwrite: whether what has that name may be replaced. If not, and something appeared there, the file gets a
-                number: clip.mp4 becomes clip_2.mp4.
+            overwrite: whether what has that name may be replaced, though it appeared only now.
+            numbered: if not, whether the file gets a number: clip.mp4 becomes clip_2.mp4.
         Returns:
             the name it got.
         Raises:
+            FileExistsError: neither may be.
             OSError: what was there before still is, unless only the folder failed to be flushed at the very end.
         """
         try:
@@ -45,11 +46,12 @@ class AtomicFile:
                 os.close(self.handle)
                 self.handle = -1
             os.chmod(self.temporary, 0o666 & ~_UMASK)
-            if not overwrite:
+            if overwrite:
+                os.replace(self.temporary, self.path)
+            else:
                 names = (self.path.with_stem(f"{self.path.stem}_{i}") for i in itertools.count(2))
-                while self.path.exists():
+                while not self._named(numbered):
                     self.path = next(names)
-            os.replace(self.temporary, self.path)
         except BaseException:
             self.discard()
             raise
@@ -65,6 +67,23 @@ class AtomicFile:
                     raise
         return self.path
 
+    def _named(self, numbered: bool) -> bool:
+        """Whether the file now has its name, which nobody else had, another program at the same moment neither."""
+        try:
+            try:
+                os.link(self.temporary, self.path)
+                os.unlink(self.temporary)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                os.replace(self.temporary, self.path)
+        except FileExistsError:
+            if not numbered:
+                raise
+            return False
+        return True
+
     def discard(self) -> None:
         """Leave nothing behind; harmless after `commit`."""
         with contextlib.suppress(OSError):
@@ -75,10 +94,11 @@ class AtomicFile:
             os.unlink(self.temporary)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, overwrite: bool = True) -> None:
     """Write a whole file or nothing.
 
     Raises:
+        FileExistsError: there is a file of that name, and `overwrite` is False.
         OSError: what was there before still is, unless only the folder failed to be flushed at the very end.
     """
     file = AtomicFile(path)
@@ -89,7 +109,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         file.discard()
         raise
-    file.commit()
+    file.commit(overwrite, numbered=False)
 
 
 def remove_partial_files(folder: Path) -> None:

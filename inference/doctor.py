@@ -5,14 +5,9 @@ import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from allaprima.inference.film.sinks import ENCODERS, encoder_opens, tamed_encoders
-from allaprima.inference.live.displays import display_trouble
-from allaprima.inference.page.web import check_packages
-from allaprima.inference.style.session import StyleSession, probe_cuda
 from allaprima.inference.style.styles import shipped_styles
 from allaprima.models.errors import AllaPrimaError, WebError
 
@@ -20,23 +15,27 @@ VGG19_DOWNLOAD = "vgg19-dcbb9e9d.pth"  # torchvision's name for it
 
 
 def examine() -> list[tuple[str, bool, str]]:
-    """What was looked at, whether it is well, and what was found or what to do."""
-    return [
-        (
-            "python",
-            sys.version_info >= (3, 11),
-            f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores",
-        ),
-        onnxruntimes(),
-        cpu_provider(),
-        cuda_provider(),
-        display(),
-        encoders(),
-        training(),
-        vgg19_weights(),
-        styles(),
-        page(),
-    ]
+    """What was looked at, whether it is well, and what was found or what to do. What does not even load is said, too."""
+    return [_examined(name, look) for name, look in LOOKS.items()]
+
+
+def _examined(name: str, look: Callable[[], tuple[str, bool, str]]) -> tuple[str, bool, str]:
+    try:
+        return look()
+    except Exception as error:  # of a library that is built for another machine, say
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return name, False, f"does not load: {reason[:200]}; install it anew"
+
+
+def python() -> tuple[str, bool, str]:
+    text = f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores"
+    return "python", sys.version_info >= (3, 11), text
+
+
+def opencv() -> tuple[str, bool, str]:
+    import cv2
+
+    return "OpenCV", True, str(cv2.__version__)
 
 
 def onnxruntimes() -> tuple[str, bool, str]:
@@ -63,6 +62,8 @@ def cpu_provider() -> tuple[str, bool, str]:
 
 
 def cuda_provider() -> tuple[str, bool, str]:
+    from allaprima.inference.style.session import probe_cuda
+
     count, trouble = probe_cuda()
     if trouble:
         return "CUDA", False, f"{trouble}; styles run on the CPU"
@@ -71,6 +72,10 @@ def cuda_provider() -> tuple[str, bool, str]:
 
 
 def _paint_on(device: str) -> tuple[bool, str]:
+    import numpy as np
+
+    from allaprima.inference.style.session import StyleSession
+
     styles = shipped_styles()
     if not styles:
         return False, "no shipped style to try it with"
@@ -82,11 +87,15 @@ def _paint_on(device: str) -> tuple[bool, str]:
 
 
 def display() -> tuple[str, bool, str]:
+    from allaprima.inference.live.displays import display_trouble
+
     trouble = display_trouble()
     return "display", not trouble, f"{trouble}; webcam runs with --headless" if trouble else "found"
 
 
 def encoders() -> tuple[str, bool, str]:
+    from allaprima.inference.film.sinks import ENCODERS, encoder_opens, tamed_encoders
+
     with tamed_encoders():
         opened = [name for names in ENCODERS.values() for name in names if encoder_opens(name)]
     return "encoders", any("264" in name for name in opened), f"PyAV {importlib.metadata.version('av')}: {', '.join(opened)}"
@@ -130,8 +139,25 @@ def styles() -> tuple[str, bool, str]:
 
 
 def page() -> tuple[str, bool, str]:
+    from allaprima.inference.page.web import check_packages
+
     try:
         check_packages()
     except WebError as error:
         return "page", False, str(error)
     return "page", True, "onnxruntime-web and mediabunny are there; allaprima web"
+
+
+LOOKS: dict[str, Callable[[], tuple[str, bool, str]]] = {
+    "python": python,
+    "OpenCV": opencv,
+    "onnxruntime": onnxruntimes,
+    "CPU": cpu_provider,
+    "CUDA": cuda_provider,
+    "display": display,
+    "encoders": encoders,
+    "training": training,
+    "VGG-19": vgg19_weights,
+    "styles": styles,
+    "page": page,
+}

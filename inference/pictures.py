@@ -433,9 +433,9 @@ def write_picture(path: str | Path, picture: Picture, overwrite: bool = True) ->
     path = Path(path)
     picture_format = check_writable(path, overwrite, picture.frame.dtype.itemsize * 8)
     if picture.frame.dtype == np.uint16:
-        write_encoded(path, _encode_deep(picture, path.suffix))
+        write_encoded(path, _encode_deep(picture, path.suffix), overwrite)
         return
-    write_encoded(path, _encoded(path, picture_format, picture, {}))
+    write_encoded(path, _encoded(path, picture_format, picture, {}), overwrite)
 
 
 def write_animation(path: Path, animation: Animation, overwrite: bool = True) -> None:
@@ -454,7 +454,7 @@ def write_animation(path: Path, animation: Animation, overwrite: bool = True) ->
         if picture_format == "GIF":
             options["loop"] = None if animation.loop == 1 else max(0, animation.loop - 1)
             options["disposal"] = 2 if any(picture.alpha is not None for picture in animation.pictures) else 0
-    write_encoded(path, _encoded(path, picture_format, animation.pictures[0], options))
+    write_encoded(path, _encoded(path, picture_format, animation.pictures[0], options), overwrite)
 
 
 def check_animated(path: Path, count: int, shapes: Collection[tuple[int, ...]] = ()) -> None:
@@ -571,14 +571,16 @@ def check_no_input(output: str | Path, inputs: Iterable[str | Path], error: type
             raise error(f"{output} is read and would be replaced; give another -o")
 
 
-def write_encoded(path: Path, data: bytes) -> None:
+def write_encoded(path: Path, data: bytes, overwrite: bool = True) -> None:
     """Write a whole file or nothing.
 
     Raises:
         PictureError: a folder that cannot be written to, a full disk, ...
     """
     try:
-        write_atomically(path, data)
+        write_atomically(path, data, overwrite)
+    except FileExistsError as error:  # another program has made it meanwhile
+        raise PictureError(f"{path} exists; give --overwrite to replace it, or another -o") from error
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}") from error
 

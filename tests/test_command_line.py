@@ -257,6 +257,21 @@ def test_doctor_tries_everything_and_ends_well(run):
     assert "ok  CPU" in out
 
 
+@pytest.mark.parametrize("package", ["torch", "cv2", "onnxruntime", "av"])
+def test_doctor_says_what_does_not_load_and_goes_on(package, tmp_path):
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise ImportError('undefined symbol')")
+    done = subprocess.run(
+        [sys.executable, "-m", "allaprima", "doctor"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert "does not load: undefined symbol; install it anew" in done.stdout
+    assert done.stdout.count("\n") == 11
+    assert "Traceback" not in done.stderr
+
+
 def test_doctor_sees_both_onnxruntimes(monkeypatch):
     from allaprima.inference import doctor
 
@@ -302,7 +317,7 @@ def test_train_dry_run_prints_the_options_and_writes_nothing(run, painting, phot
         (["PAINTING", "--photos", "EMPTY"], "holds no pictures"),
         (["--resume", "EMPTY"], "it has no options.json"),
         (["--resume", "EMPTY", "--steps", "5", "--quick"], "--steps, --quick: not with --resume"),
-        (["PAINTING", "--photos", "PHOTOS", "--resume", "EMPTY"], "strokes.png, --photos: not with --resume"),
+        (["PAINTING", "--photos", "PHOTOS", "--resume", "EMPTY"], "strokes.png: not with --resume"),
         (["PAINTING", "--photos", "PHOTOS", "--vgg19", "nothing.pth"], "no VGG-19 weights at nothing.pth"),
         (["PAINTING", "--photos", "PHOTOS", "--preview", "nothing.jpg"], "nothing.jpg cannot be read"),
     ],

@@ -40,7 +40,7 @@ def add_train(commands: Commands) -> None:
     )
     what = "(default: runs/PAINTING-TIER); of several paintings the folder of such folders"
     parser.add_argument("-o", "--output", metavar="RUN_FOLDER", help=what)
-    what = "go on with a training; needs nothing else"
+    what = "go on with a training; needs nothing else, but for --photos where they have moved"
     parser.add_argument("--resume", nargs="+", metavar="RUN_FOLDER", help=what)
     parser.add_argument("--dry-run", action="store_true", help="print the options and stop")
     parser.add_argument("--quick", action="store_true", help="a preview in minutes: small crops, few steps")
@@ -57,14 +57,14 @@ def train(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if options.resume:
         _check_nothing_else(options)
-    runs = [_resumed_run(folder) for folder in options.resume] if options.resume else _new_runs(options)
+    runs = [_resumed_run(folder, options.photos) for folder in options.resume] if options.resume else _new_runs(options)
     writes = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one talks and writes
     for run_folder, config in runs if writes else []:
         print(config.to_json())
         print(f"run folder: {run_folder}", flush=True)
     if options.dry_run:
         return 0
-    for run_folder, config in runs if writes and not options.resume else []:
+    for run_folder, config in runs if writes and (options.photos or not options.resume) else []:
         _save_options(run_folder, config)
     run_folders, configs = zip(*runs, strict=True)
     train_together(configs, run_folders, console, resume=bool(options.resume))
@@ -109,18 +109,26 @@ def train_style(painting: Path, photos: Path, run_folder: Path, quick: bool, opt
 def _check_nothing_else(options: argparse.Namespace) -> None:
     """Raises a `TrainingError` where --resume is given options that would not count."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    defaults |= {"photos": None, "output": None, "quick": False, "preview": []}
+    defaults |= {"output": None, "quick": False, "preview": []}
+    del defaults["photos"]  # they may have moved
     useless = [flag(name) for name, default in defaults.items() if getattr(options, name, default) != default]
     if useless or options.paintings:
         given = ", ".join([*options.paintings, *useless])
         raise TrainingError(f"{given}: not with --resume, which goes on with the run's own options; leave it out")
 
 
-def _resumed_run(folder: str) -> tuple[Path, TrainConfig]:
+def _resumed_run(folder: str, photos: str | None) -> tuple[Path, TrainConfig]:
+    """A run's folder and options; with other photos, or the same ones in another place, where that is given."""
     path = Path(folder, "options.json")
     if not path.is_file():
         raise TrainingError(f"{folder} is not a run folder: it has no options.json")
-    return Path(folder), TrainConfig.read(path)
+    config = TrainConfig.read(path)
+    if photos:
+        return Path(folder), dataclasses.replace(config, photos=os.path.realpath(photos) if Path(photos).exists() else photos)
+    if os.path.isabs(config.photos) and not Path(config.photos).exists():
+        where = f"--resume {shlex.quote(folder)} --photos FOLDER"
+        raise TrainingError(f"the photos of {folder} are no longer in {config.photos}; say where they are: {where}")
+    return Path(folder), config
 
 
 def _new_runs(options: argparse.Namespace) -> list[tuple[Path, TrainConfig]]:

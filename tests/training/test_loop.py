@@ -2,6 +2,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -395,7 +396,18 @@ def test_train_interrupt_resume_export_and_stylize_by_command_line(painting, pho
     assert again.returncode == 1
     assert "holds a training; go on with --resume run" in out
 
-    resumed = command("train", "--resume", "run", cwd=tmp_path)
+    moved = shutil.copytree(photo_folder, tmp_path / "moved")
+    options_before = (tmp_path / "run" / "options.json").read_text()
+    (tmp_path / "run" / "options.json").write_text(options_before.replace(str(photo_folder), str(tmp_path / "gone")))
+    lost = command("train", "--resume", "run", cwd=tmp_path)
+    out, _ = lost.communicate(timeout=120)
+    assert lost.returncode == 1
+    assert "say where they are: --resume run --photos FOLDER" in out
+    found = command("train", "--resume", "run", "--photos", moved, "--dry-run", cwd=tmp_path)
+    out, _ = found.communicate(timeout=120)
+    assert found.returncode == 0, out
+    assert str(moved) in out
+    resumed = command("train", "--resume", "run", "--photos", moved, cwd=tmp_path)
     out, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, out
     assert "going on at step" in out
