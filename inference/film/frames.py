@@ -25,6 +25,7 @@ from av.stream import Discard, Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from allaprima.inference.film.clock import BEHIND_S, Clock
+from allaprima.inference.film.hdr import NAMES, ToSdr
 from allaprima.inference.film.sequences import is_sequence, sequence_options
 from allaprima.models.errors import VideoError
 
@@ -109,6 +110,8 @@ class ToRgb:
         first: the first one.
     Attributes:
         height, width: of the upright frames. turned: whether they lie on their side in the file. tags: of the colors.
+        out_tags: of the colors of its frames, where they are written as a film again; others than `tags` of an HDR film, which
+            becomes SDR. hdr: the name of its transfer then, else empty.
         depth: bits a channel in the file. has_alpha: whether it is transparent; white shows through.
         resized: whether later ones had another size, and were scaled to the first one's.
     """
@@ -121,6 +124,9 @@ class ToRgb:
         self.depth = max(component.bits for component in first.format.components)
         self.has_alpha = any(component.is_alpha for component in first.format.components)
         self.tags = ColorTags(int(first.colorspace), int(first.color_range), int(first.color_primaries), int(first.color_trc))
+        self.hdr = NAMES.get(self.tags.transfer, "")
+        self._to_sdr = ToSdr(self.tags.transfer, self.tags.primaries) if self.hdr else None
+        self.out_tags = ColorTags(1, int(ColorRange.MPEG), 1, 1) if self.hdr else self.tags
         self.resized = False
         self._reformatter = VideoReformatter()
 
@@ -144,6 +150,8 @@ class ToRgb:
             dst_color_range=ColorRange.JPEG,
         )
         frame, alpha = _packed_pixels(converted), None
+        if self._to_sdr:
+            frame = np.dstack([self._to_sdr(frame[:, :, :3]), frame[:, :, 3:]]) if self.has_alpha else self._to_sdr(frame)
         if self.has_alpha:
             alpha = self._upright(np.ascontiguousarray(frame[:, :, 3]))
             opaque = frame[:, :, 3:].astype(np.float32) / 255.0

@@ -174,7 +174,7 @@ def _open_writer(output: Path, reader: VideoReader, options: VideoOptions, overw
         time_base=reader.time_base,
         codec=options.codec,
         quality=options.quality,
-        tags=reader.to_rgb.tags,
+        tags=reader.to_rgb.out_tags,
         sample_aspect=reader.sample_aspect,
         others=reader.others,
         metadata=reader.metadata,
@@ -271,6 +271,8 @@ def _notes(reader: VideoReader, writer: VideoWriter | SequenceWriter) -> tuple[s
     if reader.sample_aspect != 1 and not writer.keeps_aspect:
         shape = f"{reader.sample_aspect.numerator}:{reader.sample_aspect.denominator}"
         notes.append(f"the shape of its pixels, {shape}, is not kept in {writer.path.suffix.lower()} here; .mp4 keeps it")
+    if reader.to_rgb.hdr:
+        notes.append(f"HDR ({reader.to_rgb.hdr}) in, SDR (BT.709) out")
     if reader.to_rgb.depth > 8:
         notes.append(f"{reader.to_rgb.depth} bits a channel in, 8 out")
     pictures = isinstance(writer, SequenceWriter)
