@@ -82,6 +82,7 @@ class TrainConfig:
     # reward a band at the border does not come, but one that is there stays.
     border_weight: float = option(100.0, "more keeps bands away from the picture's border", "X")
     style_size_px: int = option(512, "short side of the painting; larger gives larger strokes", "PX", least=32)
+    crop_border: bool = option(False, "cut a plain border off the painting, as scans and frames have it")
     strokes: float = option(
         1.0, "for the card: how large strokes are where nobody says, as of stylize", "X", least=0.1, most=MAX_STROKES
     )

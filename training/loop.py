@@ -25,7 +25,7 @@ from allaprima.training.start import load_checkpoints, open_folder, start_runs, 
 # Options that may differ where several styles are trained together.
 OF_ONE_STYLE = (
     *("painting", "style_size_px", "content_weight", "style_weight", "tv_weight", "border_weight", "steady", "lr", "init"),
-    *("title", "painter", "year", "license", "strokes"),
+    *("title", "painter", "year", "license", "strokes", "crop_border"),
 )
 
 

@@ -12,10 +12,12 @@ from allaprima.inference.pictures import read_picture, resize_short_side
 from allaprima.models.errors import TrainingError
 from allaprima.models.vgg import VGG19Features
 from allaprima.training import losses
-from allaprima.training.config import STYLE_LAYERS, WASSERSTEIN_LAYERS
+from allaprima.training.config import STYLE_LAYERS, WASSERSTEIN_LAYERS, TrainConfig
 from allaprima.training.device import in_precision
 from allaprima.training.images import to_image
 
+BORDER_LEVELS = 12  # of 255, that a plain border may differ from its own color
+MIN_BORDER_SHARE = 0.02  # of the painting, that is worth a word
 MIN_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
 MIN_SIDE_PX = 32
 MAX_ASPECT = 8
@@ -60,26 +62,65 @@ class Target:
         )
 
 
-def read_painting(painting: str, style_size_px: int, max_pixels: int = 0, *, enlarged: bool = True) -> np.ndarray:
+def read_painting(
+    painting: str, style_size_px: int, max_pixels: int = 0, *, enlarged: bool = True, crop_border: bool = False
+) -> np.ndarray:
     """The style image, (H, W, 3) uint8, its short side `style_size_px`.
 
     Args:
         enlarged: a smaller one, too; else it stays as it is.
+        crop_border: a plain border, of a scan or a frame, is cut off.
     Raises:
         PictureError: unreadable. TrainingError: one flat color, transparent all over, tiny, or hopelessly narrow.
     """
     picture = read_picture(painting, max_pixels)
     frame = picture.frame
-    height, width = frame.shape[:2]
     if picture.alpha is not None:
         frame = _only_visible(frame, picture.alpha, painting)
-    if frame.std(axis=(0, 1)).max() < MIN_CONTRAST:
+    if crop_border:
+        frame = frame[inside_of(frame)]
+    height, width = frame.shape[:2]
+    if cv2.meanStdDev(frame)[1].max() < MIN_CONTRAST:  # NumPy's std makes a copy in float64
         raise TrainingError(f"{painting} is one flat color; a painting with something on it is wanted")
     if min(height, width) < MIN_SIDE_PX:
         raise TrainingError(f"{painting} is {width}x{height} px; at least {MIN_SIDE_PX} px a side are needed")
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise TrainingError(f"{painting} is {width}x{height} px; at most {MAX_ASPECT} times as long as wide is wanted")
     return resize_short_side(frame, style_size_px if enlarged else min(style_size_px, height, width))
+
+
+def inside_of(frame: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of what lies inside a plain border, (H, W, 3) uint8; all of a picture that is plain everywhere."""
+    whole = slice(0, frame.shape[0]), slice(0, frame.shape[1])
+    inside = []
+    for axis in (0, 1):
+        lines = frame if axis == 0 else frame.transpose(1, 0, 2)
+        middle = np.median(lines[[0, -1]], axis=1)  # of the first and of the last line
+        plain = [_is_plain(line, middle[0]) for line in lines], [_is_plain(line, middle[1]) for line in lines]
+        first = next((i for i, is_plain in enumerate(plain[0]) if not is_plain), None)
+        last = next((i for i, is_plain in enumerate(reversed(plain[1])) if not is_plain), None)
+        if first is None or last is None:
+            return whole
+        soft = -(-len(lines) // 100)  # where the painting begins a scan is soft
+        inside.append(slice(first + soft * (first > 0), len(lines) - last - soft * (last > 0)))
+    return inside[0], inside[1]
+
+
+def _is_plain(line: np.ndarray, color: np.ndarray) -> bool:
+    """Whether nearly all of a row or column is of one color; a JPEG's noise does not count."""
+    return bool(np.quantile(np.abs(line.astype(np.int16) - color).max(axis=1), 0.98) <= BORDER_LEVELS)
+
+
+def plain_border_text(config: TrainConfig, style_frame: np.ndarray) -> str:
+    """What to say of a painting with a plain border, which would be learned, too; empty where it has none."""
+    rows, columns = inside_of(style_frame)
+    height, width = style_frame.shape[:2]
+    share = 1.0 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+    if share < MIN_BORDER_SHARE:
+        return ""
+    return (
+        f"{share:.0%} of {config.painting} is a plain border, which the network learns to paint, too; --crop-border cuts it off"
+    )
 
 
 def _only_visible(frame: np.ndarray, alpha: np.ndarray, painting: str) -> np.ndarray:

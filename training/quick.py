@@ -82,7 +82,7 @@ def sweep(
             train(one, run_folder, console, resume=True)
         net, card = load_net(weights)
         painted = [to_frame(stylize_frame(net, frame)) for frame in frames]
-        rows.append([read_painting(one.painting, one.style_size_px, one.max_pixels), *painted])
+        rows.append([read_painting(one.painting, one.style_size_px, one.max_pixels, crop_border=one.crop_border), *painted])
         losses = card["losses"]
         text = f"content {losses['content']:.2f} style {losses['style']:.2f}"
         labels.append([f"weight {weight:g}, size {size_px} px", text, *("" for _ in frames[1:])])

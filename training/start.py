@@ -17,7 +17,7 @@ from allaprima.training.checkpoint import TrainingState, find_weights, load_net,
 from allaprima.training.config import TrainConfig
 from allaprima.training.device import in_precision, pick_precision
 from allaprima.training.many_styles import nearest, starts
-from allaprima.training.painting import Target, make_target, read_painting, without_grain
+from allaprima.training.painting import Target, make_target, plain_border_text, read_painting, without_grain
 from allaprima.training.photos.folder import PhotoFolder
 from allaprima.training.preview import load_preview_frames
 from allaprima.training.ranks import Ranks
@@ -68,7 +68,13 @@ def start_runs(
     device: torch.device,
 ) -> list[Run]:
     """Each style with its network, average and optimizer, and one VGG-19 for all."""
-    style_frames = [read_painting(config.painting, config.style_size_px, config.max_pixels) for config in configs]
+    style_frames = [
+        read_painting(config.painting, config.style_size_px, config.max_pixels, crop_border=config.crop_border)
+        for config in configs
+    ]
+    for config, style_frame in zip(configs, style_frames, strict=True):
+        if not resume and (text := plain_border_text(config, style_frame)):
+            say(text)
     preview_frames = load_preview_frames(configs[0], photos)
     vgg = load_vgg19(configs[0].vgg19, device=device)
     # What "auto" chose by a stopwatch; a resumed run must not choose otherwise.
@@ -110,7 +116,9 @@ def targets_of(
     """
     if config.recipe != "painter":
         return dataclasses.replace(make_target(vgg, style_frame, "fp32"), vgg=target_vgg), None
-    finer_frame = read_painting(config.painting, 2 * config.style_size_px, config.max_pixels, enlarged=False)
+    finer_frame = read_painting(
+        config.painting, 2 * config.style_size_px, config.max_pixels, enlarged=False, crop_border=config.crop_border
+    )
     target, finer_target = (
         dataclasses.replace(make_target(vgg, frame, "fp32"), vgg=target_vgg)
         for frame in (style_frame, without_grain(finer_frame))

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from allaprima.inference.landscape import paint_landscape
 from allaprima.models.errors import Interrupted, StyleError, TrainingError
 from allaprima.models.image_transform_net import TIERS
 from allaprima.models.options import choices_of
@@ -24,7 +25,7 @@ from allaprima.training import loop, losses, preview, start, update
 from allaprima.training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
 from allaprima.training.config import TrainConfig
 from allaprima.training.loop import train
-from allaprima.training.painting import read_painting
+from allaprima.training.painting import inside_of, plain_border_text, read_painting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -346,6 +347,32 @@ def test_a_gradient_that_is_not_finite_never_reaches_weights_or_checkpoints(conf
         train(dataclasses.replace(config, steps=9, checkpoint_every=1), tmp_path, console)
     for path in tmp_path.glob("step_*.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_state(path)[0].tensors.values()), path
+
+
+@pytest.mark.parametrize("color", [(255, 255, 255), (20, 30, 10)])
+def test_a_plain_border_is_found_said_and_cut(tmp_path, color):
+    inner = paint_landscape(96, 128)
+    frame = np.full((160, 200, 3), color, np.uint8)
+    frame[20:116, 30:158] = inner
+    Image.fromarray(frame).save(tmp_path / "framed.jpg", quality=85)
+    config = TrainConfig(str(tmp_path / "framed.jpg"), "photos")
+    whole = read_painting(config.painting, 160)
+    assert whole.shape == (160, 200, 3)
+    text = plain_border_text(config, whole)
+    share = int(text.split("%")[0])
+    assert abs(share - 100 * (1 - 96 * 128 / (160 * 200))) <= 6
+    assert "--crop-border cuts it off" in text
+    cut = read_painting(config.painting, 96, crop_border=True)
+    assert abs(cut.shape[1] / cut.shape[0] - 128 / 96) < 0.05
+    assert np.abs(cut[8:88, 8:120].mean((0, 1)) - inner[8:88, 8:120].mean((0, 1))).max() < 8
+    assert not plain_border_text(config, cut)
+
+
+def test_a_painting_without_a_border_stays_whole():
+    frame = paint_landscape(96, 128)
+    assert inside_of(frame) == (slice(0, 96), slice(0, 128))
+    plain = np.full((40, 50, 3), 200, np.uint8)
+    assert inside_of(plain) == (slice(0, 40), slice(0, 50))
 
 
 def test_a_resumed_training_does_not_need_the_init_file(config, tmp_path, console):

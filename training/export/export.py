@@ -324,7 +324,7 @@ def style_loss_ratio(
 ) -> float:
     """The style loss of an ONNX graph's pictures, times torch's on the same photos."""
     painting, vgg19, style_size_px = yardstick.style_image, yardstick.vgg19, Training.of(card).style_size_px
-    max_pixels = 0
+    max_pixels, crop_border = 0, bool(card.get("options", {}).get("crop_border"))
     if (run_or_checkpoint / "options.json").is_file():
         config = TrainConfig.read(run_or_checkpoint / "options.json")
         max_pixels, vgg19 = config.max_pixels, vgg19 or config.vgg19
@@ -335,7 +335,7 @@ def style_loss_ratio(
             "int8 is kept only if its style loss is near torch's; give the painting, --style-image PAINTING, and where VGG-19 "
             "is not to be downloaded (548 MB), --vgg19 FILE"
         )
-    style_frame, vgg = read_painting(str(painting), style_size_px, max_pixels), load_vgg19(vgg19)
+    style_frame, vgg = read_painting(str(painting), style_size_px, max_pixels, crop_border=crop_border), load_vgg19(vgg19)
     painters = (painter_of(_opened(model, Contract(net.stride_px, net.least_px))), net)
     found, expected = (heldout_losses(paint, vgg, style_frame, photos, PHOTO_PX)["style"] for paint in painters)
     return found / expected

@@ -88,7 +88,7 @@ def ship_net(
         the .onnx file, of the first flavor; None if nothing was written.
     """
     vgg = judging_vgg19(config.vgg19)
-    style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
+    style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels, crop_border=config.crop_border)
     output = folder / name / f"{config.tier}.onnx"
     first, paint = SIZES_PX[0], painter_of_frames(net)
     paths = heldout_photos(photos, first)
