@@ -182,8 +182,9 @@ def test_a_full_size_is_cancelled_by_its_button_and_by_another_photo(address, br
 @pytest.mark.parametrize("flavor", ["onnx", "frame.onnx", "int8.onnx", "fp16.onnx"])
 def test_a_network_that_is_given_a_pictures_statistics_paints_it_as_before(address, browser, flavor):
     with Page(browser, address) as page:
-        page.tab.set_input_files("#model", find_style("starry_night/realtime").with_name(f"realtime.{flavor}"))
-        page.tab.locator("#card", has_text="The Starry Night").wait_for()
+        # Not the style that the page begins with, so that its card tells when the file is open.
+        page.tab.set_input_files("#model", find_style("great_wave/realtime").with_name(f"realtime.{flavor}"))
+        page.tab.locator("#card", has_text="The Great Wave").wait_for()
         differences = page.tab.workers[0].evaluate("""async () => {
           const picture = blank(144, 100);
           for (let i = 0; i < picture.pixels.length; i++) picture.pixels[i] = 99 * Math.sin(i / 99) + 130 + (i % 7);
@@ -194,7 +195,7 @@ def test_a_network_that_is_given_a_pictures_statistics_paints_it_as_before(addre
         }""")
         # Statistics that differ in the last bit take some values of 8 bits to the next step, which may be worth several
         # levels; int8 as such is some 3 levels off in the mean.
-        assert np.abs(differences).mean() <= (1.0 if "int8" in flavor else 0.5)
+        assert np.abs(differences).mean() <= 0.5
         assert np.abs(differences).max() <= (24 if "int8" in flavor else 3)
 
 
