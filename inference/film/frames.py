@@ -5,7 +5,7 @@ A frame is an array here as everywhere; what PyAV decodes is an `av_frame`.
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -55,6 +55,11 @@ DROPPED_TAGS = {
     "ICC_PROFILE": "ICC profile",
     "S12M_TIMECODE": "timecode",
     "A53_CC": "closed captions",
+}
+APPLE_TAGS = {
+    "com.apple.quicktime.location.ISO6709": "location",
+    "com.apple.quicktime.make": "make",
+    "com.apple.quicktime.model": "model",
 }
 _LEAPING: Any = Flags.ts_discont.value  # of a container's flags: its clock may leap
 GONE = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)  # the disk or share that a file was on
@@ -226,7 +231,7 @@ class VideoReader:
         untried = [stream.index for stream in films if stream is not self._stream]
         self.others = [stream for stream in container.streams if stream.type in ("audio", "subtitle")]
         self._describe()
-        self.metadata = dict(container.metadata)
+        self.metadata = _plainly_named(container.metadata)
         # Files begin at any time, transport streams at hours: the beginning of the whole file is ours, so sound keeps step.
         self._origin_s = Fraction(container.start_time or 0, av.time_base) + Fraction(self._start_s).limit_denominator(10**6)
         self.chapters = self._chapters()
@@ -438,6 +443,12 @@ def _decoder(stream: Any) -> Any:
         with contextlib.suppress(UnknownCodecError):
             return av.CodecContext.create(name, "r")
     return stream.codec_context
+
+
+def _plainly_named(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a file says of itself; place and camera by the names that every format's writer knows, too."""
+    named = {plain: metadata[apple] for apple, plain in APPLE_TAGS.items() if apple in metadata}
+    return {**named, **{name: text for name, text in metadata.items() if name not in APPLE_TAGS}}
 
 
 def _kind(stream: Any) -> str:

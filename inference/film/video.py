@@ -276,6 +276,12 @@ def _notes(reader: VideoReader, writer: VideoWriter | SequenceWriter) -> tuple[s
     if reader.to_rgb.depth > 8:
         notes.append(f"{reader.to_rgb.depth} bits a channel in, 8 out")
     pictures = isinstance(writer, SequenceWriter)
+    camera = [name for name in ("make", "model") if name in reader.metadata]
+    if camera and not pictures and writer.path.suffix.lower() in (".mp4", ".m4v"):
+        text = f"the camera's {' and '.join(camera)} is not kept in {writer.path.suffix.lower()}"
+        notes.append(f"{text}; .mov and .mkv keep it")
+    if pictures and "location" in reader.metadata:
+        notes.append("the place where it was taken is not kept in pictures")
     if pictures and reader.chapters:
         notes.append("left out: chapters")
     if pictures and reader.rate != RATE:

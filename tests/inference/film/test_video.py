@@ -626,3 +626,24 @@ def test_a_cover_picture_is_no_film(tmp_path):
                     out.mux(packet)
     with pytest.raises(VideoError, match="holds no video, only audio, cover picture"):
         paint(tmp_path / "b.mp4", tmp_path / "c.mp4")
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mp4", ".mkv"])
+def test_a_phones_place_and_camera_are_kept_or_said(tmp_path, suffix):
+    source = tmp_path / "phone.mov"
+    with av.open(str(source), "w", options={"movflags": "use_metadata_tags"}) as container:
+        stream = container.add_stream("libx264", 25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        tags = {"location.ISO6709": "+52.5200+013.4050/", "make": "Apple", "model": "iPhone"}
+        container.metadata.update({f"com.apple.quicktime.{name}": text for name, text in tags.items()})
+        for frame in drifting(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode(None))
+    report = paint(source, tmp_path / f"out{suffix}")
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        found = {name.lower(): text for name, text in container.metadata.items()}
+    assert found["location"] == "+52.5200+013.4050/"
+    if suffix == ".mp4":
+        assert "the camera's make and model is not kept in .mp4; .mov and .mkv keep it" in report.notes
+    else:
+        assert (found["make"], found["model"]) == ("Apple", "iPhone")
