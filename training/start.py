@@ -16,13 +16,14 @@ from allaprima.models.vgg import VGG19Features, load_vgg19
 from allaprima.training.checkpoint import TrainingState, find_weights, load_net, load_newest_state
 from allaprima.training.config import TrainConfig
 from allaprima.training.device import in_precision, pick_precision
+from allaprima.training.launch import Step, pick_functions, trial_image
 from allaprima.training.many_styles import nearest, starts
 from allaprima.training.painting import Target, make_target, plain_border_text, read_painting, without_grain
 from allaprima.training.photos.folder import PhotoFolder
 from allaprima.training.preview import load_preview_frames
 from allaprima.training.ranks import Ranks
 from allaprima.training.record import Run
-from allaprima.training.update import Step, Update, pick_functions, trial_image
+from allaprima.training.update import Update
 
 
 def load_checkpoints(

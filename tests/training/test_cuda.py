@@ -21,12 +21,13 @@ from allaprima.training import loop, preview
 from allaprima.training.classic.descent import Objective, descend
 from allaprima.training.config import TrainConfig
 from allaprima.training.images import to_image
+from allaprima.training.launch import Step, pick_functions
 from allaprima.training.loop import train, train_together
 from allaprima.training.losses import gram_matrix
 from allaprima.training.painting import make_target, read_painting
 from allaprima.training.photos.folder import PhotoFolder, list_photos
 from allaprima.training.ranks import Ranks
-from allaprima.training.update import Functions, Step, Update, content_features_of, pick_functions, step_losses, without
+from allaprima.training.update import Functions, Update, content_features_of, step_losses, without
 
 pytestmark = [
     pytest.mark.cuda,

@@ -21,7 +21,7 @@ from allaprima.models.errors import Interrupted, StyleError, TrainingError
 from allaprima.models.image_transform_net import TIERS
 from allaprima.models.options import choices_of
 from allaprima.models.vgg import load_vgg19
-from allaprima.training import loop, losses, preview, start, update
+from allaprima.training import launch, loop, losses, preview, start, update
 from allaprima.training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
 from allaprima.training.config import TrainConfig
 from allaprima.training.loop import train
@@ -114,7 +114,7 @@ def test_losses_that_stay_not_finite_send_the_training_back_three_times_and_then
         parts = good(*arguments)
         return parts if len(calls) < 3 else {name: loss * torch.nan for name, loss in parts.items()}
 
-    monkeypatch.setattr(update, "step_losses", bad_from_third)
+    monkeypatch.setattr(launch, "step_losses", bad_from_third)
     said = io.StringIO()
     with pytest.raises(TrainingError, match=r"not finite in 3 steps in a row; 3 times .*--lr"):
         train(dataclasses.replace(config, steps=9), tmp_path, Console(file=said, width=400))
@@ -134,7 +134,7 @@ def test_one_bad_loss_is_skipped_and_training_goes_on(config, tmp_path, console,
         parts = good(*arguments)
         return parts if len(calls) != 2 else {name: loss * torch.inf for name, loss in parts.items()}
 
-    monkeypatch.setattr(update, "step_losses", second_is_bad)
+    monkeypatch.setattr(launch, "step_losses", second_is_bad)
     weights = safetensors.torch.load_file(train(config, tmp_path, console))
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
@@ -146,7 +146,7 @@ def test_interrupt_saves_and_says_how_to_go_on(config, tmp_path, console, monkey
         os.kill(os.getpid(), signal.SIGINT)
         return good(*arguments)
 
-    monkeypatch.setattr(update, "step_losses", interrupt)
+    monkeypatch.setattr(launch, "step_losses", interrupt)
     store = tmp_path / "store"
     with pytest.raises(Interrupted, match=r"--resume"):
         train(dataclasses.replace(config, checkpoint_every=100, photo_store=str(store)), tmp_path, console)
@@ -342,7 +342,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_weights_or_checkpoints(conf
             parts["total"].register_hook(lambda gradient: gradient * torch.nan)
         return parts
 
-    monkeypatch.setattr(update, "step_losses", bad_gradient_from_third)
+    monkeypatch.setattr(launch, "step_losses", bad_gradient_from_third)
     with pytest.raises(TrainingError, match="not finite in 3 steps in a row"):
         train(dataclasses.replace(config, steps=9, checkpoint_every=1), tmp_path, console)
     for path in tmp_path.glob("step_*.safetensors"):

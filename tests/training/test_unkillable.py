@@ -373,9 +373,10 @@ def test_partial_files_of_a_killed_save_are_cleared_and_others_stay(tmp_path):
 
 def test_going_back_to_the_beginning_twice_goes_back_to_the_same_beginning(config):
     from allaprima.models.image_transform_net import RealtimeNet
+    from allaprima.training.launch import Step
     from allaprima.training.painting import make_target
     from allaprima.training.ranks import Ranks
-    from allaprima.training.update import Functions, Step, Update, content_features_of, step_losses
+    from allaprima.training.update import Functions, Update, content_features_of, step_losses
 
     update = Update(config, RealtimeNet(), make_target(killed_run.VGG, paint_landscape(32, 32), "fp32"), Ranks())
     launch = Step([update], Functions(content_features_of, step_losses))

@@ -16,23 +16,15 @@ from allaprima.inference.landscape import paint_landscape
 from allaprima.models.errors import TrainingError
 from allaprima.models.image_transform_net import RealtimeNet
 from allaprima.models.vgg import load_vgg19
-from allaprima.training import preview, start, update
+from allaprima.training import launch as launch_module
+from allaprima.training import preview, start
 from allaprima.training.config import TrainConfig
+from allaprima.training.launch import Step, pick_functions
 from allaprima.training.loop import train, train_together
 from allaprima.training.painting import make_target
 from allaprima.training.places import Places
 from allaprima.training.ranks import Ranks
-from allaprima.training.update import (
-    Functions,
-    Step,
-    Update,
-    average_share,
-    content_features_of,
-    pick_functions,
-    step_losses,
-    weights_of,
-    without,
-)
+from allaprima.training.update import Functions, Update, average_share, content_features_of, step_losses, weights_of, without
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +184,7 @@ def stand_in(run, content_image):
 
 
 def test_a_step_replayed_is_the_step_launched_and_trying_it_changes_nothing(config, vgg, monkeypatch):
-    monkeypatch.setattr(update, "captured", stand_in)
+    monkeypatch.setattr(launch_module, "captured", stand_in)
     photos = [torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(i)) for i in range(4)]
     states = []
     for captures in (False, True):
@@ -229,7 +221,7 @@ def does_nothing(run, content_image):
     ],
 )
 def test_a_graph_that_cannot_be_or_gives_other_losses_is_not_used(launch, monkeypatch, capture, why):
-    monkeypatch.setattr(update, "captured", capture)
+    monkeypatch.setattr(launch_module, "captured", capture)
     [one] = launch.updates
     before = {name: tensor.clone() for name, tensor in one.pack(0).tensors.items()}
     assert why in launch.capture_(torch.rand(2, 3, 64, 64))
@@ -252,12 +244,12 @@ def test_a_graph_that_gives_the_losses_but_does_not_train_is_not_used(launch, mo
 
         return replay
 
-    monkeypatch.setattr(update, "captured", leaves_it_as_it_is)
+    monkeypatch.setattr(launch_module, "captured", leaves_it_as_it_is)
     assert "does not move the weights" in launch.capture_(torch.rand(2, 3, 64, 64))
 
 
 def test_a_graph_is_not_compared_with_losses_that_are_not_finite(launch, monkeypatch):
-    monkeypatch.setattr(update, "captured", does_nothing)
+    monkeypatch.setattr(launch_module, "captured", does_nothing)
     launch.functions = Functions(
         content_features_of, lambda *arguments: {name: loss * torch.nan for name, loss in step_losses(*arguments).items()}
     )
