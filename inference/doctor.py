@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from allaprima.inference.style.styles import shipped_styles
-from allaprima.models.errors import AllaPrimaError, WebError
+from allaprima.models.errors import AllaPrimaError, WebError, install_line
 
 VGG19_DOWNLOAD = "vgg19-dcbb9e9d.pth"  # torchvision's name for it
 
@@ -106,7 +106,7 @@ def training() -> tuple[str, bool, str]:
         name for name in ("torch", "torchvision", "onnx", "onnxscript", "safetensors") if not importlib.util.find_spec(name)
     ]
     if missing:
-        return "training", False, f"not installed ({', '.join(missing)}); pip install -e '.[train]'"
+        return "training", False, f"not installed ({', '.join(missing)}); {install_line('train')}"
     import torch
 
     where = f"CUDA, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "CPU only"

@@ -1,12 +1,19 @@
 """What goes wrong for a user. Standard library only: every package raises these, and the command line prints them."""
 
 import re
+from pathlib import Path
 
 
 def without_secrets(text: str) -> str:
     """A text as it may be shown: of every address in it, name and password before the host and all after a ? are masked."""
     text = re.sub(r"\b([a-z][a-z0-9+.-]*://)\S*@", r"\1***@", text, flags=re.IGNORECASE)
     return re.sub(r"\b([a-z][a-z0-9+.-]*://[^\s?]*)\?\S*", r"\1?***", text, flags=re.IGNORECASE)
+
+
+def install_line(extra: str) -> str:
+    """What installs an optional part, from a checkout or of the wheel."""
+    checkout = (Path(__file__).parents[1] / "pyproject.toml").is_file()
+    return f"pip install -e '.[{extra}]'" if checkout else f"pip install 'allaprima[{extra}]'"
 
 
 class AllaPrimaError(Exception):

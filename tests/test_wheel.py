@@ -69,6 +69,13 @@ def test_it_is_the_installed_one_that_runs(call):
     assert call("-m", "allaprima", "--version").startswith("allaprima ")
 
 
+def test_it_says_how_its_optional_parts_are_installed(call):
+    assert (
+        call("-c", "from allaprima.models.errors import install_line; print(install_line('gpu'))")
+        == "pip install 'allaprima[gpu]'\n"
+    )
+
+
 def test_photos_are_painted(call, tmp_path, photo):
     call("-m", "allaprima", "demo", photo, "-o", tmp_path / "sheet.png")
     call("-m", "allaprima", "stylize", photo, "-s", "great_wave", "-o", tmp_path / "painting.png")

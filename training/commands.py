@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from allaprima.models.errors import Interrupted, OptimizeError, StyleError, TrainingError
+from allaprima.models.errors import Interrupted, OptimizeError, StyleError, TrainingError, install_line
 from allaprima.models.options import (
     Commands,
     add_command,
@@ -470,4 +470,4 @@ def _need_training_packages() -> None:
         name for name in ("torch", "safetensors", "onnx", "onnxscript", "matplotlib") if importlib.util.find_spec(name) is None
     ]
     if missing:
-        raise TrainingError(f"training needs {', '.join(missing)}: pip install -e '.[train]'")
+        raise TrainingError(f"training needs {', '.join(missing)}: {install_line('train')}")

@@ -20,7 +20,7 @@ import onnxruntime
 from allaprima.inference.buffers import Scratch
 from allaprima.inference.style.onnx_file import check_style, read_style
 from allaprima.models.contract import Contract
-from allaprima.models.errors import StyleError
+from allaprima.models.errors import StyleError, install_line
 from allaprima.models.memory import free_bytes
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def _open_on_cuda(data: bytes, options: onnxruntime.SessionOptions, contract: Co
             return session
     except Exception as error:
         reason = _reason(error)
-    raise StyleError(f"{reason} (CUDA's libraries: pip install -e '.[gpu]')")
+    raise StyleError(f"{reason} (CUDA's libraries: {install_line('gpu')})")
 
 
 @functools.cache
