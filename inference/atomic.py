@@ -50,7 +50,9 @@ class AtomicFile:
                 os.replace(self.temporary, self.path)
             else:
                 names = (self.path.with_stem(f"{self.path.stem}_{i}") for i in itertools.count(2))
-                while not self._named(numbered):
+                while not _moved(self.temporary, self.path):
+                    if not numbered:
+                        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.path))
                     self.path = next(names)
         except BaseException:
             self.discard()
@@ -67,23 +69,6 @@ class AtomicFile:
                     raise
         return self.path
 
-    def _named(self, numbered: bool) -> bool:
-        """Whether the file now has its name, which nobody else had, another program at the same moment neither."""
-        try:
-            try:
-                os.link(self.temporary, self.path)
-                os.unlink(self.temporary)
-            except FileExistsError:
-                raise
-            except OSError:  # a file system without links
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-                os.replace(self.temporary, self.path)
-        except FileExistsError:
-            if not numbered:
-                raise
-            return False
-        return True
-
     def discard(self) -> None:
         """Leave nothing behind; harmless after `commit`."""
         with contextlib.suppress(OSError):
@@ -92,6 +77,23 @@ class AtomicFile:
                 self.handle = -1
         with contextlib.suppress(OSError):
             os.unlink(self.temporary)
+
+
+def _moved(source: Path, target: Path) -> bool:
+    """Give a file a name, if nobody has it, another program at the same moment neither; returns whether it has it now."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        os.replace(source, target)
+    else:
+        os.unlink(source)
+    return True
 
 
 def write_atomically(path: Path, data: bytes, overwrite: bool = True) -> None:

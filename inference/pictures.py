@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import math
 import os
@@ -165,7 +166,7 @@ def read_animation(path: Path, max_pixels: int = 0) -> Animation:
     """
     most = max_pixels or MAX_PIXELS
 
-    def all_of(image: Image.Image) -> Animation:
+    def all_of(file: BinaryIO, image: Image.Image) -> Animation:
         start, count = _pages(image)
         if count * math.prod(image.size) > most:
             raise PictureError(
@@ -183,9 +184,8 @@ def read_animation(path: Path, max_pixels: int = 0) -> Animation:
             loop += 1
         return Animation(pictures, durations_ms, loop, image.format != "TIFF")
 
-    with _opened(path) as opened:
-        file = opened
-        return _decoded(file, str(path), most, all_of)
+    with _opened(path) as file:
+        return _decoded(file, str(path), most, functools.partial(all_of, file))
 
 
 @contextlib.contextmanager
@@ -234,8 +234,7 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
         pillow_heif.register_heif_opener()
         formats = ("HEIF",)
     try:
-        with Image.open(file, formats=formats) as image:
-            check_size(*image.size)
+        with _open_image(file, head, formats, name, check_size) as image:
             return take(image)
     except PictureError:
         raise
@@ -244,15 +243,32 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
     except MemoryError as error:
         raise PictureError(f"{name} needs more memory to decode than there is; make it smaller first") from error
     except UnidentifiedImageError as error:
-        if head[:4] in TIFF_MAGIC:
-            return take(read_page(file, 0, name, check_size))
-        if mended := _without_damaged_words(file, head):
-            return _decoded(mended, name, max_pixels, take)
         raise PictureError(f"{name} is not a picture ({KINDS} is wanted)") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         if isinstance(error, OSError) and error.errno:  # of the disk, not of a decoder
             raise
         raise PictureError(f"{name} is damaged: {error}") from error
+
+
+def _open_image(
+    file: BinaryIO, head: bytes, formats: tuple[str, ...], name: str, check_size: Callable[[int, int], None]
+) -> Image.Image:
+    """A file's picture, opened and not yet decoded; where Pillow does not know the file for one, by other ways.
+
+    Raises:
+        UnidentifiedImageError: it is none.
+    """
+    try:
+        image: Image.Image = Image.open(file, formats=formats)
+    except UnidentifiedImageError:
+        if head[:4] in TIFF_MAGIC:
+            return read_page(file, 0, name, check_size)
+        mended = _without_damaged_words(file, head)
+        if mended is None:
+            raise
+        image = Image.open(mended, formats=formats)
+    check_size(*image.size)
+    return image
 
 
 def _reread(image: Image.Image, file: BinaryIO, name: str) -> Image.Image:
@@ -268,7 +284,7 @@ def _reread(image: Image.Image, file: BinaryIO, name: str) -> Image.Image:
 def _without_damaged_words(file: BinaryIO, head: bytes) -> BinaryIO | None:
     """A PNG without those chunks that it can do without and whose checksums are wrong, as browsers show it; None where there
     is none."""
-    if head[:8] != PNG_MAGIC:
+    if head[:8] != PNG_MAGIC or 2 * file.seek(0, os.SEEK_END) > free_bytes():
         return None
     file.seek(0)
     data, at, parts = file.read(), len(PNG_MAGIC), [PNG_MAGIC]
@@ -575,7 +591,7 @@ def write_encoded(path: Path, data: bytes, overwrite: bool = True) -> None:
     """Write a whole file or nothing.
 
     Raises:
-        PictureError: a folder that cannot be written to, a full disk, ...
+        PictureError: a folder that cannot be written to, a full disk, ..., or the file exists and `overwrite` is False.
     """
     try:
         write_atomically(path, data, overwrite)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from allaprima.models.errors import PictureError
 
-BITS, COMPRESSION, PLANES, SAMPLE_FORMAT = 258, 259, 284, 339  # tags
+BITS, ORIENTATION, PLANES, SAMPLE_FORMAT = 258, 274, 284, 339  # tags
 GRAY_FROM_WHITE, GRAY, RGB = 0, 1, 2  # photometric interpretations
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
@@ -26,7 +26,7 @@ def is_misread(tags: Mapping[int, Any]) -> bool:
 def read_page(
     file: BinaryIO, page: int, name: str, check_size: Callable[[int, int], object] = lambda width, height: None
 ) -> Image.Image:
-    """A page in 8 bits, L, LA, RGB or RGBA; its color profile in `info`, its orientation as in the file.
+    """A page in 8 bits, L, LA, RGB or RGBA; its color profile and orientation in `info`, as Pillow has them.
 
     Args:
         check_size: is told width and height before anything is decoded, and may raise.
@@ -42,6 +42,7 @@ def read_page(
             values = about.asarray()
             photometric, extra = int(about.photometric), len(about.extrasamples)
             icc_profile, apart = about.iccprofile, int(about.planarconfig) == 2
+            orientation = int(about.tags.valueof(ORIENTATION, 1))
     except (MemoryError, PictureError):
         raise
     except Exception as error:  # of a damaged file nearly anything, and of compressions that need a package more
@@ -63,6 +64,9 @@ def read_page(
     image = Image.fromarray(levels[:, :, 0] if channels == 1 else levels, MODES[channels])
     if icc_profile:
         image.info["icc_profile"] = icc_profile
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    image.info["exif"] = exif.tobytes()
     return image
 
 

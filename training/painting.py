@@ -96,9 +96,8 @@ def inside_of(frame: np.ndarray) -> tuple[slice, slice]:
     for axis in (0, 1):
         lines = frame if axis == 0 else frame.transpose(1, 0, 2)
         middle = np.median(lines[[0, -1]], axis=1)  # of the first and of the last line
-        plain = [_is_plain(line, middle[0]) for line in lines], [_is_plain(line, middle[1]) for line in lines]
-        first = next((i for i, is_plain in enumerate(plain[0]) if not is_plain), None)
-        last = next((i for i, is_plain in enumerate(reversed(plain[1])) if not is_plain), None)
+        first = next((i for i, line in enumerate(lines) if not _is_plain(line, middle[0])), None)
+        last = next((i for i, line in enumerate(lines[::-1]) if not _is_plain(line, middle[1])), None)
         if first is None or last is None:
             return whole
         soft = -(-len(lines) // 100)  # where the painting begins a scan is soft

@@ -63,27 +63,27 @@ class Clock:
             else:
                 leapt = self._leapt(packet, time_s)
                 behind = self._part[stream.index] < self._part[self._film]
-                if leapt and not behind:
+                if (leapt and not behind) or any(each.stream.index == stream.index for each in self._waiting):
                     if not self._waiting:
                         self._waits_since_s, self._waits_in = self._ends_s[self._film], self._part[self._film]
                     self._waiting.append(packet)
-                elif self._waiting and any(each.stream.index == stream.index for each in self._waiting):
-                    self._waiting.append(packet)
-                else:
-                    if behind and (leapt or self._ends_s[self._film] - self._began_s > 1):
-                        self._part[stream.index] = self._part[self._film]
-                        self._joined.add(stream.index)
-                    yield from self._shifted(packet)
+                    continue
+                if leapt or self._ends_s[self._film] - self._began_s > 1:
+                    self._follow(stream.index)
+                yield from self._shifted(packet)
         yield from self._released()
 
     def _released(self) -> Iterator[av.Packet]:
         waiting, self._waiting = self._waiting, []
         for packet in waiting:
-            index = packet.stream.index
-            if self._part[index] < self._part[self._film]:
-                self._part[index] = self._part[self._film]
-                self._joined.add(index)
+            self._follow(packet.stream.index)
             yield from self._shifted(packet)
+
+    def _follow(self, stream: int) -> None:
+        """A stream of sound goes on in the film's part, if it is not there yet."""
+        if self._part[stream] < self._part[self._film]:
+            self._part[stream] = self._part[self._film]
+            self._joined.add(stream)
 
     def _leapt(self, packet: av.Packet, time_s: Fraction) -> bool:
         due_s = self._due_s.get(packet.stream.index)

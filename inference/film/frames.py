@@ -418,12 +418,13 @@ class VideoReader:
         return self._clock.leaps if self._clock else 0
 
     def _leaps_at_all(self) -> bool:
-        """Whether the file's clock leaps anywhere, found by reading all of it, which decodes nothing."""
+        """Whether the file's clock leaps anywhere, found by reading on to there, which decodes nothing."""
         if self._clock is None:
             return False
         with contextlib.suppress(FFmpegError):
             for _ in self._packets([self._stream]):
-                pass
+                if self.leaps:
+                    break
         return self.leaps > 0
 
     def close(self) -> None:

@@ -506,6 +506,15 @@ def test_a_png_whose_words_are_damaged_is_read_and_one_whose_pixels_are_is_not(t
         decode_picture(data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :], "x.png")
 
 
+def test_a_damaged_png_larger_than_memory_is_refused_and_not_read(tmp_path):
+    path = tmp_path / "huge.png"
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n" + bytes(20))
+        file.truncate(2**42)  # a sparse file takes no room
+    with pytest.raises(PictureError, match="is not a picture"):
+        read_picture(path)
+
+
 XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"
  xmlns:Container="http://ns.google.com/photos/1.0/container/" xmlns:Item="http://ns.google.com/photos/1.0/container/item/"

@@ -84,6 +84,16 @@ def test_what_tifffile_cannot_take_either_is_named(tmp_path):
         read_picture(path)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint32"])  # one that Pillow does not open, one that it reads wrongly
+def test_such_a_tiff_is_turned_upright_too(tmp_path, dtype):
+    path = tmp_path / "picture.tif"
+    levels, photometric = (RGB, "rgb") if dtype == "float32" else (GRAY, "minisblack")
+    turned = as_type(np.rot90(levels), dtype)  # to be turned by 90 degrees clockwise
+    tifffile.imwrite(path, turned, photometric=photometric, metadata=None, extratags=[(274, "H", 1, 6, True)])
+    found = read_picture(path).frame.astype(int)
+    assert np.abs(found - np.broadcast_to(levels if levels.ndim == 3 else levels[..., None], found.shape)).max() <= LEVELS
+
+
 def test_a_tiff_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path):
     path = tmp_path / "picture.tif"
     tifffile.imwrite(path, np.zeros((20, 30, 3), np.float32), photometric="rgb", metadata=None)
