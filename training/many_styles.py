@@ -28,6 +28,7 @@ from allaprima.training.update import DEFAULT_STYLE_WEIGHT
 
 BASE = FOLDER / "base"
 OF_EACH_PAINTING = ("skip", "bias")  # beside the norms; the realtime network's own
+PHOTO = "photo"  # among a base's paintings the one whose picture is the photo itself
 TRIAL_PX = 160  # short side of the photos on which a new painting looks for the one to start from
 
 
@@ -76,8 +77,10 @@ class Base:
     card: dict[str, Any]
 
     def network(self, name: str | None = None) -> ImageTransformNet:
-        """The network of one of its paintings, or the mean of all."""
-        own = {key: each.mean(0) if name is None else each[self.names.index(name)] for key, each in self.own.items()}
+        """The network of one of its paintings, or the mean of all but the photo."""
+        paintings = [i for i, each in enumerate(self.names) if each != PHOTO]
+        rows = paintings if name is None else [self.names.index(name)]
+        own = {key: each[rows].mean(0) for key, each in self.own.items()}
         net = TIERS[self.tier]()
         net.load_state_dict(self.shared | own)
         return net

@@ -5,6 +5,8 @@ painting for empty walls, and hatches them. So a part of every step's photos is 
 large: strokes within strokes, as a painting has them when one comes nearer.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +25,7 @@ def finer_count(batch_size: int, own: range) -> int:
 
 
 @torch.no_grad()
-def second_level(net: torch.nn.Module, content_image: Tensor) -> Tensor:
+def second_level(net: Callable[[Tensor], Tensor], content_image: Tensor) -> Tensor:
     """What the second of two levels is to paint.
 
     Args:

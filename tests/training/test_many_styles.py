@@ -136,7 +136,7 @@ def test_the_base_is_trained_and_goes_on(tmp_path, painting, photo_folder, vgg, 
         base.train_base(config, [painting, other], tmp_path / "run", output, minutes, Console(file=io.StringIO()))
         cards.append(json.loads(output.with_suffix(".json").read_text()))
     assert cards[1]["step"] == cards[0]["step"] + 1
-    assert cards[1]["paintings"] == ["strokes", "other"]
+    assert cards[1]["paintings"] == ["strokes", "other", "photo"]
     assert str(tmp_path) not in json.dumps(cards)
     found = load_base("realtime", tmp_path / "base")
     assert not torch.equal(found.own["norm1.weight"][0], found.own["norm1.weight"][1])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -19,22 +20,24 @@ from allaprima.inference.interrupt import catch_interrupt
 from allaprima.inference.pictures import list_pictures
 from allaprima.models.image_transform_net import TIERS
 from allaprima.models.options import choices_of
-from allaprima.models.vgg import load_vgg19
+from allaprima.models.vgg import VGG19Features, load_vgg19
 from allaprima.training.checkpoint import load_newest_state, save_checkpoint
 from allaprima.training.config import TrainConfig
 from allaprima.training.device import in_precision, pick_device, pick_precision, worker_count
 from allaprima.training.images import to_image
-from allaprima.training.many_styles import BASE, ManyStyles, load_base, save_base
-from allaprima.training.painting import Target, make_target, read_painting
+from allaprima.training.many_styles import BASE, PHOTO, ManyStyles, load_base, save_base
+from allaprima.training.painting import Target, read_painting
 from allaprima.training.photos.batch import prefetched
 from allaprima.training.photos.folder import list_photos
 from allaprima.training.places import Places
 from allaprima.training.ranks import Ranks
 from allaprima.training.record import LOG_EVERY, MetricsLog
+from allaprima.training.second_level import finer_count, second_level
 from allaprima.training.shake import Shaken
-from allaprima.training.start import load_init, open_folder
+from allaprima.training.start import load_init, open_folder, targets_of
 from allaprima.training.update import Functions, Update, content_features_of, shake_of, step_losses, without
 
+PHOTO_WEIGHT = 5.0  # of the photo painted as itself, mean absolute difference
 STEPS = 10**9  # of the schedule: the learning rate stays up, as a base can always go on learning
 
 
@@ -43,7 +46,9 @@ def train_base(
 ) -> None:
     """Train the base, or go on with it, for some minutes.
 
-    Every photo of a step is painted after another painting. What is kept is the average of the weights.
+    Every photo of a step is painted after another painting, the last ones as a second level (training/second_level.py), and
+    the first one as itself, too: so what lies between a painting's own numbers and the photo's is that painting, gentler.
+    What is kept is the average of the weights.
 
     Args:
         config: its `painting` and `steps` do not count; its `init`, a network's file, only where no base is there yet.
@@ -61,13 +66,12 @@ def train_base(
     device = pick_device(config.device)
     vgg = load_vgg19(config.vgg19, device=device)
     config = dataclasses.replace(config, steps=STEPS, precision=pick_precision(config.precision, vgg, device))
-    frames = [read_painting(str(path), config.style_size_px, config.max_pixels) for path in paintings]
-    target = Target.of_all([make_target(vgg, frame, "fp32") for frame in frames])
-    target = dataclasses.replace(target, vgg=in_precision(vgg, config.precision))
+    target, finer = targets_of_all(config, paintings, vgg)
     torch.manual_seed(config.seed)
-    names = [path.stem for path in paintings]
+    names = [*(path.stem for path in paintings), PHOTO]
     from_noise = output.is_file() or found or config.init in ("none", "base")
-    net = ManyStyles(TIERS[config.tier]() if from_noise else load_init(config), len(paintings))
+    net = ManyStyles(TIERS[config.tier]() if from_noise else load_init(config), len(names))
+    net.net.upsampling = config.upsampling
     if output.is_file() and not found:
         load_base(config.tier, output.parent).go_on_(net, names)
         console.print(f"beginning with what {output} has learned")
@@ -106,12 +110,19 @@ def train_base(
     with catch_interrupt() as interrupted:
         for batch in prefetched(folder.load, range(step, STEPS), worker_count(config.workers, device)):
             content_image = to_image(batch.content_image, device)
-            content_features = content_features_of(target.vgg, without(config.margin_px, content_image))
             styles = paintings_of(step, config.seed, len(paintings), config.batch_size).to(device)
+            looks = styles.clone()
+            if finer:
+                with torch.autocast(device.type, torch.bfloat16, enabled=target.vgg.dtype == torch.bfloat16):
+                    content_image = with_second_level(net, content_image, styles, finer)
+                looks[-finer:] += len(paintings)
+            content_features = content_features_of(target.vgg, without(config.margin_px, content_image))
             shake.prepare(step)
             places.prepare(step)
             update.prepare(step)
-            update(content_image, content_features, Functions(content_features_of, losses_of(styles)), places, shake)
+            update(
+                content_image, content_features, Functions(content_features_of, losses_of(styles, looks, names)), places, shake
+            )
             step += 1
             if step % LOG_EVERY == 0:
                 newest = update.read().losses or newest
@@ -125,8 +136,33 @@ def train_base(
                 break
 
 
-def losses_of(styles: Tensor) -> Any:
-    """`step_losses` with a painting of its own for each photo."""
+def targets_of_all(config: TrainConfig, paintings: Sequence[Path], vgg: VGG19Features) -> tuple[Target, int]:
+    """The targets of all paintings, for the painter's recipe followed by those of all as a second level has them; and how
+    many photos of a step are painted as one."""
+    each = [
+        targets_of(dataclasses.replace(config, painting=str(path)), vgg, read_painting(str(path), config.style_size_px), vgg)
+        for path in paintings
+    ]
+    finer = [target for _, target in each if target]
+    target = Target.of_all([target for target, _ in each] + finer)
+    count = finer_count(config.batch_size, range(config.batch_size)) if finer else 0
+    return dataclasses.replace(target, vgg=in_precision(vgg, config.precision)), count
+
+
+def with_second_level(net: ManyStyles, content_image: Tensor, styles: Tensor, count: int) -> Tensor:
+    """The photos of a step, the last `count` as their paintings' network sees them at its second level."""
+    finer = second_level(lambda coarse: net(coarse, styles[-count:]), content_image[-count:])
+    return torch.cat([content_image[:-count], finer]).contiguous(memory_format=torch.channels_last)
+
+
+def losses_of(styles: Tensor, looks: Tensor, names: Sequence[str]) -> Any:
+    """`step_losses` with a painting of its own for each photo; the first photo is painted as itself, too.
+
+    Args:
+        styles, looks: (N,) numbers of the paintings that the network takes, and of the targets.
+        names: of what the network paints, `PHOTO` among them.
+    """
+    photo = torch.full_like(styles[:1], names.index(PHOTO))
 
     def losses(
         net: nn.Module,
@@ -138,8 +174,12 @@ def losses_of(styles: Tensor) -> Any:
         shaken: Shaken | None,
         places: Places,
     ) -> dict[str, Tensor]:
-        of_each = target.of_each(styles)
-        return step_losses(lambda image: net(image, styles), of_each, content_image, features, config, weight, shaken, places)
+        of_each = target.of_each(looks)
+        parts = step_losses(lambda image: net(image, styles), of_each, content_image, features, config, weight, shaken, places)
+        with torch.autocast(content_image.device.type, torch.bfloat16, enabled=target.vgg.dtype == torch.bfloat16):
+            same = net(content_image[:1], photo)
+        parts["total"] = parts["total"] + PHOTO_WEIGHT * F.l1_loss(same.float(), content_image[:1])
+        return parts
 
     return losses
 
