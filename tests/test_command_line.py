@@ -107,17 +107,12 @@ def files_of(package: str) -> list[str]:
     return [".".join(["allaprima", *path.relative_to(ROOT).with_suffix("").parts]) for path in paths]
 
 
-def test_a_session_opens_without_onnx_which_only_large_pictures_need():
-    assert "onnx" not in modules_after(
-        "import allaprima.inference.stylize, allaprima.inference.film.video, allaprima.inference.live.webcam"
-    )
-
-
 def test_inference_imports_neither_torch_nor_training():
     modules = modules_after("import " + ", ".join(files_of("inference")))
     assert not {"torch", "allaprima.training", "safetensors", "datasets"} & modules
     assert {m for m in modules if m.startswith("allaprima.models.")} == {
-        f"allaprima.models.{name}" for name in ("contract", "errors", "frame_graph", "levels_graph", "memory", "options")
+        f"allaprima.models.{name}"
+        for name in ("contract", "errors", "frame_graph", "frame_model", "levels_graph", "memory", "options")
     }
 
 

@@ -1,34 +1,31 @@
-"""Reading a style's .onnx file, and refusing what is not ours or not safe, before ONNX Runtime sees it.
+"""Reading a style's .onnx file: what a style needs is copied into a new model, and ONNX Runtime gets that one.
 
 85 bytes of ONNX can claim gigabytes, loop for ever or read any file of the disk, and all of that passes ONNX's own
-checker. So this reads the file's protobuf itself (https://protobuf.dev/programming-guides/encoding, onnx.proto3 of ONNX
-1.18), knows only the few fields and operators that our files have, and refuses everything else.
-
-What it takes, ONNX Runtime must read the same way, so a file that two readers could understand differently is refused, too:
-of a field, a map's key or an attribute that comes twice one reader takes the last, another the first or both.
+checker. So of a file only the network counts: its nodes, attributes and weights, each of a kind on the lists below. The
+graph's ends, what stands around the network in a frame file, the loop over levels are written anew, as the exporter writes
+them; whatever else is in a file is left behind.
 """
 
 import math
 import re
 import stat
-import struct
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, shape_inference
 
-from allaprima.models import frame_graph, levels_graph
-from allaprima.models.contract import IMAGE, LOWEST_OPSET, MAX_STROKES, OPSET, Contract
+from allaprima.models.contract import IMAGE, LOWEST_OPSET, OPSET, Contract
 from allaprima.models.errors import StyleError
+from allaprima.models.frame_model import IR_VERSION, as_frame
 
-MAX_BYTES = 32 * 2**20  # of a file; ours are below 10 MB
-MAX_METADATA_BYTES = 2**20  # ours have 50 kB
-MAX_NUMBERS = 50_000  # that are read one by one, two for most fields; ours have 6000
-MAX_ITEMS = 2000  # of nodes, of initializers; ours have some hundred
-MAX_NAME_BYTES = 512
+# Of a file; ours have up to 7 MB. Of nothing but empty attributes, the worst there is, 8 MB take 0.8 GB and 0.6 s to parse
+# (protobuf 7.36, AMD EPYC, 2026-12-01).
+MAX_BYTES = 8 * 2**20
+MAX_NODES = 2000  # ours have some hundred
 MAX_REASON = 300  # letters of a message
+MAX_NUMBERS = 64  # of a constant that sizes depend on
 MAX_CHANNELS = 1024
 MAX_KERNEL_PX = 16  # of a convolution's kernel, stride, border
 # Of a network on a picture of LARGE_PX; the quality tier has 1600, in int8, and 150 000.
@@ -37,97 +34,44 @@ MAX_BORDER_PX = 64  # how much larger than the picture anything inside may be
 MAX_FLOATS_A_PIXEL = 4096  # of all values together
 MAX_PRODUCTS_A_PIXEL = 4_000_000  # of all convolutions together
 
-# What a name may be made of: enough for ours, and nothing with which one value looks like two in `_Node.__str__`.
-NAME = re.compile(r"[\w./:+-]*", re.ASCII)
-
-# Wire types of protobuf.
-VARINT, FIXED32, BYTES = 0, 5, 2
-
-# ONNX's TensorProto.DataType.
-TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16"}
-NUMPY = {name: np.dtype(name) for name in TYPES.values()}
-
-# Which numbers of a message's fields mean what: number -> (name, wire type or message, repeated).
-Schema = dict[int, tuple[str, "int | Schema", bool]]
-ENTRY: Schema = {1: ("key", BYTES, False), 2: ("value", BYTES, False)}
-TENSOR: Schema = {
-    1: ("dims", VARINT, True),
-    2: ("data_type", VARINT, False),
-    8: ("name", BYTES, False),
-    9: ("raw_data", BYTES, False),
-}
-# Missing on purpose: what a file may do without, and what makes it dangerous. TensorProto: external data; AttributeProto:
-# tensors, and graphs but in the outermost graph, whose loop has one; NodeProto: overload; ModelProto: functions; GraphProto:
-# sparse initializers.
-ATTRIBUTE: Schema = {
-    1: ("name", BYTES, False),
-    2: ("f", FIXED32, False),
-    3: ("i", VARINT, False),
-    4: ("s", BYTES, False),
-    8: ("ints", VARINT, True),
-    20: ("type", VARINT, False),
-}
-NODE: Schema = {
-    1: ("input", BYTES, True),
-    2: ("output", BYTES, True),
-    3: ("name", BYTES, False),
-    4: ("op_type", BYTES, False),
-    5: ("attribute", ATTRIBUTE, True),
-    6: ("doc_string", BYTES, False),
-    7: ("domain", BYTES, False),
-}
-DIM: Schema = {1: ("dim_value", VARINT, False), 2: ("dim_param", BYTES, False)}
-TENSOR_TYPE: Schema = {1: ("elem_type", VARINT, False), 2: ("shape", {1: ("dim", DIM, True)}, False)}
-VALUE: Schema = {
-    1: ("name", BYTES, False),
-    2: ("type", {1: ("tensor_type", TENSOR_TYPE, False)}, False),
-    3: ("doc_string", BYTES, False),
-}
-BODY: Schema = {
-    1: ("node", NODE, True),
-    2: ("name", BYTES, False),
-    10: ("doc_string", BYTES, False),
-    5: ("initializer", TENSOR, True),
-    11: ("input", VALUE, True),
-    12: ("output", VALUE, True),
-}
-OUTER_NODE: Schema = {**NODE, 5: ("attribute", {**ATTRIBUTE, 6: ("g", BODY, False)}, True)}
-GRAPH: Schema = {**BODY, 1: ("node", OUTER_NODE, True)}
-MODEL: Schema = {
-    1: ("ir_version", VARINT, False),
-    2: ("producer_name", BYTES, False),
-    3: ("producer_version", BYTES, False),
-    7: ("graph", GRAPH, False),
-    8: ("opset_import", {1: ("domain", BYTES, False), 2: ("version", VARINT, False)}, True),
-    14: ("metadata_props", ENTRY, True),
+TYPES: dict[int, np.dtype[Any]] = {
+    TensorProto.FLOAT: np.dtype("<f4"),
+    TensorProto.FLOAT16: np.dtype("<f2"),
+    TensorProto.INT8: np.dtype("i1"),
+    TensorProto.UINT8: np.dtype("u1"),
+    TensorProto.INT32: np.dtype("<i4"),
+    TensorProto.INT64: np.dtype("<i8"),
 }
 
-# What an attribute may be; of ANY the code below looks at the value.
-ANY: tuple[Any, ...] = ()
-# Operator of a network -> how many inputs, and its attributes.
-OPERATORS: dict[str, tuple[tuple[int, ...], dict[str, tuple[Any, ...]]]] = {
-    "Add": ((2,), {}),
-    "Cast": ((1,), {"to": (1, 10)}),
-    "Clip": ((3,), {}),
-    "Concat": ((2,), {"axis": (1,)}),
+# What an attribute may be, other than one of some values.
+SMALL, POSITIVE, EPSILON = "whole numbers from 0 to MAX_KERNEL_PX", "the same from 1", "a float from 0 to 1"
+# Operator of a network -> what its inputs are, a letter each, and its attributes. P: what the picture has become; W: weights
+# of a convolution; C: numbers, one a channel; N: one number; E: P or N, but not all of them N; S: some numbers that sizes
+# depend on; -: nothing.
+OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Add": ("EE", {}),
+    "Cast": ("P", {"to": (TensorProto.FLOAT, TensorProto.FLOAT16)}),
+    "Clip": ("PNN", {}),
+    "Concat": ("PP", {"axis": (1,)}),
     "Conv": (
-        (2, 3),
-        {"auto_pad": ("NOTSET",), "dilations": ([1, 1],), "group": (1,), "kernel_shape": ANY, "pads": ANY, "strides": ANY},
+        "PWC",
+        {"auto_pad": ("NOTSET",), "dilations": ([1, 1],), "group": (1,)}
+        | {"kernel_shape": POSITIVE, "pads": SMALL, "strides": POSITIVE},
     ),
-    "DepthToSpace": ((1,), {"blocksize": (2, 4), "mode": ("CRD", "DCR")}),
-    "DequantizeLinear": ((3,), {"axis": (0,)}),
-    "InstanceNormalization": ((3,), {"epsilon": ANY}),
-    "Pad": ((2,), {"mode": ("reflect",)}),
-    "QuantizeLinear": ((3,), {}),
-    "Relu": ((1,), {}),
+    "DepthToSpace": ("P", {"blocksize": (2, 4), "mode": ("CRD", "DCR")}),
+    "DequantizeLinear": ("PNN", {"axis": (0,)}),
+    "InstanceNormalization": ("PCC", {"epsilon": EPSILON}),
+    "Pad": ("PS", {"mode": ("reflect",)}),
+    "QuantizeLinear": ("PNN", {}),
+    "Relu": ("P", {}),
     "Resize": (
-        (3,),
+        "P-S",
         {"antialias": (0,), "coordinate_transformation_mode": ("asymmetric",), "cubic_coeff_a": (-0.75,)}
         | {"exclude_outside": (0,), "extrapolation_value": (0.0,), "keep_aspect_ratio_policy": ("stretch",)}
         | {"mode": ("nearest",), "nearest_mode": ("floor",)},
     ),
-    "Sigmoid": ((1,), {}),
-    "Sub": ((2,), {}),
+    "Sigmoid": ("P", {}),
+    "Sub": ("EE", {}),
 }
 
 
@@ -136,13 +80,12 @@ class _Refused(Exception):
 
 
 def read_style(path: Path) -> tuple[bytes, Contract]:
-    """A style's bytes and contract.
+    """A style's model, safe to run, and its contract.
 
     Raises:
-        StyleError: no such file, not ONNX, not ours, damaged, or with something in it that no file of ours has.
+        StyleError: no such file, not ONNX, not ours, damaged, or with something in its network that none of ours has.
     """
-    data = _bytes(path)
-    return data, check_style(data, str(path))
+    return rebuilt(_bytes(path), str(path))
 
 
 def read_about(path: Path) -> tuple[int, Contract, int, int]:
@@ -153,13 +96,10 @@ def read_about(path: Path) -> tuple[int, Contract, int, int]:
         StyleError: as `read_style`.
     """
     data = _bytes(path)
-    model, metadata = _model(data, str(path))
-    if metadata.get("allaprima.target"):
-        contract = Contract.from_metadata(metadata, str(path))
-    else:
-        contract = _checked(model, metadata, str(path))
-    opset = next((each["version"] for each in model["opset_import"]), None)
-    return len(data), contract, model["ir_version"] or 0, opset or 0
+    model, contract = _parsed(data, str(path))
+    if not contract.target:
+        rebuilt(data, str(path))
+    return len(data), contract, model.ir_version, next((each.version for each in model.opset_import), 0)
 
 
 def _bytes(path: Path) -> bytes:
@@ -167,516 +107,287 @@ def _bytes(path: Path) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # of a pipe or device there is no end
             raise StyleError(f"{path} cannot be read: it is no file")
-        if status.st_size > MAX_BYTES:
-            raise StyleError(f"{path} is {status.st_size / 2**20:.0f} MB; a style has at most {MAX_BYTES / 2**20:.0f} MB")
-        data = path.read_bytes()
+        if status.st_size <= MAX_BYTES:  # else `_parsed` says so
+            return path.read_bytes()
     except OSError as error:
         raise StyleError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not data:
-        raise StyleError(f"{path} is empty; an .onnx file of ours is wanted")
-    return data
+    raise _too_large(str(path), status.st_size)
 
 
-def check_style(data: bytes, name: str) -> Contract:
-    """The contract of a style's bytes, if all in them is as our exporter writes it.
+def _too_large(name: str, size: int) -> StyleError:
+    return StyleError(f"{name} is {size / 2**20:.0f} MB; a style has at most {MAX_BYTES / 2**20:.0f} MB")
+
+
+def rebuilt(data: bytes, name: str) -> tuple[bytes, Contract]:
+    """A style's model made anew of what in its bytes a style needs, and its contract.
 
     Args:
         data: of an .onnx file. name: for messages.
     Raises:
         StyleError: as `read_style`.
     """
-    return _checked(*_model(data, name), name)
-
-
-def _checked(model: dict[str, Any], metadata: dict[str, str], name: str) -> Contract:
-    """The contract of a file's fields and metadata, after a look at all of them."""
-    if target := metadata.get("allaprima.target"):
-        size = f" at {metadata['allaprima.size'][:20]}" if "allaprima.size" in metadata else ""
+    model, contract = _parsed(data, name)
+    if contract.target:
+        size = " at {}x{}".format(*contract.size) if contract.size else ""
         raise StyleError(
-            f"{name} is made for {target[:20]!r}{size}; to paint with it here, export it without --for, --size and --opset"
+            f"{name} is made for {contract.target[:20]!r}{size}; to paint with it here, export it without --for, --size and "
+            "--opset"
         )
     try:
-        graph = _graph(model)
-    except _Refused as refused:
-        raise _unlike_ours(name, refused) from None
-    contract = Contract.from_metadata(metadata, name)
-    try:
-        _check_ends(model["graph"], graph, contract)
-        if contract.io == "frame":
-            nodes, (stride_px, least_px) = _without_frame(graph, contract.strokes is not None), _network_sizes(graph)
-        else:
-            nodes, stride_px, least_px = graph.nodes, contract.stride_px, contract.least_px
-        # What a caller may feed is no constant.
-        arrays = {name: array for name, array in graph.arrays.items() if name not in contract.optional}
-        _check_network(arrays, nodes, stride_px, least_px)
-    except _Refused as refused:
+        opset = _opset(model)
+        stride_px, least_px = (contract.stride_px, contract.least_px) if contract.io == "image" else _sizes(model.graph)
+        network = _Network(model.graph, _network_nodes(model.graph, contract))
+        network.check_sizes(stride_px, least_px, opset)
+        image_model = network.model(opset)
+        safe = image_model if contract.io == "image" else as_frame(image_model, stride_px, least_px, contract.optional)
+        return safe.SerializeToString(), contract
+    except (_Refused, ValueError) as refused:  # ValueError: a name that is no text, or that comes twice
         reason = str(refused)[:MAX_REASON]
         raise StyleError(f"{name} is not safe to open: it {reason}; export it again, or get it elsewhere") from None
-    return contract
 
 
-def _model(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """A file's fields and metadata; nothing of its graph is looked at."""
+def _parsed(data: bytes, name: str) -> tuple[ModelProto, Contract]:
+    """A file's model, not safe to run, and its contract."""
+    if not data:
+        raise StyleError(f"{name} is empty; an .onnx file of ours is wanted")
+    if len(data) > MAX_BYTES:
+        raise _too_large(name, len(data))
+    model = ModelProto()
     try:
-        model = _Reader().message(memoryview(data), MODEL, "model")
-        return model, _metadata(model["metadata_props"])
-    except _Refused as refused:
-        raise _unlike_ours(name, refused) from None
+        model.ParseFromString(data)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+    except Exception as error:  # protobuf's DecodeError; UnicodeDecodeError
+        raise StyleError(f"{name} is no ONNX file, or a damaged one; make one with: allaprima export RUN") from error
+    return model, Contract.from_metadata(metadata, name)
 
 
-def _unlike_ours(name: str, refused: _Refused) -> StyleError:
-    reason = str(refused)[:MAX_REASON]
-    return StyleError(f"{name} is not an ONNX file that may be opened: it {reason}; make one with: allaprima export RUN")
-
-
-def _metadata(entries: list[dict[str, Any]]) -> dict[str, str]:
-    if sum(len(entry["value"] or b"") for entry in entries) > MAX_METADATA_BYTES:
-        raise _Refused(f"has more than {MAX_METADATA_BYTES} bytes of metadata")
-    metadata: dict[str, str] = {}
-    for entry in entries:
-        key = _text(entry["key"])
-        if key in metadata:
-            raise _Refused(f'has the metadata "{key}" twice')
-        try:
-            metadata[key] = str(entry["value"] or b"", "utf-8")
-        except UnicodeDecodeError:
-            raise _Refused(f'has metadata "{key}" that are no text') from None
-    return metadata
-
-
-@dataclass(frozen=True)
-class _Array:
-    """An initializer: what it says about itself, and its bytes, which are all there."""
-
-    type: str
-    dims: tuple[int, ...]
-    data: memoryview
-
-    def values(self) -> list[float]:
-        """Its numbers, if they are few."""
-        if math.prod(self.dims) > 64:
-            raise _Refused(f"has {math.prod(self.dims)} numbers where a few are wanted")
-        return [float(value) for value in np.frombuffer(self.data, NUMPY[self.type])]
-
-
-@dataclass(frozen=True)
-class _Node:
-    operator: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: dict[str, Any]
-    body: "_Graph | None" = None
-
-    def __str__(self) -> str:
-        """As `models.frame_graph` writes it."""
-        attributes = ", ".join(f"{key} = {value!r}" for key, value in sorted(self.attributes.items()))
-        return f"{', '.join(self.outputs)} = {self.operator}{f'<{attributes}>' if attributes else ''}({', '.join(self.inputs)})"
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """A graph, and as it was read."""
-
-    declared: dict[str, Any]
-    nodes: list[_Node] = field(default_factory=list)
-    arrays: dict[str, _Array] = field(default_factory=dict)
-
-
-def _graph(model: dict[str, Any]) -> _Graph:
-    """Nodes and initializers, each of them whole, every value made once and before it is used."""
-    if model["graph"] is None:
-        raise _Refused("has no graph")
-    imports = model["opset_import"]
-    if [_text(each["domain"]) for each in imports] not in ([""], ["ai.onnx"]) or not LOWEST_OPSET <= (
-        imports[0]["version"] or 0
-    ) <= OPSET:
+def _opset(model: ModelProto) -> int:
+    versions = [each.version for each in model.opset_import if each.domain in ("", "ai.onnx")]
+    if len(versions) != 1 or not LOWEST_OPSET <= versions[0] <= OPSET:
         raise _Refused(f"has operators other than ONNX's own of opset {LOWEST_OPSET} to {OPSET}")
-    return _whole_graph(model["graph"], set())
+    return int(versions[0])
 
 
-def _whole_graph(declared: dict[str, Any], outside: set[str]) -> _Graph:
-    """`_graph`; `outside` are the values of the graph around it."""
-    graph = _Graph(declared)
-    for tensor in declared["initializer"]:
-        name = _text(tensor["name"])
-        if not name:
-            raise _Refused("has an initializer without a name")
-        if name in graph.arrays:
-            raise _Refused(f'has two initializers "{name}"')
-        graph.arrays[name] = _array(tensor, name)
-    inner = {_text(value["name"]) for value in declared["input"]} | set(graph.arrays)
-    if inner & outside:
-        raise _Refused(f'makes "{min(inner & outside)}" twice')
-    known, taken = inner | outside, inner | outside  # may be used, may not be made again
-    for node in declared["node"]:
-        if _text(node["domain"]) not in ("", "ai.onnx"):
-            raise _Refused(f"has an operator of the domain {_text(node['domain'])!r}")
-        inputs = tuple(_text(value) for value in node["input"])
-        outputs = tuple(_text(value) for value in node["output"])
-        attributes = dict(_attribute(attribute) for attribute in node["attribute"])
-        if len(attributes) != len(node["attribute"]):
-            raise _Refused(f"has a {_text(node['op_type'])} with an attribute twice")
-        inside = attributes.pop("body", None)
-        body = _whole_graph(inside, taken) if isinstance(inside, dict) else None
-        if inside is not None and (body is None or _text(node["op_type"]) != "Loop"):
-            raise _Refused(f"has a {_text(node['op_type'])} with a body that no style has")
-        if body:
-            taken |= {value for each in body.nodes for value in each.outputs}
-        graph.nodes.append(_Node(_text(node["op_type"]), inputs, outputs, attributes, body))
-        for value in inputs:
-            if value and value not in known:
-                raise _Refused(f'uses "{value}" before it is there')
-        for value in outputs:
-            if not value or value in taken:
-                raise _Refused(f'makes "{value}" twice')
-            known.add(value)
-            taken.add(value)
-    return graph
+def _network_nodes(graph: GraphProto, contract: Contract) -> Iterable[NodeProto]:
+    """The network's own nodes, which take an image and make one."""
+    nodes: Sequence[NodeProto] = graph.node
+    if contract.strokes is not None:
+        bodies = [each.g for node in nodes if node.op_type == "Loop" for each in node.attribute if each.name == "body"]
+        if len(bodies) != 1:
+            raise _Refused(f"has {len(bodies)} loops where one is wanted")
+        nodes = bodies[0].node
+    if len(nodes) > MAX_NODES:
+        raise _Refused(f"has more than {MAX_NODES} nodes")
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output}
+    if IMAGE.output not in makers or (contract.io == "frame" and IMAGE.input not in makers):
+        raise _Refused(f"has no network that makes {IMAGE.output}")
+    return nodes[makers.get(IMAGE.input, -1) + 1 : makers[IMAGE.output] + 1]
 
 
-def _array(tensor: dict[str, Any], name: str) -> _Array:
-    if tensor["data_type"] not in TYPES:
-        raise _Refused(f'has an initializer "{name}" of an unknown type {tensor["data_type"]}')
-    kind, dims = TYPES[tensor["data_type"]], tuple(tensor["dims"])
-    data = tensor["raw_data"] or memoryview(b"")
-    if len(dims) > 4 or any(not 0 < dim <= MAX_BYTES for dim in dims):
-        raise _Refused(f'has an initializer "{name}" of shape {list(dims)}')
-    if math.prod(dims) * NUMPY[kind].itemsize != len(data):
-        raise _Refused(f'has an initializer "{name}" of {len(data)} bytes, which does not fit its shape {list(dims)}')
-    if kind.startswith("float") and not np.isfinite(np.frombuffer(data, NUMPY[kind])).all():
-        raise _Refused(f'has an initializer "{name}" with numbers that are not finite')
-    return _Array(kind, dims, data)
-
-
-def _attribute(attribute: dict[str, Any]) -> tuple[str, Any]:
-    """Name and value: a whole number, several, a text, a float, or a loop's body as it was read. Of ONNX's AttributeType:
-    FLOAT, INT, STRING, GRAPH, INTS."""
-    kinds = {1: "f", 2: "i", 3: "s", 5: "g", 7: "ints"}
-    name = _text(attribute["name"])
-    if attribute["type"] not in kinds or (attribute["type"] == 5 and name != "body"):
-        raise _Refused(f'has an attribute "{name}" of a kind that no style needs')
-    kind = kinds[attribute["type"]]
-    value = attribute.get(kind)
-    if value is None or any(attribute.get(other) not in (None, []) for other in kinds.values() if other != kind):
-        raise _Refused(f'has an attribute "{name}" whose type and value do not agree')
-    return name, _text(value) if kind == "s" else value
-
-
-def _check_ends(declared: dict[str, Any], graph: _Graph, contract: Contract) -> None:
-    """Inputs and outputs are what the contract says."""
-    tensors = contract.tensors
-    wanted_inputs = [(tensors.input, tensors.type, tensors.dims)]
-    if contract.io == "frame":
-        wanted_inputs += [(name, "float32", ()) for name in contract.optional]
-    for found, wanted in (
-        (declared["input"], wanted_inputs),
-        (declared["output"], [(tensors.output, tensors.type, tensors.dims)]),
-    ):
-        _check_values(found, wanted)
-    for name in contract.optional:
-        array, most = graph.arrays.get(name), MAX_STROKES if name == "strokes" else 1.0
-        if array is None or (array.type, array.dims) != ("float32", ()) or not 0.0 <= array.values()[0] <= most:
-            raise _Refused(f"has no default from 0 to {most:g} for its input {name}")
-    for name in {tensors.input, tensors.output} & set(graph.arrays):
-        raise _Refused(f"brings its own {name}")
-
-
-def _check_values(found: list[dict[str, Any]], wanted: Sequence[tuple[str, str, tuple[str | int, ...]]]) -> None:
-    ends = [_ends(value) for value in found]
-    if ends != list(wanted):
-        raise _Refused(f"has tensors {ends}, {list(wanted)} are wanted")
-
-
-def _ends(value: dict[str, Any]) -> tuple[str, str, tuple[str | int, ...]]:
-    kind = (value["type"] or {}).get("tensor_type")
-    if kind is None:
-        raise _Refused("has an input or output that is no tensor")
-    if kind["shape"] is None:
-        raise _Refused("has an input or output without a shape")
-    dims = []
-    for dim in kind["shape"]["dim"]:
-        if dim["dim_param"] is not None and dim["dim_value"] is not None:
-            raise _Refused("has an input or output with two lengths of one dimension")
-        dims.append(_text(dim["dim_param"]) or dim["dim_value"])
-    return _text(value["name"]), {**TYPES, 9: "bool"}.get(kind["elem_type"], "?"), tuple(dims)
-
-
-def _without_frame(graph: _Graph, levels: bool) -> list[_Node]:
-    """The network's own nodes of a frame file, after a look at those around it, which must be exactly ours."""
-    written = levels_graph if levels else frame_graph
-    if levels:
-        loops = _between(graph.nodes, levels_graph.BEFORE_LOOP, levels_graph.AFTER_LOOP)
-        if len(loops) != 1 or str(loops[0]) != levels_graph.LOOP or (body := loops[0].body) is None:
-            raise _Refused(f"has {str(loops[0])[:200] if loops else 'nothing'!r} where {levels_graph.LOOP!r} is wanted")
-        if body.arrays:
-            raise _Refused("has a loop with constants of its own")
-        _check_values(body.declared["input"], levels_graph.BODY_INPUTS)
-        _check_values(body.declared["output"], levels_graph.BODY_OUTPUTS)
-        network = _between(body.nodes, levels_graph.BEFORE_NETWORK, levels_graph.AFTER_NETWORK)
-    else:
-        network = _between(graph.nodes, frame_graph.PROLOGUE, frame_graph.EPILOGUE)
-    constants = written.constants(*_network_sizes(graph))
-    for name, values in constants.items():
-        array = graph.arrays.get(name)
-        expected = _Array("int64", (len(values),), memoryview(np.array(values, "<i8").tobytes()))
-        if array != expected:
-            raise _Refused(f'has no "{name}" of {values}')
-    for name, value in written.SCALARS.items():
-        if graph.arrays.get(name) != _Array("float32", (), memoryview(np.array(value, "<f4").tobytes())):
-            raise _Refused(f'has no "{name}" of {value}')
-    for name in frame_graph.MATRICES:
-        if name not in graph.arrays or (graph.arrays[name].type, graph.arrays[name].dims) != ("float32", (3, 6, 1, 1)):
-            raise _Refused(f'has no "{name}" of 3 x 6 numbers')
-    return network
-
-
-def _between(nodes: list[_Node], first: str, last: str) -> list[_Node]:
-    """The nodes between those that must be `first` and `last`."""
-    before, after = frame_graph.lines(first), frame_graph.lines(last)
-    between = nodes[len(before) : len(nodes) - len(after)]
-    around = [*nodes[: len(before)], *nodes[len(before) + len(between) :]]
-    for node, line in zip(around, [*before, *after], strict=False):
-        if str(node) != line:
-            raise _Refused(f"has {str(node)[:200]!r} where {line!r} is wanted")
-    if len(around) != len(before) + len(after):
-        raise _Refused(f"has {len(nodes)} nodes, fewer than any frame file")
-    return between
-
-
-def _network_sizes(graph: _Graph) -> tuple[int, int]:
+def _sizes(graph: GraphProto) -> tuple[int, int]:
     """Stride and least size of the network in a frame file."""
     sizes = []
     for name, most in (("stride_px", 64), ("least_px", 1024)):
-        array = graph.arrays.get(name)
-        if array is None or (array.type, array.dims) != ("int64", (1,)) or not 1 <= array.values()[0] <= most:
+        found = [_array(each) for each in graph.initializer if each.name == name]
+        if len(found) != 1 or found[0].shape != (1,) or found[0].dtype != np.int64 or not 1 <= found[0][0] <= most:
             raise _Refused(f"has no {name} from 1 to {most}")
-        sizes.append(int(array.values()[0]))
+        sizes.append(int(found[0][0]))
     return sizes[0], sizes[1]
 
 
-@dataclass(frozen=True)
-class _Size:
-    """How large a value of the network is: channels, and its side when the picture is the least and when it is large.
+def _array(tensor: TensorProto) -> np.ndarray:
+    """An initializer, if all of it is in the file, and it is numbers."""
+    dims = tuple(tensor.dims)
+    if tensor.data_type not in TYPES:
+        raise _Refused(f"has an initializer {tensor.name!r} of an unknown type {tensor.data_type}")
+    if len(dims) > 4 or any(not 0 < dim <= MAX_BYTES for dim in dims):
+        raise _Refused(f"has an initializer {tensor.name!r} of shape {list(dims)[:5]}")
+    dtype = TYPES[tensor.data_type]
+    if math.prod(dims) * dtype.itemsize != len(tensor.raw_data):
+        raise _Refused(
+            f"has an initializer {tensor.name!r} of {len(tensor.raw_data)} bytes, which does not fit its shape {list(dims)}"
+        )
+    array = np.frombuffer(tensor.raw_data, dtype).reshape(dims)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise _Refused(f"has an initializer {tensor.name!r} with numbers that are not finite")
+    return array
 
-    Heights and widths are not told apart, as kernels, strides and borders of our networks are square.
+
+class _Network:
+    """A network's nodes and constants, each of a kind that a style has.
+
+    Args:
+        graph: whose initializers count. nodes: the network's own.
+    Raises:
+        _Refused: one is of another kind, or they do not follow from each other.
     """
 
-    channels: int
-    least_px: int
-    large_px: int
+    def __init__(self, graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of the constants that are used, and of weights made of 8-bit ones
+        self._pictures = {IMAGE.input}
+        self._taken: set[str] = set()
+        self.nodes = [self._copied(node) for node in nodes]
 
-    def resized(self, channels: int, side: Callable[[int], int]) -> "_Size":
-        return _Size(channels, side(self.least_px), side(self.large_px))
+    def model(self, opset: int, without_weights: bool = False) -> ModelProto:
+        """An image model.
 
+        Args:
+            without_weights: its larger constants are inputs, too, of known shapes.
+        """
+        content, stylized = (
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, IMAGE.dims) for name in (IMAGE.input, IMAGE.output)
+        )
+        graph = helper.make_graph(self.nodes, "style", [content], [stylized])
+        for name, tensor in self._tensors.items():
+            if name in self._shapes and without_weights and math.prod(tensor.dims) > MAX_NUMBERS:
+                graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+            elif name in self._shapes:
+                graph.initializer.add(name=name, data_type=tensor.data_type, dims=tensor.dims, raw_data=tensor.raw_data)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
 
-def _check_network(arrays: dict[str, _Array], nodes: list[_Node], stride_px: int, least_px: int) -> None:
-    """Follow the size of a picture through the network: nothing is much larger than the picture or takes long, nothing
-    can be worked out before a picture is there, no border is longer than what it mirrors."""
-    least, large = (-(-side // stride_px) * stride_px for side in (least_px, LARGE_PX))
-    sizes = {IMAGE.input: _Size(3, least, large)}
-    weights = {name: array.dims for name, array in arrays.items()}
-    floats = products = 0.0
-    for node in nodes:
-        counts, attributes = OPERATORS.get(node.operator, ((), {}))
-        if not counts:
-            raise _Refused(f"has the operator {node.operator[:40]!r}, which no style needs")
-        if len(node.inputs) not in counts or len(node.outputs) != 1:
-            raise _Refused(f"has a {node.operator} with other inputs or outputs than a style's")
-        for key, value in node.attributes.items():
-            allowed = attributes.get(key)
-            # By their text, as 1 and 1.0 are two things to ONNX.
-            if allowed is None or (allowed is not ANY and repr(value) not in map(repr, allowed)):
-                raise _Refused(f"has a {node.operator} with {key} = {value!r}")
-        if node.operator == "DequantizeLinear" and node.inputs[0] in arrays:
-            weights[node.outputs[0]] = _check_8_bit_weights(arrays, weights, node)
-            continue
-        size = _size(arrays, weights, sizes, node)
-        if not 1 <= size.channels <= MAX_CHANNELS or size.least_px < 1:
-            raise _Refused(f"has a {node.operator} that makes {size.channels} channels of {size.least_px} px")
-        if size.least_px > least + MAX_BORDER_PX or size.large_px > large + MAX_BORDER_PX:
-            raise _Refused(f"has a {node.operator} that makes more than a picture of the same size")
-        sizes[node.outputs[0]] = size
-        pixels = (size.large_px / large) ** 2
-        floats += size.channels * pixels
-        if node.operator == "Conv":
-            products += math.prod(weights.pop(node.inputs[1])) * pixels
-    if sizes.get(IMAGE.output) != sizes[IMAGE.input]:
-        raise _Refused(f"makes no {IMAGE.output} as large as the picture")
-    if floats > MAX_FLOATS_A_PIXEL or products > MAX_PRODUCTS_A_PIXEL:
-        raise _Refused(f"needs {floats:.0f} floats and {products:.0f} products for each pixel")
+    def check_sizes(self, stride_px: int, least_px: int, opset: int) -> None:
+        """Refuse what is much larger than the picture or takes long, and a border longer than what it mirrors."""
+        for side in (least_px, LARGE_PX):
+            side = -(-side // stride_px) * stride_px
+            floats = products = 0.0
+            shapes = _inferred(self.model(opset, without_weights=True), side)
+            for node in self.nodes:
+                shape = shapes.get(node.output[0], ())
+                if node.output[0] not in self._pictures:
+                    continue
+                if len(shape) != 4 or shape[0] != 1 or not 1 <= shape[1] <= MAX_CHANNELS or min(shape) < 1:
+                    raise _Refused(f"has a {node.op_type} that makes {list(shape)} of a picture of {side} px")
+                if max(shape[2:]) > side + MAX_BORDER_PX:
+                    raise _Refused(f"has a {node.op_type} that makes more than a picture of the same size")
+                inputs = [shapes[name] for name in node.input if name in self._pictures]
+                self._check_channels(node, inputs[0][1], shape[1])
+                if node.op_type in ("Add", "Sub", "Concat") and len({each[2:] for each in inputs}) != 1:
+                    raise _Refused(f"has a {node.op_type} of pictures of different sizes")
+                if node.op_type == "Pad":
+                    self._check_border(node, min(inputs[0][2:]))
+                pixels = shape[2] * shape[3] / side**2
+                floats += shape[1] * pixels
+                if node.op_type == "Conv":
+                    products += math.prod(self._shapes[node.input[1]]) * pixels
+            if shapes[IMAGE.output] != shapes[IMAGE.input]:
+                raise _Refused(f"makes no {IMAGE.output} as large as the picture")
+        if floats > MAX_FLOATS_A_PIXEL or products > MAX_PRODUCTS_A_PIXEL:
+            raise _Refused(f"needs {floats:.0f} floats and {products:.0f} products for each pixel")
 
+    def _copied(self, node: NodeProto) -> NodeProto:
+        operator = node.op_type
+        if operator not in OPERATORS or node.domain not in ("", "ai.onnx"):
+            raise _Refused(f"has the operator {f'{node.domain}.{operator}'.lstrip('.')[:40]!r}, which no style needs")
+        kinds, allowed = OPERATORS[operator]
+        least = len(kinds) - (operator == "Conv")  # biases may be missing
+        if not least <= len(node.input) <= len(kinds) or len(node.output) != 1:
+            raise _Refused(f"has a {operator} with other inputs or outputs than a style's")
+        if operator == "DequantizeLinear" and node.input[0] not in self._pictures:
+            self._dequantize(node)
+        else:
+            for name, kind in zip(node.input, kinds, strict=False):
+                self._check_input(operator, name, kind)
+            if not self._pictures & set(node.input):
+                raise _Refused(f"has a {operator} of constants alone")
+            self._pictures.add(self._new(node.output[0]))
+        attributes = [helper.make_attribute(key, value) for key, value in _attributes(node, allowed).items()]
+        named = {field: getattr(node, field) if field == "name" else "" for field in ("name", "domain") if node.HasField(field)}
+        return NodeProto(op_type=operator, input=node.input, output=node.output, attribute=attributes, **named)
 
-def _check_8_bit_weights(arrays: dict[str, _Array], weights: dict[str, tuple[int, ...]], node: _Node) -> tuple[int, ...]:
-    """The shape of weights that become floats when the file is opened, each of them once: they get four times as large."""
-    array, dims = arrays[node.inputs[0]], weights.pop(node.inputs[0], None)
-    if dims is None or array.type not in ("int8", "uint8", "int32"):
-        raise _Refused(f"has a DequantizeLinear of {array.type}, or a second one of the same weights")
-    if any(name not in arrays or arrays[name].dims not in ((), dims[:1]) for name in node.inputs[1:]):
-        raise _Refused(f"has a DequantizeLinear of shape {list(dims)} with a scale or zero that does not fit")
-    return dims
+    def _new(self, name: str) -> str:
+        if not name or name in self._pictures or name in self._shapes or name in self._tensors:
+            raise _Refused(f"makes {name!r} twice")
+        return name
 
+    def _check_input(self, operator: str, name: str, kind: str) -> None:
+        if name in self._pictures and kind in "PE":
+            return
+        if name in self._pictures or kind == "P":
+            raise _Refused(f"has a {operator} with {name!r}, where a style has {'a picture' if kind == 'P' else 'a constant'}")
+        if kind == "-" and not name:
+            return
+        shape = self._shape(name)
+        fits = {
+            "W": len(shape) == 4,
+            "C": len(shape) == 1,
+            "N": math.prod(shape) == 1,
+            "E": math.prod(shape) == 1,
+            "S": math.prod(shape) <= MAX_NUMBERS,
+        }
+        if not fits.get(kind, False):
+            raise _Refused(f"has a {operator} with {name!r} of shape {list(shape)}, as no style has")
+        if kind == "W":
+            self._take(operator, name)
 
-def _size(arrays: dict[str, _Array], weights: dict[str, tuple[int, ...]], sizes: dict[str, _Size], node: _Node) -> _Size:
-    """How large what a node makes is, if its inputs are pictures and constants where a style has them."""
-    operator = node.operator
-    pictures = [sizes[value] for value in node.inputs if value in sizes]
-    constants = [value for value in node.inputs if value not in sizes]
-    numbers_only = all(value in arrays and arrays[value].dims in ((), (1,)) for value in constants)
-    if not pictures:
-        raise _Refused(f"has a {operator} of constants alone, or of what is no picture")
-    picture = pictures[0]
-    if operator in ("Add", "Sub", "Concat"):
-        if operator == "Concat" and len(pictures) != 2:
-            raise _Refused("joins a picture with something else")
-        if operator == "Concat" and "axis" not in node.attributes:
-            raise _Refused("joins pictures other than by their channels")
-        if not numbers_only:
-            raise _Refused(f"has a {operator} of a picture and a constant that is more than one number")
-        channels = [each.channels for each in pictures]
-        sides = {(each.least_px, each.large_px) for each in pictures}
-        if len(sides) != 1 or (operator != "Concat" and len(set(channels)) != 1):
-            raise _Refused(f"has a {operator} of pictures of different sizes")
-        return picture.resized(sum(channels) if operator == "Concat" else channels[0], lambda side: side)
-    if len(pictures) != 1 or node.inputs[0] in constants:
-        raise _Refused(f"has a {operator} whose sizes are not in the file")
-    if operator == "Conv":
-        return _convolved(weights, picture, node)
-    if operator == "Pad":
-        pads = _values(arrays.get(constants[0]), "int64")
-        border_px = int(max(pads, default=0))
-        if pads != [0, 0, border_px, border_px] * 2 or not 0 <= border_px <= min(MAX_KERNEL_PX, picture.least_px - 1):
-            raise _Refused(f"has a Pad of {pads} around {picture.least_px} px")
-        return picture.resized(picture.channels, lambda side: side + 2 * border_px)
-    if operator == "Resize":
-        scales = _values(arrays.get(constants[1]), "float32")
-        if constants[0] or scales != [1.0, 1.0, 2.0, 2.0]:
-            raise _Refused(f"has a Resize by {scales}")
-        return picture.resized(picture.channels, lambda side: 2 * side)
-    if operator == "DepthToSpace":
-        block = node.attributes.get("blocksize", 0)
-        if not block or picture.channels % block**2:
-            raise _Refused(f"has a DepthToSpace of {picture.channels} channels by {block}")
-        return picture.resized(picture.channels // block**2, lambda side: block * side)
-    if operator == "Cast" and "to" not in node.attributes:
-        raise _Refused("casts to nothing")
-    if operator == "InstanceNormalization":
-        if any(value not in arrays or arrays[value].dims != (picture.channels,) for value in constants):
-            raise _Refused(f"has an InstanceNormalization without {picture.channels} scales and shifts")
-    elif not numbers_only:  # of Clip, QuantizeLinear, DequantizeLinear
-        raise _Refused(f"has a {operator} with a constant that is more than one number")
-    return picture
+    def _take(self, operator: str, name: str) -> None:
+        """Weights are taken once, as ONNX Runtime makes copies for each operator that takes them."""
+        if name in self._taken:
+            raise _Refused(f"has a {operator} with weights {name!r} that another one has")
+        self._taken.add(name)
 
+    def _dequantize(self, node: NodeProto) -> None:
+        """8-bit weights become floats when the file is opened: they get four times as large."""
+        shape, *others = (self._shape(name) for name in node.input)
+        if node.input[0] not in self._tensors or any(other not in ((), shape[:1]) for other in others):
+            raise _Refused(f"has a DequantizeLinear of shape {list(shape)} with a scale or zero that does not fit")
+        self._take("DequantizeLinear", node.input[0])
+        self._shapes[self._new(node.output[0])] = shape
 
-def _values(array: _Array | None, kind: str) -> list[float]:
-    """The numbers of a constant; none if it is of another type or not there."""
-    return array.values() if array is not None and array.type == kind else []
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Of a constant; from here on it is one that is used."""
+        if name not in self._shapes:
+            if name not in self._tensors:
+                raise _Refused(f"uses {name!r} before it is there")
+            self._shapes[name] = _array(self._tensors[name]).shape
+        return self._shapes[name]
 
+    def _check_channels(self, node: NodeProto, before: int, after: int) -> None:
+        """Convolutions and norms have weights for the channels that there are."""
+        kinds, _ = OPERATORS[node.op_type]
+        for name, kind in zip(node.input, kinds, strict=False):
+            wanted = {"W": (after, before), "C": (after,)}.get(kind)
+            if wanted and self._shapes[name][:2] != wanted:
+                raise _Refused(f"has a {node.op_type} of {before} channels with weights of shape {list(self._shapes[name])}")
 
-def _convolved(weights: dict[str, tuple[int, ...]], picture: _Size, node: _Node) -> _Size:
-    """How large a convolution's result is; weights are taken once, as ONNX Runtime makes copies for each convolution."""
-    dims = weights.get(node.inputs[1], ())
-    if len(dims) != 4 or dims[0] > MAX_CHANNELS or dims[1] != picture.channels or dims[2] != dims[3]:
-        raise _Refused(f"has a Conv of {picture.channels} channels with weights of shape {list(dims)}")
-    kernel_px, stride_px, border_px = (
-        _all_the_same(node, key, length, default)
-        for key, length, default in (("kernel_shape", 2, dims[2]), ("strides", 2, 1), ("pads", 4, 0))
-    )
-    if kernel_px != dims[2] or kernel_px > MAX_KERNEL_PX or stride_px < 1:
-        raise _Refused(f"has a Conv with {node.attributes} and weights of shape {list(dims)}")
-    if len(node.inputs) == 3 and weights.get(node.inputs[2]) != dims[:1]:
-        raise _Refused(f"has a Conv of {dims[0]} channels with another number of biases")
-    return picture.resized(dims[0], lambda side: (side + 2 * border_px - kernel_px) // stride_px + 1)
-
-
-def _all_the_same(node: _Node, key: str, length: int, default: int) -> int:
-    """What all whole numbers of an attribute are."""
-    numbers = node.attributes.get(key, [default] * length)
-    if not isinstance(numbers, list) or len(numbers) != length or len(set(numbers)) != 1:
-        raise _Refused(f"has a {node.operator} with {key} = {numbers!r}")
-    if not 0 <= numbers[0] <= MAX_KERNEL_PX:
-        raise _Refused(f"has a {node.operator} with {key} = {numbers!r}")
-    return int(numbers[0])
-
-
-def _text(data: memoryview | None) -> str:
-    """A name or a word."""
-    data = data if data is not None else memoryview(b"")
-    if len(data) > MAX_NAME_BYTES:
-        raise _Refused(f"has a name of {len(data)} bytes")
-    text = str(data, "utf-8", "replace")
-    if not NAME.fullmatch(text):
-        raise _Refused(f"has the name {text!r}, as no style has")
-    return text
+    def _check_border(self, node: NodeProto, side: int) -> None:
+        """Runtimes overran their memory where a mirrored border is longer than the picture."""
+        pads = _array(self._tensors[node.input[1]])
+        border_px = int(pads.max())
+        if pads.dtype != np.int64 or pads.tolist() != [0, 0, border_px, border_px] * 2 or not 0 <= border_px < side:
+            raise _Refused(f"has a Pad of {pads.tolist()} around {side} px")
 
 
-class _Reader:
-    """Protobuf's wire format, as far as our files have it; one for each file, as it counts."""
+def _attributes(node: NodeProto, allowed: Mapping[str, Any]) -> dict[str, Any]:
+    attributes: dict[str, Any] = {}
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute)
+        value = value.decode() if isinstance(value, bytes) else value
+        wanted = allowed.get(attribute.name, ())
+        if isinstance(wanted, tuple):  # by their text, as 1 and 1.0 are two things to ONNX
+            fits = isinstance(value, int | float | str | list) and repr(value) in map(repr, wanted)
+        elif wanted == EPSILON:
+            fits = isinstance(value, float) and 0.0 <= value <= 1.0
+        else:
+            fits = isinstance(value, list) and 1 <= len(value) <= 4
+            fits = fits and all(isinstance(each, int) and (wanted == POSITIVE) <= each <= MAX_KERNEL_PX for each in value)
+        if not fits or attribute.name in attributes:
+            text = repr(value)[:100] if isinstance(value, int | float | str | list) else type(value).__name__
+            raise _Refused(f"has a {node.op_type} with {attribute.name[:40]} = {text}")
+        attributes[attribute.name] = value
+    return attributes
 
-    def __init__(self) -> None:
-        self._numbers_left = MAX_NUMBERS
 
-    def message(self, data: memoryview, schema: Schema, what: str) -> dict[str, Any]:
-        """One message: its fields by name; those that are missing are None or an empty list."""
-        message: dict[str, Any] = {name: [] if repeated else None for name, _, repeated in schema.values()}
-        for number, wire, value in self._fields(data, what):
-            if number not in schema:
-                raise _Refused(f"has field {number} of {what}, which no style needs")
-            name, kind, repeated = schema[number]
-            if isinstance(kind, dict) and wire == BYTES:
-                value = self.message(value, kind, name)
-            elif kind == VARINT and wire == BYTES and repeated:  # packed
-                message[name] += self._varints(value, what)
-                continue
-            elif kind != wire:
-                raise _Refused(f"has a damaged {what}.{name}")
-            if repeated:
-                message[name].append(value)
-                if len(message[name]) > MAX_ITEMS:
-                    raise _Refused(f"has more than {MAX_ITEMS} of {what}.{name}")
-            elif message[name] is not None:  # protobuf would merge two graphs into one
-                raise _Refused(f"has {what}.{name} twice")
-            else:
-                message[name] = value
-        return message
-
-    def _fields(self, data: memoryview, what: str) -> Iterator[tuple[int, int, Any]]:
-        """Field number, wire type and value, one after the other."""
-        at = 0
-        while at < len(data):
-            tag, at = self._varint(data, at, what)
-            number, wire = tag >> 3, tag & 7
-            if wire == VARINT:
-                value, at = self._varint(data, at, what)
-                yield number, wire, value
-                continue
-            if wire == BYTES:
-                size, at = self._varint(data, at, what)
-            elif wire == FIXED32:
-                size = 4
-            else:
-                raise _Refused(f"has a damaged {what}")
-            if not 0 <= size <= len(data) - at:
-                raise _Refused(f"ends in the middle of a {what}")
-            yield number, wire, data[at : at + size] if wire == BYTES else struct.unpack("<f", data[at : at + 4])[0]
-            at += size
-
-    def _varints(self, data: memoryview, what: str) -> list[int]:
-        numbers, at = [], 0
-        while at < len(data):
-            number, at = self._varint(data, at, what)
-            numbers.append(number)
-        return numbers
-
-    def _varint(self, data: memoryview, at: int, what: str) -> tuple[int, int]:
-        """A whole number, 64 bits with sign, and where the next field begins."""
-        self._numbers_left -= 1
-        if self._numbers_left < 0:
-            raise _Refused(f"has more than {MAX_NUMBERS} numbers and fields")
-        value = 0
-        for i in range(min(10, len(data) - at)):
-            byte = data[at + i]
-            value |= (byte & 0x7F) << (7 * i)
-            if byte < 0x80:
-                value &= 2**64 - 1
-                return value - 2**64 if value >= 2**63 else value, at + i + 1
-        raise _Refused(f"has a damaged number in its {what}")
+def _inferred(model: ModelProto, side: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of all values where the picture has a side."""
+    for dim, length in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, side, side), strict=True):
+        dim.dim_value = length
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    try:
+        graph = shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    except Exception as error:  # its own class, ValueError, RuntimeError
+        first = re.search(r"\(op_type:(\w+).*?\[\w+\] (.*?)(?: \(op_type|$)", " ".join(str(error).split()))
+        raise _Refused("has a {} that does not fit: {}".format(*first.groups() if first else ("node", error))) from error
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}

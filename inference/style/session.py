@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 
 from allaprima.inference.buffers import Scratch
-from allaprima.inference.style.onnx_file import check_style, read_style
+from allaprima.inference.style.onnx_file import read_style, rebuilt
 from allaprima.models.contract import Contract
 from allaprima.models.errors import StyleError, install_line
 from allaprima.models.memory import free_bytes
@@ -56,9 +56,7 @@ class StyleSession:
 
     def __init__(self, source: str | Path | bytes, device: str = "auto", shared: bool = False) -> None:
         self.name = "the style" if isinstance(source, bytes) else str(source)  # for messages
-        self._data, self.contract = (
-            (source, check_style(source, self.name)) if isinstance(source, bytes) else read_style(Path(source))
-        )
+        self._data, self.contract = rebuilt(source, self.name) if isinstance(source, bytes) else read_style(Path(source))
         self._shared = shared
         options = self._options()
         self.device, self.cuda_trouble = "cpu", ""
@@ -140,7 +138,7 @@ class StyleSession:
 
     def _stylize_tiles(self, frame: np.ndarray, progress: Callable[[float], object]) -> np.ndarray:
         """`stylize`, with no more memory for the network than `WHOLE_BYTES` and what there is beside the painting."""
-        from allaprima.inference.style.tiles import MAX_TILE_PX, MIN_TILE_PX, Tiler  # onnx, which takes its time
+        from allaprima.inference.style.tiles import MAX_TILE_PX, MIN_TILE_PX, Tiler
 
         room_bytes = min(WHOLE_BYTES, TILES_SHARE * (free_bytes() - frame.nbytes)) if self.device == "cpu" else WHOLE_BYTES
         pixels = int(room_bytes / self._pixel_bytes)

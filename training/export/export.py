@@ -19,17 +19,19 @@ from allaprima.inference.atomic import write_atomically
 from allaprima.inference.landscape import paint_landscape
 from allaprima.inference.levels import paint_levels
 from allaprima.inference.pictures import read_picture, resize_short_side
+from allaprima.inference.style.onnx_file import rebuilt
 from allaprima.inference.style.session import StyleSession, frame_to_image, pad_image
 from allaprima.models import __version__
 from allaprima.models.contract import FRAME, IMAGE, LUMA, Contract
 from allaprima.models.errors import PictureError, StyleError, TrainingError
+from allaprima.models.frame_model import as_frame
 from allaprima.models.image_transform_net import ImageTransformNet
 from allaprima.models.targets import TARGETS
 from allaprima.models.vgg import load_vgg19
 from allaprima.training.checkpoint import find_weights, load_net
 from allaprima.training.config import Flavor, TrainConfig
 from allaprima.training.export.forms import at_opset, in_form_for
-from allaprima.training.export.graph import as_frame, quantize, to_onnx, with_color
+from allaprima.training.export.graph import quantize, to_onnx, with_color
 from allaprima.training.painting import read_painting
 from allaprima.training.photos.folder import is_folder, list_photos
 from allaprima.training.studies.evaluate import Training, heldout_losses, painter_of
@@ -240,7 +242,12 @@ def _run(data: bytes, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _opened(model: onnx.ModelProto, contract: Contract) -> StyleSession:
-    return StyleSession(serialized(model, contract), "cpu")
+    """A session of a graph, which must be the very one that a session makes anew of a file with it."""
+    data = serialized(model, contract)
+    run = onnx.load_from_string(rebuilt(data, "the file")[0]).graph
+    for part in ("node", "initializer", "input", "output"):
+        assert list(getattr(run, part)) == list(getattr(model.graph, part)), f"{part} of a file is not what is run"
+    return StyleSession(data, "cpu")
 
 
 def compare(net: ImageTransformNet, session: StyleSession, photos: Sequence[np.ndarray]) -> dict[str, float]:

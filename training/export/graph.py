@@ -1,23 +1,22 @@
-"""A network as an ONNX graph, and what is built around it: color and strength, a frame of any size, fp16, int8."""
+"""A network as an ONNX graph, with color and strength built in, in fp16, in int8."""
 
 import copy
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from onnx import GraphProto, ModelProto, numpy_helper, parser
+from onnx import ModelProto, numpy_helper, parser
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from allaprima.models import frame_graph, levels_graph
-from allaprima.models.contract import FRAME, IMAGE, LUMA, OPSET, Tensors
+from allaprima.models.contract import IMAGE, OPSET, Tensors
+from allaprima.models.frame_model import IR_VERSION, around, mixing_matrices
 
 FOLDED = 2**26  # elements
-IR_VERSION = 8  # ONNX 1.13, which opset 18 came with: what ONNX Runtime 1.14 and all that is built on it read
 
 
 class _HalfInside(nn.Module):
@@ -81,20 +80,6 @@ def tidied(model: ModelProto, tensors: Tensors) -> ModelProto:
     return tidy
 
 
-def mixing_matrices() -> np.ndarray:
-    """P0, P1, P2, each (3, 6): the mixture is (P0 + strength P1 + strength keep_color P2) [content; stylized].
-
-    strength blends from the content to the painting; keep_color blends the painting to one with the stylized luminance
-    and the content's chroma, content + Y(stylized) - Y(content) (Gatys et al. 2016, "Preserving Color", Sec. 5). All of
-    it is linear: one 1x1 convolution.
-    """
-    identity, luma = np.eye(3), np.ones((3, 1)) @ np.array([LUMA])
-    nothing = np.zeros((3, 3))
-    content = (identity, -identity, identity - luma)
-    stylized = (nothing, identity, luma - identity)
-    return np.stack([np.hstack(pair) for pair in zip(content, stylized, strict=True)]).astype(np.float32)
-
-
 def with_color(model: ModelProto, strength: float, keep_color: float) -> ModelProto:
     """The image graph with strength and the content's luminance-only colors built in, as in `mixing_matrices`.
 
@@ -124,62 +109,7 @@ def with_color(model: ModelProto, strength: float, keep_color: float) -> ModelPr
         "lightest": np.array(1.0, np.float32),
     }
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
-    return _around(model, graph, 0, "painted_image")
-
-
-def as_frame(model: ModelProto, stride_px: int, least_px: int, optional: Mapping[str, float]) -> ModelProto:
-    """The graph that takes and gives frames of any size; with levels inside, a loop over them with the network in it, where
-    `optional` has `strokes`.
-
-    Args:
-        model: an image graph. stride_px, least_px: of its network.
-        optional: as `Contract.optional`, what counts where a caller does not feed them.
-    """
-    if "strokes" not in optional:
-        before, after = frame_graph.lines(frame_graph.PROLOGUE), frame_graph.lines(frame_graph.EPILOGUE)
-        graph = _frame_graph(before + after, frame_graph.constants(stride_px, least_px), frame_graph.SCALARS, optional)
-        return _around(model, graph, len(before), IMAGE.output)
-    first, last = frame_graph.lines(levels_graph.BEFORE_NETWORK), frame_graph.lines(levels_graph.AFTER_NETWORK)
-    body = parser.parse_graph(f"level () => () {{ {_parsed([*first, *last])} }}")
-    for ends, declared in ((body.input, levels_graph.BODY_INPUTS), (body.output, levels_graph.BODY_OUTPUTS)):
-        ends.extend(onnx.helper.make_tensor_value_info(name, _TYPES[kind], dims) for name, kind, dims in declared)
-    body = _around(model, body, len(first), IMAGE.output).graph
-    before, after = frame_graph.lines(levels_graph.BEFORE_LOOP), frame_graph.lines(levels_graph.AFTER_LOOP)
-    graph = _frame_graph(before + after, levels_graph.constants(stride_px, least_px), levels_graph.SCALARS, optional)
-    graph.initializer.extend(body.initializer)  # outside the loop they are prepared once
-    del body.initializer[:]
-    nodes = list(graph.node)
-    del graph.node[:]
-    loop = onnx.helper.make_node("Loop", *levels_graph.LOOP_ENDS, body=body)
-    graph.node.extend([*nodes[: len(before)], loop, *nodes[len(before) :]])
-    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=IR_VERSION)
-
-
-_TYPES = {"int64": onnx.TensorProto.INT64, "bool": onnx.TensorProto.BOOL, "float32": onnx.TensorProto.FLOAT}
-
-
-def _parsed(nodes: Sequence[str]) -> str:
-    """As onnx.parser reads them."""
-    return "\n".join(nodes).replace("'", '"')
-
-
-def _frame_graph(
-    nodes: Sequence[str], vectors: Mapping[str, list[int]], scalars: Mapping[str, float], optional: Mapping[str, float]
-) -> GraphProto:
-    """A graph from frame to frame of nodes and the constants and optional inputs that they name."""
-    dims = ", ".join(str(dim) for dim in FRAME.dims)
-    graph = parser.parse_graph(f"frame (uint8[{dims}] {FRAME.input}) => (uint8[{dims}] {FRAME.output}) {{ {_parsed(nodes)} }}")
-    matrices = 255.0 * mixing_matrices().reshape(3, 3, 6, 1, 1)
-    arrays = {
-        **{name: np.array(values, np.int64) for name, values in vectors.items()},
-        **{name: np.array(value, np.float32) for name, value in {**scalars, **optional}.items()},
-        **{name: matrix.astype(np.float32) for name, matrix in zip(frame_graph.MATRICES, matrices, strict=True)},
-    }
-    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
-    for name in optional:
-        # A graph input that has an initializer may be fed, and is the initializer where it is not.
-        graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
-    return graph
+    return around(model, graph, 0, "painted_image")
 
 
 def quantize(model: ModelProto, content_images: Sequence[np.ndarray], symmetric: bool = False) -> ModelProto:
@@ -232,18 +162,3 @@ def quantize(model: ModelProto, content_images: Sequence[np.ndarray], symmetric:
     del result.opset_import[:]  # it adds com.microsoft's, which nothing here uses
     result.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     return tidied(result, IMAGE)
-
-
-def _around(model: ModelProto, outer: GraphProto, before: int, output_name: str) -> ModelProto:
-    """An image model inside an outer graph, after its first `before` nodes; its result gets the name given."""
-    inner = GraphProto()
-    inner.CopyFrom(model.graph)
-    for node in inner.node:
-        node.output[:] = [output_name if value == IMAGE.output else value for value in node.output]
-    names = [value for graph in (inner, outer) for node in graph.node for value in node.output]
-    names += [tensor.name for graph in (inner, outer) for tensor in graph.initializer]
-    assert len(names) == len(set(names))
-    graph = GraphProto(name=outer.name, input=outer.input, output=outer.output)
-    graph.node.extend([*outer.node[:before], *inner.node, *outer.node[before:]])
-    graph.initializer.extend([*inner.initializer, *outer.initializer])
-    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=IR_VERSION)

@@ -1,4 +1,4 @@
-"""Hostile .onnx files: each is refused by our own reader, and ONNX Runtime never sees it.
+"""Hostile .onnx files: each is refused, or nothing of what is hostile in it gets to ONNX Runtime.
 
 Run as a program, this paints with mutants of good files: `python test_onnx_file.py FOLDER SEED COUNT`.
 """
@@ -19,7 +19,7 @@ import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from allaprima.inference.style import onnx_file
-from allaprima.inference.style.onnx_file import check_style, read_style
+from allaprima.inference.style.onnx_file import MAX_BYTES, read_style, rebuilt
 from allaprima.inference.style.session import StyleSession
 from allaprima.models import frame_graph, levels_graph
 from allaprima.models.contract import Contract
@@ -51,8 +51,9 @@ def models():
     """All flavors of a network of 15 nodes."""
     import torch
 
+    from allaprima.models.frame_model import as_frame
     from allaprima.models.image_transform_net import RealtimeNet
-    from allaprima.training.export.graph import as_frame, quantize, to_onnx, with_color
+    from allaprima.training.export.graph import quantize, to_onnx, with_color
 
     torch.manual_seed(0)
     net = RealtimeNet(width=4)
@@ -170,19 +171,6 @@ def part(number, payload):
     return varint(number << 3 | 2) + varint(len(payload)) + payload
 
 
-def whole(number, value):
-    """A field of a whole number."""
-    return varint(number << 3) + varint(value)
-
-
-def with_graph(model, graph, io="image"):
-    """The file of a model whose graph is replaced by bytes."""
-    rest = onnx.ModelProto()
-    rest.ParseFromString(sealed(model, io))
-    rest.ClearField("graph")
-    return part(7, graph) + rest.SerializeToString()
-
-
 # Good files
 
 
@@ -190,11 +178,6 @@ def with_graph(model, graph, io="image"):
 @pytest.mark.parametrize("size", [(16, 16), (1, 1), (33, 50)])
 def test_every_flavor_of_ours_opens_and_paints(models, paint, flavor, size):
     assert paint(sealed(models[flavor], flavor.split(".")[0]), *size).shape == (*size, 3)
-
-
-def test_the_tests_own_way_to_write_protobuf_makes_good_files(image, frame, paint):
-    assert paint(with_graph(image, image.graph.SerializeToString())).shape == (16, 16, 3)
-    assert paint(with_graph(frame, frame.graph.SerializeToString(), "frame")).shape == (16, 16, 3)
 
 
 def test_onnx_own_domain_may_be_spelled_out(image, paint):
@@ -205,7 +188,7 @@ def test_onnx_own_domain_may_be_spelled_out(image, paint):
 
 
 def test_a_frame_file_may_pad_to_more_than_64_pixels(models, paint):
-    from allaprima.training.export.graph import as_frame
+    from allaprima.models.frame_model import as_frame
 
     assert paint(sealed(as_frame(models["image"], 4, 256, PLAIN), "frame")).shape == (16, 16, 3)
 
@@ -233,7 +216,7 @@ def test_an_operator_of_another_domain_is_refused(image, refuse, domain, importe
     image = ending(image, [node("Relu", ["painted"], "x", domain=domain)])
     if imported:
         image.opset_import.append(helper.make_opsetid(domain, 1))
-    refuse(sealed(image), "other than ONNX's own of opset 11 to 18" if imported else f"an operator of the domain '{domain}'")
+    refuse(sealed(image), f"the operator '{domain}.Relu', which no style needs")
 
 
 @pytest.mark.parametrize("versions", [[], [10], [19], [18, 18], [2**62], [0]])
@@ -246,7 +229,8 @@ def test_other_versions_of_onnx_operators_are_refused(image, refuse, versions):
 @pytest.mark.parametrize("opset", range(11, 19))
 def test_every_opset_in_which_a_style_says_the_same_is_read(image, opset):
     image.opset_import[0].version = opset
-    check_style(sealed(image), "x.onnx")
+    run = onnx.load_from_string(rebuilt(sealed(image), "x.onnx")[0])
+    assert run.opset_import[0].version == opset
 
 
 def test_a_file_in_the_form_of_another_runtime_says_so_and_is_not_painted_with(image, refuse):
@@ -337,33 +321,44 @@ def denote(model):
     model.graph.input[0].type.denotation = "IMAGE"
 
 
+@pytest.fixture
+def drop():
+    """Checks that ONNX Runtime gets the same model with and without a change."""
+
+    def check(model, edit, io="image"):
+        good = rebuilt(sealed(model, io), "good.onnx")[0]
+        edit(model)
+        assert rebuilt(sealed(model, io), "hostile.onnx")[0] == good
+
+    return check
+
+
+DROPPED = (add_functions, add_training, add_sparse, add_values, add_quantization, add_overload, add_node_metadata)
+
+
+@pytest.mark.parametrize("edit", [*DROPPED, read_elsewhere_quietly, use_segments, use_strings, use_floats])
+def test_a_part_that_no_style_needs_is_left_behind(image, drop, edit):
+    drop(image, edit)
+
+
+@pytest.mark.parametrize("edit", [take_a_sequence, take_an_optional, denote])
+def test_the_ends_are_written_anew(image, drop, edit):
+    drop(image, edit)
+
+
 @pytest.mark.parametrize(
-    ("edit", "place"),
+    ("edit", "reason"),
     [
-        (add_functions, "25 of model"),
-        (add_training, "20 of model"),
-        (add_sparse, "15 of graph"),
-        (add_values, "13 of graph"),
-        (add_quantization, "14 of graph"),
-        (add_subgraphs, "11 of attribute"),
-        (add_tensor_attribute, "5 of attribute"),
-        (add_strings, "9 of attribute"),
-        (add_reference, "21 of attribute"),
-        (add_overload, "8 of node"),
-        (add_node_metadata, "9 of node"),
-        (read_elsewhere, r"1[34] of initializer"),
-        (read_elsewhere_quietly, "13 of initializer"),
-        (use_segments, "3 of initializer"),
-        (use_strings, "6 of initializer"),
-        (use_floats, "4 of initializer"),
-        (take_a_sequence, "4 of type"),
-        (take_an_optional, "9 of type"),
-        (denote, "6 of type"),
+        (add_subgraphs, "with bodies = "),
+        (add_tensor_attribute, "with value = "),
+        (add_strings, "with words = "),
+        (add_reference, "Cannot get value of reference attribute"),
+        (read_elsewhere, "of 0 bytes, which does not fit its shape"),
     ],
 )
-def test_a_part_that_no_style_has_is_refused(image, refuse, edit, place):
+def test_a_part_that_no_style_has_is_refused(image, refuse, edit, reason):
     edit(image)
-    refuse(sealed(image), rf"has field {place}, which no style needs")
+    refuse(sealed(image), reason)
 
 
 # What is larger than it looks
@@ -374,14 +369,16 @@ def test_a_part_that_no_style_has_is_refused(image, refuse, edit, place):
     [[2**28], [2**62, 4], [2**32, 2**32], [2**63 - 1, 2], [-1], [-4, -4], [0, 2**40], [2**40, 0], [0], [1] * 5, [2**31] * 4],
 )
 def test_an_initializer_of_few_bytes_that_claims_many_is_refused(image, refuse, dims):
-    image.graph.initializer.append(TensorProto(name="bomb", data_type=TensorProto.FLOAT, dims=dims))
-    refuse(sealed(image), 'an initializer "bomb" of')
+    bomb = TensorProto(name="bomb", data_type=TensorProto.FLOAT, dims=dims)
+    refuse(sealed(ending(image, [node("Add", ["painted", "bomb"], "x")], bomb)), "an initializer 'bomb' of")
 
 
 @pytest.mark.parametrize("kind", [0, 8, 9, 11, 14, 16, 17, 22, 23, 2**31 - 1, -1])
 def test_an_initializer_of_another_type_is_refused(image, refuse, kind):
-    image.graph.initializer.append(TensorProto(name="bomb", data_type=kind, dims=[1], raw_data=bytes(4)))
-    refuse(sealed(image), f'an initializer "bomb" of an unknown type {kind}')
+    bomb = TensorProto(name="bomb", data_type=kind, dims=[1], raw_data=bytes(4))
+    refuse(
+        sealed(ending(image, [node("Add", ["painted", "bomb"], "x")], bomb)), f"an initializer 'bomb' of an unknown type {kind}"
+    )
 
 
 def test_85_bytes_that_make_gigabytes_are_refused(refuse):
@@ -395,7 +392,7 @@ def test_85_bytes_that_make_gigabytes_are_refused(refuse):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     assert len(model.SerializeToString()) < 100
     refuse(model.SerializeToString(), "not one of ours")
-    refuse(sealed(model), "is not safe to open: it has tensors")
+    refuse(sealed(model), "is not safe to open: it has no network that makes stylized_image")
 
 
 def outer_sum(n):
@@ -417,22 +414,30 @@ def one_by_one(c_out, c_in, name):
 RESIZE_2 = array("twice", [1.0, 1.0, 2.0, 2.0])
 PADS = array("pads", [0, 0, 8, 8, 0, 0, 8, 8], np.int64)
 GROWING = {
-    "concat": (chain(30, lambda x, y, i: [node("Concat", [x, x], y, axis=1)]), [], "a Concat that makes 1536 channels"),
+    "concat": (chain(30, lambda x, y, i: [node("Concat", [x, x], y, axis=1)]), [], r"a Concat that makes \[1, 1536, 16, 16\]"),
     "concat by rows": ([node("Concat", ["painted", "painted"], "x", axis=2)], [], "a Concat with axis = 2"),
     "concat by axis -2": ([node("Concat", ["painted", "painted"], "x", axis=-2)], [], "a Concat with axis = -2"),
-    "concat without axis": ([node("Concat", ["painted", "painted"], "x")], [], "other than by their channels"),
+    "concat without axis": (
+        [node("Concat", ["painted", "painted"], "x")],
+        [],
+        "a Concat that does not fit: Required attribute axis",
+    ),
     "concat of many": ([node("Concat", ["painted"] * 1000, "x", axis=1)], [], "a Concat with other inputs or outputs"),
-    "broadcast of constants": (*outer_sum(10**6), "a Add of constants alone"),
-    "broadcast": ([node("Add", ["painted", "row"], "x")], [array("row", np.zeros((1, 3, 9, 1)))], "more than one number"),
+    "broadcast of constants": (*outer_sum(10**6), "a Add with 'row' of shape"),
+    "broadcast": (
+        [node("Add", ["painted", "row"], "x")],
+        [array("row", np.zeros((1, 3, 9, 1)))],
+        "of shape .1, 3, 9, 1., as no style",
+    ),
     "constants alone": (
         [node("Relu", ["c"], "r"), node("Add", ["painted", "r"], "x")],
         [array("c", 1.0)],
-        "of constants alone",
+        "a Relu with 'c', where a style has a picture",
     ),
     "resize by 1000": (
         [node("Resize", ["painted", "", "much"], "x")],
         [array("much", [1.0, 1.0, 1000.0, 1000.0])],
-        r"a Resize by \[1.0, 1.0, 1000.0, 1000.0\]",
+        "a Resize that makes more than a picture",
     ),
     "resize by nan": (
         [node("Resize", ["painted", "", "much"], "x")],
@@ -444,7 +449,11 @@ GROWING = {
         [array("sizes", [1, 3, 2**20, 2**20], np.int64)],
         "a Resize with other inputs",
     ),
-    "resize by fed scales": ([node("Resize", ["painted", "", "painted"], "x")], [], "whose sizes are not in the file"),
+    "resize by fed scales": (
+        [node("Resize", ["painted", "", "painted"], "x")],
+        [],
+        "with 'painted', where a style has a constant",
+    ),
     "resize chain": (
         chain(3, lambda x, y, i: [node("Resize", [x, "", "twice"], y)]),
         [RESIZE_2],
@@ -458,12 +467,12 @@ GROWING = {
     "pad of 2**40": (
         [node("Pad", ["painted", "pads"], "x", mode="reflect")],
         [array("pads", [0, 0, 2**40, 2**40] * 2, np.int64)],
-        "a Pad of",
+        "a Pad that makes more",
     ),
     "pad of floats": (
         [node("Pad", ["painted", "pads"], "x", mode="reflect")],
         [array("pads", [0.5] * 8)],
-        r"a Pad of \[\]",
+        "a Pad that does not fit",
     ),
     "pad of less": (
         [node("Pad", ["painted", "pads"], "x", mode="reflect")],
@@ -478,7 +487,7 @@ GROWING = {
     "pad of a million numbers": (
         [node("Pad", ["painted", "pads"], "x", mode="reflect")],
         [array("pads", np.ones(10**6), np.int64)],
-        "1000000 numbers where a few are wanted",
+        "a Pad with 'pads' of shape",
     ),
     "pad longer than the picture": (
         [node("Pad", ["painted", "pads"], "x", mode="reflect")],
@@ -503,60 +512,78 @@ GROWING = {
         "a DepthToSpace that makes more than a picture",
     ),
     "block size": ([node("DepthToSpace", ["painted"], "x", blocksize=2**40)], [], "a DepthToSpace with blocksize"),
-    "block size missing": ([node("DepthToSpace", ["painted"], "x")], [], "a DepthToSpace of 3 channels by 0"),
+    "block size missing": ([node("DepthToSpace", ["painted"], "x")], [], "a DepthToSpace that does not fit: Blocksize"),
     "many values": (
         chain(1500, lambda x, y, i: [node("Sigmoid", [x], y)]),
         [],
         r"needs 45\d\d floats and",
     ),
     "many products": (
-        [node("Conv", ["painted", "w0"], "x0")]
-        + [node("Conv", [f"x{i}", f"w{i + 1}"], f"x{i + 1}", pads=[8] * 4) for i in range(2)]
-        + [node("Conv", ["x2", "w3"], "x")],
-        [one_by_one(100, 3, "w0"), array("w3", np.zeros((3, 100, 3, 3)))]
-        + [array(f"w{i}", np.zeros((100, 100, 16, 16)), np.float16) for i in (1, 2)],
-        r"needs \d+ floats and 51\d+ products",
+        [
+            node("Cast", ["painted"], "half", to=TensorProto.FLOAT16),
+            node("Conv", ["half", "w0"], "x0"),
+            node("Conv", ["x0", "w1"], "x1", pads=[8] * 4),
+            node("Conv", ["x1", "w2"], "x2"),
+            node("Cast", ["x2"], "x", to=TensorProto.FLOAT),
+        ],
+        [
+            array(f"w{i}", np.zeros(dims), np.float16)
+            for i, dims in enumerate([(126, 3, 1, 1), (126, 126, 16, 16), (3, 126, 2, 2)])
+        ],
+        r"needs \d+ floats and 40\d+ products",
     ),
     "weights shared": (
         chain(500, lambda x, y, i: [node("Conv", [x, "w"], y)]),
         [one_by_one(3, 3, "w")],
-        r"a Conv of 3 channels with weights of shape \[\]",
+        "weights 'w' that another one has",
     ),
     "8-bit weights shared": (
         [node("DequantizeLinear", ["w", "s", "z"], f"w{i}") for i in range(500)] + [node("Relu", ["painted"], "x")],
         [array("w", np.zeros((3, 3, 1, 1)), np.int8), array("s", 1.0), array("z", 0, np.int8)],
-        "a second one of the same weights",
+        "weights 'w' that another one has",
     ),
     "8-bit pictures": (
         [node("QuantizeLinear", ["painted", "s", "z"], "x")],
         [array("s", [1.0] * 3), array("z", [0] * 3, np.uint8)],
-        "a QuantizeLinear with a constant that is more than one number",
+        "a QuantizeLinear with 's' of shape",
     ),
     "8-bit scale fed": (
         [node("DequantizeLinear", ["w", "painted", "z"], "v"), node("Relu", ["painted"], "x")],
         [array("w", np.zeros((3, 3, 1, 1)), np.int8), array("z", 0, np.int8)],
-        "a scale or zero that does not fit",
+        "uses 'painted' before it is there",
     ),
-    "weights made of the picture": ([node("Conv", ["painted", "painted"], "x")], [], "whose sizes are not in the file"),
-    "kernel": ([node("Conv", ["painted", "w"], "x")], [array("w", np.zeros((3, 3, 17, 17)))], "a Conv with"),
-    "kernel not square": ([node("Conv", ["painted", "w"], "x")], [array("w", np.zeros((3, 3, 1, 9)))], "weights of shape"),
-    "channels": ([node("Conv", ["painted", "w"], "x")], [one_by_one(1025, 3, "w")], r"weights of shape \[1025, 3, 1, 1\]"),
+    "weights made of the picture": (
+        [node("Conv", ["painted", "painted"], "x")],
+        [],
+        "with 'painted', where a style has a constant",
+    ),
+    "kernel": ([node("Conv", ["painted", "w"], "x")], [array("w", np.zeros((3, 3, 17, 17)))], "a Conv that makes .1, 3, 0, 0."),
+    "kernel not square": (
+        [node("Conv", ["painted", "w"], "x")],
+        [array("w", np.zeros((3, 3, 1, 9)))],
+        "makes no stylized_image as large",
+    ),
+    "channels": ([node("Conv", ["painted", "w"], "x")], [one_by_one(1025, 3, "w")], r"a Conv that makes \[1, 1025, 16, 16\]"),
     "other channels": ([node("Conv", ["painted", "w"], "x")], [one_by_one(3, 4, "w")], "a Conv of 3 channels with weights"),
     "biases": (
         [node("Conv", ["painted", "w", "b"], "x")],
         [one_by_one(3, 3, "w"), array("b", [0.0] * 4)],
-        "a Conv of 3 channels with another number of biases",
+        r"a Conv of 3 channels with weights of shape \[4\]",
     ),
     "norm": (
         [node("InstanceNormalization", ["painted", "a", "a"], "x")],
         [array("a", [0.0] * 4)],
-        "an InstanceNormalization without 3 scales",
+        r"a InstanceNormalization of 3 channels with weights of shape \[4\]",
     ),
-    "clip by the picture": ([node("Clip", ["painted", "painted", "painted"], "x")], [], "whose sizes are not in the file"),
+    "clip by the picture": (
+        [node("Clip", ["painted", "painted", "painted"], "x")],
+        [],
+        "with 'painted', where a style has a constant",
+    ),
     "sum of different sizes": (
         [node("Conv", ["painted", "w"], "small", strides=[2, 2]), node("Add", ["painted", "small"], "x")],
         [one_by_one(3, 3, "w")],
-        "a Add of pictures of different sizes",
+        "a Add that does not fit",
     ),
     "smaller picture": (
         [node("Conv", ["painted", "w"], "x", strides=[2, 2])],
@@ -566,10 +593,10 @@ GROWING = {
     "kernel larger than the picture": (
         [node("Conv", ["painted", "v"], "tiny", strides=[16, 16]), node("Conv", ["tiny", "w"], "x")],
         [one_by_one(3, 3, "v"), array("w", np.zeros((3, 3, 9, 9)))],
-        "a Conv that makes 3 channels of -7 px",
+        r"a Conv that makes \[1, 3, -7, -7\]",
     ),
     "cast": ([node("Cast", ["painted"], "x", to=TensorProto.STRING)], [], "a Cast with to = 8"),
-    "cast to nothing": ([node("Cast", ["painted"], "x")], [], "casts to nothing"),
+    "cast to nothing": ([node("Cast", ["painted"], "x")], [], "a Cast that does not fit"),
 }
 
 
@@ -597,11 +624,11 @@ def test_a_convolution_with_wild_numbers_is_refused(image, refuse, key, value):
         ("group", 3, "a Conv with group = 3"),
         ("dilations", [0, 0], "a Conv with dilations"),
         ("dilations", [16, 16], "a Conv with dilations"),
-        ("strides", [0, 0], "a Conv with {.*'strides': .0, 0.*} and weights"),
-        ("strides", [16, 16], "a Pad of .* around 1 px"),
-        ("kernel_shape", [0, 0], "a Conv with {.*} and weights of shape"),
-        ("kernel_shape", [16, 16], "a Conv with {.*} and weights of shape"),
-        ("pads", [16, 16, 16, 16], "has a"),
+        ("strides", [0, 0], r"a Conv with strides = \[0, 0\]"),
+        ("strides", [16, 16], "does not fit"),
+        ("kernel_shape", [0, 0], r"a Conv with kernel_shape = \[0, 0\]"),
+        ("kernel_shape", [16, 16], "does not fit"),
+        ("pads", [16, 16, 16, 16], "does not fit"),
         ("auto_pad", "SAME_UPPER", "a Conv with auto_pad = 'SAME_UPPER'"),
     ],
 )
@@ -617,21 +644,19 @@ def test_a_convolution_with_too_few_or_many_numbers_is_refused(image, refuse, ke
     conv = find(image, "Conv")
     attribute = next(each for each in conv.attribute if each.name == key)
     attribute.CopyFrom(AttributeProto(name=key, type=AttributeProto.INTS, ints=numbers))
-    refuse(sealed(image), f"a Conv with {key} =")
+    refuse(sealed(image), f"a Conv with {key} =|does not fit")
 
 
 def test_an_attribute_of_another_type_than_its_value_is_refused(image, refuse):
     attribute = next(each for each in find(image, "Conv").attribute if each.name == "group")
-    attribute.ints.extend([2**40, 2**40])
-    refuse(sealed(image), '"group" whose type and value do not agree')
     attribute.CopyFrom(AttributeProto(name="group", type=AttributeProto.INTS, i=1))
-    refuse(sealed(image), '"group" whose type and value do not agree')
+    refuse(sealed(image), r"a Conv with group = \[\]")
     attribute.CopyFrom(AttributeProto(name="group", type=AttributeProto.FLOAT, f=1.0))
     refuse(sealed(image), r"a Conv with group = 1\.0")
     attribute.CopyFrom(AttributeProto(name="group", i=1))
-    refuse(sealed(image), '"group" of a kind that no style needs')
+    refuse(sealed(image), "a Conv with group = NoneType")
     attribute.CopyFrom(AttributeProto(name="group", type=AttributeProto.INT))
-    refuse(sealed(image), '"group" whose type and value do not agree')
+    refuse(sealed(image), "a Conv with group = 0")
 
 
 # Names, ends and order
@@ -674,76 +699,51 @@ def double_input(model):
 
 
 @pytest.mark.parametrize(
-    ("edit", "reason"),
-    [
-        (rename_input, '"content_image" before it is there'),
-        (second_input, "has tensors"),
-        (second_output, "has an input or output without a shape"),
-        (same_output_twice, "has tensors"),
-        (no_output, "has tensors"),
-        (fixed_input, "has tensors"),
-        (no_shape, "has an input or output without a shape"),
-        (no_type, "has an input or output that is no tensor"),
-        (double_input, "has tensors"),
-    ],
+    "edit",
+    [rename_input, second_input, second_output, same_output_twice, no_output, fixed_input, no_shape, no_type, double_input],
 )
-def test_other_ends_are_refused(image, refuse, edit, reason):
-    edit(image)
-    refuse(sealed(image), reason)
-
-
-def test_a_dimension_with_a_name_and_a_length_is_refused(image, refuse):
-    dims = [part(2, b"batch"), whole(1, 3), part(2, b"height") + whole(1, 2**40), part(2, b"width")]
-    shape = b"".join(part(1, dim) for dim in dims)
-    confused = part(1, b"content_image") + part(2, part(1, whole(1, 1) + part(2, shape)))
-    graph = onnx.GraphProto()
-    graph.CopyFrom(image.graph)
-    del graph.input[:]
-    refuse(with_graph(image, graph.SerializeToString() + part(11, confused)), "two lengths of one dimension")
+def test_other_ends_are_left_behind(image, drop, edit):
+    drop(image, edit)
 
 
 @pytest.mark.parametrize("name", ["content_image", "stylized_image"])
-def test_an_end_that_the_file_brings_along_is_refused(image, refuse, name):
-    image = image if name == "content_image" else ending(image, [])
+def test_an_end_that_the_file_brings_along_is_never_run(image, name):
+    expected = rebuilt(sealed(image), "x")[0]
     image.graph.initializer.append(array(name, np.zeros((1, 3, 16, 16))))
-    refuse(sealed(image), f"brings its own {name}")
+    if name == "stylized_image":
+        with pytest.raises(StyleError, match="makes 'stylized_image' twice"):
+            rebuilt(sealed(image), "x")
+    else:
+        assert rebuilt(sealed(image), "x")[0] == expected
 
 
 def test_a_file_that_makes_no_output_is_refused(image, refuse):
-    refuse(sealed(ending(image, [])), "makes no stylized_image")
-
-
-def test_a_second_initializer_of_one_name_is_refused(image, refuse):
-    image.graph.initializer.append(image.graph.initializer[0])
-    refuse(sealed(image), f'has two initializers "{image.graph.initializer[0].name}"')
-
-
-def test_an_initializer_without_a_name_is_refused(image, refuse):
-    image.graph.initializer[0].name = ""
-    refuse(sealed(image), "an initializer without a name")
+    refuse(sealed(ending(image, [])), "makes stylized_image")
 
 
 @pytest.mark.parametrize("name", ["content_image", "painted", "twice", ""])
 def test_a_value_that_is_made_twice_is_refused(image, refuse, name):
-    refuse(
-        sealed(ending(image, [node("Relu", ["painted"], name), node("Relu", ["painted"], "x")], RESIZE_2)),
-        f'makes "{name}" twice',
-    )
+    nodes = [node("Relu", ["painted"], name), node("Resize", ["painted", "", "twice"], "x")]
+    refuse(sealed(ending(image, nodes, RESIZE_2)), f"makes {name!r} twice|, where a style has a")
 
 
 def test_a_circle_is_refused(image, refuse):
     nodes = [node("Add", ["painted", "b"], "a"), node("Relu", ["a"], "b"), node("Relu", ["b"], "x")]
-    refuse(sealed(ending(image, nodes)), 'uses "b" before it is there')
+    refuse(sealed(ending(image, nodes)), "uses 'b' before it is there")
 
 
 def test_a_second_attribute_of_one_name_is_refused(image, refuse):
     find(image, "Conv").attribute.append(helper.make_attribute("group", 1))
-    refuse(sealed(image), "has a Conv with an attribute twice")
+    refuse(sealed(image), "has a Conv with group = 1")
 
 
-@pytest.mark.parametrize("name", ["a, b", "a\n", "\x1b[2J", "ä", "a = Relu(b)", "x" * 513, "x" * 10**6])
-def test_a_name_that_could_pass_for_something_else_is_refused(image, refuse, name):
-    refuse(sealed(ending(image, [node("Relu", [name], "x")])), "has (the|a) name")
+@pytest.mark.parametrize("name", ["a\n", "\x1b[2J", "a = Relu(b)", "x" * 10**6])
+def test_a_name_does_not_command_the_terminal(image, name):
+    data = sealed(ending(image, [node("Relu", [name], "x")]))
+    with pytest.raises(StyleError) as caught:
+        rebuilt(data, "hostile.onnx")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
 
 
 # Frames
@@ -753,96 +753,59 @@ def at(model, name):
     return next(each for each in model.graph.node if name in each.output)
 
 
-@pytest.mark.parametrize("default", [np.nan, 5.0, -0.1, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["strength", "keep_color"])
-def test_a_default_outside_0_to_1_is_refused(frame, refuse, name, default):
-    find_array(frame, name).CopyFrom(array(name, default))
-    refuse(sealed(frame, "frame"), f"no default from 0 to 1 for its input {name}|{name}.* not finite")
-
-
-def test_an_optional_input_without_a_default_is_refused(frame, refuse):
-    frame.graph.initializer.remove(find_array(frame, "strength"))
-    refuse(sealed(frame, "frame"), "no default from 0 to 1 for its input strength")
-
-
-@pytest.mark.parametrize("values", [[1.0], np.ones((1, 1)), np.ones(1000)])
-def test_a_default_that_is_no_scalar_is_refused(frame, refuse, values):
-    find_array(frame, "strength").CopyFrom(array("strength", values))
-    refuse(sealed(frame, "frame"), "no default from 0 to 1 for its input strength")
-
-
 AROUND = [line.split(" = ")[0] for line in frame_graph.lines(frame_graph.PROLOGUE) + frame_graph.lines(frame_graph.EPILOGUE)]
 
 
-@pytest.mark.parametrize("name", AROUND)
-def test_a_frame_file_with_another_node_around_the_network_is_refused(frame, refuse, name):
-    at(frame, name).op_type = "Relu"
-    refuse(sealed(frame, "frame"), f"has '{name} = Relu.* where .* is wanted")
+def test_what_stands_around_the_network_of_a_frame_file_is_written_anew(frame, drop):
+    def edit(model):
+        for name in AROUND:
+            if name != "content_image":
+                at(model, name).op_type, at(model, name).input[-1] = "Loop", "content_frame"
+        for name in [*frame_graph.constants(4, 16), *frame_graph.SCALARS, *frame_graph.MATRICES, "strength"]:
+            if name not in ("stride_px", "least_px"):
+                find_array(model, name).CopyFrom(array(name, np.full(10**4, np.nan)))
+
+    drop(frame, edit, "frame")
 
 
-@pytest.mark.parametrize("name", AROUND)
-def test_a_frame_file_with_another_input_around_the_network_is_refused(frame, refuse, name):
-    at(frame, name).input[-1] = "content_frame" if at(frame, name).input[-1] != "content_frame" else "one"
-    refuse(sealed(frame, "frame"), f"has '{name} = .* where .* is wanted")
-
-
-@pytest.mark.parametrize("value", [1, "2", 2.0, [2]])
-def test_a_frame_file_with_another_attribute_around_the_network_is_refused(frame, refuse, value):
-    del at(frame, "wide_frame").attribute[:]
-    at(frame, "wide_frame").attribute.append(helper.make_attribute("axis", value))
-    refuse(sealed(frame, "frame"), "has [\"']wide_frame = .* where .* is wanted")
-
-
-@pytest.mark.parametrize("inputs", [["steps", "zero", "width_missing", ""], ["steps", "zero"], ["steps", "zero"] * 500])
-def test_a_frame_file_with_more_or_less_inputs_around_the_network_is_refused(frame, refuse, inputs):
-    at(frame, "width_steps").input[:] = inputs
-    refuse(sealed(frame, "frame"), "has 'width_steps = .* where .* is wanted")
-
-
-@pytest.mark.parametrize("name", [*frame_graph.constants(4, 16), *frame_graph.SCALARS])
-def test_a_frame_file_with_another_constant_is_refused(frame, refuse, name):
-    tensor = find_array(frame, name)
-    values = numpy_helper.to_array(tensor)
-    for changed in (values - 2, values * 10**5 + 10**5, np.stack([values] * 2), values.astype(np.int32)):
-        tensor.CopyFrom(numpy_helper.from_array(changed, name))
-        refuse(sealed(frame, "frame"), "has no ")
-
-
-@pytest.mark.parametrize("name", frame_graph.MATRICES)
-def test_a_frame_file_with_a_mixing_matrix_of_another_shape_is_refused(frame, refuse, name):
-    find_array(frame, name).CopyFrom(array(name, np.zeros((3, 6, 9, 9))))
-    refuse(sealed(frame, "frame"), f'has no "{name}" of 3 x 6 numbers')
+@pytest.mark.parametrize("name", ["stride_px", "least_px"])
+@pytest.mark.parametrize("values", [[0], [-4], [10**6], [4, 4], 4])
+def test_a_frame_file_of_a_network_of_no_size_is_refused(frame, refuse, name, values):
+    find_array(frame, name).CopyFrom(array(name, values, np.int64))
+    refuse(sealed(frame, "frame"), f"has no {name} from 1 to")
+    frame.graph.initializer.remove(find_array(frame, name))
+    refuse(sealed(frame, "frame"), f"has no {name} from 1 to")
 
 
 @pytest.mark.parametrize("value", ["strength", "content_frame", "width_missing", "whole_frame", "wide_frame", "levels"])
 def test_a_network_that_takes_more_than_the_picture_is_refused(frame, refuse, value):
     find(frame, "Sigmoid").input[0] = value
-    refuse(sealed(frame, "frame"), "has a Sigmoid of constants alone, or of what is no picture")
+    refuse(sealed(frame, "frame"), f"has a Sigmoid with '{value}', where a style has a picture")
 
 
-def test_a_bound_that_a_caller_may_feed_is_refused(frame, refuse):
+def test_a_value_of_the_network_named_as_one_around_it_is_refused(frame, refuse):
     sigmoid = find(frame, "Sigmoid")
-    sigmoid.CopyFrom(node("Clip", [sigmoid.input[0], "strength", "strength"], sigmoid.output[0]))
-    refuse(sealed(frame, "frame"), "has a Clip with a constant that is more than one number")
-
-
-def test_a_frame_file_of_too_few_nodes_is_refused(frame, refuse):
-    del frame.graph.node[3:]
-    refuse(sealed(frame, "frame"), "fewer than any frame file")
+    old = sigmoid.input[0]
+    for each in frame.graph.node:
+        each.input[:] = ["sides" if value == old else value for value in each.input]
+        each.output[:] = ["sides" if value == old else value for value in each.output]
+    refuse(sealed(frame, "frame"), "makes 'sides' twice")
 
 
 def test_a_frame_file_without_a_network_is_refused(frame, refuse):
     nodes = list(frame.graph.node)
     del frame.graph.node[:]
     frame.graph.node.extend(each for each in nodes if each.output[0] in AROUND)
-    refuse(sealed(frame, "frame"), '"stylized_image" before it is there')
     frame.graph.initializer.append(array("stylized_image", np.zeros((1, 3, 16, 16))))
-    refuse(sealed(frame, "frame"), "makes no stylized_image")
+    refuse(sealed(frame, "frame"), "has no network that makes stylized_image")
+    del frame.graph.node[3:]
+    refuse(sealed(frame, "frame"), "has no network that makes stylized_image")
 
 
-def test_an_image_file_that_says_it_is_a_frame_file_is_refused_and_the_other_way_round(image, frame, refuse):
-    refuse(sealed(image, "frame"), "has tensors")
-    refuse(sealed(frame, "image"), "has tensors")
+def test_an_image_file_that_says_it_is_a_frame_file_is_refused_and_of_the_other_the_network_counts(image, frame, refuse):
+    refuse(sealed(image, "frame"), "has no ")
+    graphs = [onnx.load_from_string(rebuilt(sealed(model), "x")[0]).graph for model in (image, frame)]
+    assert list(graphs[0].node) == list(graphs[1].node)
 
 
 @pytest.mark.parametrize(("flavor", "kind", "number"), [("image", 1, np.nan), ("image", 1, np.inf), ("image.fp16", 10, np.nan)])
@@ -862,13 +825,6 @@ def body_of(model):
     return find(model, "Loop").attribute[0].g
 
 
-def in_body(model, name):
-    return next(each for each in body_of(model).node if name in each.output)
-
-
-LEVELS_AROUND = [
-    line.split(" = ")[0] for nodes in (levels_graph.BEFORE_LOOP, levels_graph.AFTER_LOOP) for line in frame_graph.lines(nodes)
-]
 IN_LOOP = [
     line.split(" = ")[0]
     for nodes in (levels_graph.BEFORE_NETWORK, levels_graph.AFTER_NETWORK)
@@ -876,99 +832,55 @@ IN_LOOP = [
 ]
 
 
-@pytest.mark.parametrize("name", LEVELS_AROUND)
-def test_a_file_of_levels_with_another_node_around_the_loop_is_refused(levels, refuse, name):
-    at(levels, name).op_type = "Neg"
-    refuse(sealed(levels, "levels"), f"has [\"']{name} = Neg")
-
-
-@pytest.mark.parametrize("name", IN_LOOP)
-def test_a_loop_with_another_node_around_the_network_is_refused(levels, refuse, name):
-    in_body(levels, name).op_type = "Neg"
-    refuse(sealed(levels, "levels"), f"has [\"']{name} = Neg")
-
-
-@pytest.mark.parametrize("name", [*levels_graph.constants(4, 16), *levels_graph.SCALARS])
-def test_a_file_of_levels_with_another_constant_is_refused(levels, refuse, name):
-    tensor = find_array(levels, name)
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 10**5 + 10**5, name))
-    refuse(sealed(levels, "levels"), "has no ")
-
-
-@pytest.mark.parametrize(("name", "default", "most"), [("strokes", 11.0, 10), ("strokes", np.nan, 10), ("detail", 2.0, 1)])
-def test_a_default_of_levels_out_of_range_is_refused(levels, refuse, name, default, most):
-    find_array(levels, name).CopyFrom(array(name, default))
-    refuse(sealed(levels, "levels"), f"no default from 0 to {most} for its input {name}|{name}.* not finite")
-
-
 def loop_for_ever(levels):
     find(levels, "Loop").input[0] = ""
+    del levels.graph.node[:5]
+    body_of(levels).initializer.append(array("mine", [1.0]))
+    body_of(levels).input[2].type.tensor_type.elem_type = onnx.TensorProto.INT64
 
 
-def loop_of_another_count(levels):
-    find(levels, "Loop").input[0] = "batch_and_channels"
+def other_nodes_in_the_loop(levels):
+    for name in IN_LOOP:
+        made = next(each for each in body_of(levels).node if name in each.output)
+        if name != "content_image":
+            made.CopyFrom(node("Loop", ["level", "going"], name, body=SUBGRAPH))
 
 
-def loop_in_the_loop(levels):
-    in_body(levels, "go_on").CopyFrom(node("Loop", ["level", "going"], "go_on", body=SUBGRAPH))
+def other_constants(levels):
+    for name in [*levels_graph.constants(4, 16), *levels_graph.SCALARS, "strokes", "detail"]:
+        if name not in ("stride_px", "least_px"):
+            find_array(levels, name).CopyFrom(array(name, np.full(10**4, np.nan)))
+
+
+@pytest.mark.parametrize("edit", [loop_for_ever, other_nodes_in_the_loop, other_constants])
+def test_the_loop_is_written_anew(levels, drop, edit):
+    drop(levels, edit, "levels")
 
 
 def two_loops(levels):
-    index = list(levels.graph.node).index(find(levels, "Loop"))
-    second = onnx.NodeProto()
-    second.CopyFrom(levels.graph.node[index])
-    second.output[:] = ["painting_again", "content_again"]
-    levels.graph.node.insert(index, second)
+    levels.graph.node.append(find(levels, "Loop"))
 
 
 def no_loop(levels):
     levels.graph.node.remove(find(levels, "Loop"))
-    levels.graph.initializer.append(array("painting", np.zeros((1, 3, 16, 16))))
-
-
-def a_body_elsewhere(levels):
-    at(levels, "pixels").attribute.append(helper.make_attribute("body", SUBGRAPH))
 
 
 def a_body_in_the_network(levels):
-    next(each for each in body_of(levels).node if each.op_type == "Conv").attribute.append(
-        helper.make_attribute("body", SUBGRAPH)
-    )
-
-
-def a_constant_of_the_loop(levels):
-    body_of(levels).initializer.append(array("mine", [1.0]))
+    conv = next(each for each in body_of(levels).node if each.op_type == "Conv")
+    conv.attribute.append(helper.make_attribute("body", SUBGRAPH))
 
 
 def a_body_that_is_a_number(levels):
     find(levels, "Loop").attribute[0].CopyFrom(helper.make_attribute("body", 1))
 
 
-def another_end_of_the_body(levels):
-    body_of(levels).input[2].type.tensor_type.elem_type = onnx.TensorProto.INT64
-
-
-def the_networks_value_made_again_outside(levels):
-    name = next(each for each in body_of(levels).node if each.op_type == "Conv").output[0]
-    for each in body_of(levels).node:
-        each.input[:] = ["mixed" if value == name else value for value in each.input]
-        each.output[:] = ["mixed" if value == name else value for value in each.output]
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (loop_for_ever, "where .* is wanted"),
-        (loop_of_another_count, "where .* is wanted"),
-        (loop_in_the_loop, "has field 6 of attribute, which no style needs"),
-        (two_loops, "where .* is wanted|twice"),
-        (no_loop, "has 'nothing' where .* is wanted"),
-        (a_body_elsewhere, "has a Mul with a body that no style has"),
-        (a_body_in_the_network, "has field 6 of attribute, which no style needs"),
-        (a_constant_of_the_loop, "has a loop with constants of its own"),
-        (a_body_that_is_a_number, "has a Loop with a body that no style has"),
-        (another_end_of_the_body, "has tensors .*'coarse', 'int64'"),
-        (the_networks_value_made_again_outside, 'makes "mixed" twice'),
+        (two_loops, "has 2 loops where one is wanted"),
+        (no_loop, "has 0 loops where one is wanted"),
+        (a_body_in_the_network, "has a Conv with body = "),
+        (a_body_that_is_a_number, "has no network"),
     ],
 )
 def test_a_loop_that_is_not_ours_is_refused(levels, refuse, change, reason):
@@ -977,133 +889,87 @@ def test_a_loop_that_is_not_ours_is_refused(levels, refuse, change, reason):
 
 
 def test_a_file_of_levels_is_no_frame_file_and_the_other_way_round(frame, levels, refuse):
-    refuse(sealed(levels, "frame"), "has tensors")
-    refuse(sealed(frame, "levels"), "has tensors")
+    refuse(sealed(levels, "frame"), "has no network")
+    refuse(sealed(frame, "levels"), "has 0 loops")
 
 
 # Bytes
 
 
-def test_a_second_graph_is_refused(image, refuse):
-    """Protobuf would merge the two: a forbidden node in one, everything else in the other."""
-    hidden = onnx.GraphProto(node=[node("Loop", [], "x")])
-    data = image.graph.SerializeToString()
-    rest = with_graph(image, data)
-    refuse(part(7, hidden.SerializeToString()) + rest, "has model.graph twice")
-    refuse(rest + part(7, hidden.SerializeToString()), "has model.graph twice")
-    refuse(rest + part(7, b""), "has model.graph twice")
-
-
-MODEL, GRAPH, NODE, ATTRIBUTE, TENSOR, VALUE = "model", "graph", "node", "attribute", "initializer", "input"
-
-
-@pytest.mark.parametrize(
-    ("message", "again", "reason"),
-    [
-        (MODEL, whole(1, 10), "model.ir_version"),
-        (MODEL, part(2, b"x"), "model.producer_name"),
-        (GRAPH, part(2, b"x"), "graph.name"),
-        (NODE, part(4, b"Loop"), "node.op_type"),
-        (NODE, part(3, b"name"), "node.name"),
-        (TENSOR, part(9, b""), "initializer.raw_data"),
-        (TENSOR, whole(2, 1), "initializer.data_type"),
-        (TENSOR, part(8, b"x"), "initializer.name"),
-        (ATTRIBUTE, part(1, b"x"), "attribute.name"),
-        (ATTRIBUTE, whole(20, 2), "attribute.type"),
-        (VALUE, part(1, b"x"), "input.name"),
-        (VALUE, part(2, b""), "input.type"),
-        (VALUE, part(2, part(1, whole(1, 1))), "input.type"),
-    ],
-)
-def test_a_field_that_comes_twice_is_refused(image, refuse, message, again, reason):
-    graph = onnx.GraphProto()
-    graph.CopyFrom(image.graph)
-    conv = find(image, "Conv")
-    if message == MODEL:
-        data = sealed(image) + again
-    elif message == GRAPH:
-        data = with_graph(image, graph.SerializeToString() + again)
-    elif message == NODE:
-        conv.name = "name"
-        data = with_graph(image, graph.SerializeToString() + part(1, conv.SerializeToString() + again))
-    elif message == ATTRIBUTE:
-        attribute = part(5, conv.attribute[0].SerializeToString() + again)
-        del conv.attribute[:]
-        data = with_graph(image, graph.SerializeToString() + part(1, conv.SerializeToString() + attribute))
-    elif message == TENSOR:
-        tensor = graph.initializer[0].SerializeToString() + again
-        data = with_graph(image, graph.SerializeToString() + part(5, tensor))
-    else:
-        data = with_graph(image, graph.SerializeToString() + part(11, graph.input[0].SerializeToString() + again))
-    refuse(data, f"has {reason} twice")
-
-
 @pytest.mark.parametrize("flavor", ["image", "frame.int8"])
-def test_a_file_cut_anywhere_is_refused_or_whole_but_for_its_last_metadata(models, tmp_path, monkeypatch, flavor):
+def test_a_file_cut_anywhere_is_refused_or_whole_but_for_its_last_metadata(models, monkeypatch, flavor):
     """Between two entries of metadata a file may end; those at the end are not needed."""
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_: pytest.fail("ONNX Runtime got the file"))
     data = sealed(models[flavor], flavor.split(".")[0])
     needed = data.index(b"allaprima.card")
-    cuts = [*range(1, len(data), 41), *range(needed, len(data))]
-    for cut in cuts:
-        (tmp_path / "cut.onnx").write_bytes(data[:cut])
+    for cut in [*range(1, len(data), 41), *range(needed, len(data))]:
         try:
-            read_style(tmp_path / "cut.onnx")
+            rebuilt(data[:cut], "cut.onnx")
         except StyleError:
             continue
         assert cut > needed
 
 
 EMPTY = b"\x0a\x00"
-MILLIONS = 10 * 10**6  # of 2 bytes
+MILLIONS = MAX_BYTES // 2 - 10_000  # of 2 bytes
+FLOODS = {
+    "nodes": part(7, EMPTY * MILLIONS),
+    "initializers": part(7, b"\x2a\x00" * MILLIONS),
+    "attributes": part(7, part(1, b"\x2a\x00" * MILLIONS)),
+    "names": part(7, part(1, EMPTY * MILLIONS)),
+    "dims": part(7, part(5, part(1, b"\x01" * MILLIONS))),
+    "metadata": b"\x72\x00" * MILLIONS,
+    "opsets": b"\x42\x00" * MILLIONS,
+    "words": part(14, part(1, b"k") + part(2, b"v" * MILLIONS)),
+    "unknown fields": part(99, b"x" * MILLIONS),
+    "a number": b"\x80" * MILLIONS,
+    "a length": b"\x3a" + varint(2**62),
+    "more than there is": b"\x3a" + varint(2**70),
+    "field 0": b"\x02\x00",
+    "zeros": bytes(MILLIONS),
+    "text": b"hello",
+}
 
 
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda good: part(7, EMPTY * MILLIONS), "more than 2000 of graph.node"),
-        (lambda good: part(7, b"\x2a\x00" * MILLIONS), "more than 2000 of graph.initializer"),
-        (lambda good: part(7, b"\x5a\x00" * MILLIONS), "more than 2000 of graph.input"),
-        (lambda good: part(7, part(1, EMPTY * MILLIONS)), "more than 2000 of node.input"),
-        (lambda good: part(7, part(1, EMPTY * 2000) * 2000), "more than 50000 numbers"),
-        (lambda good: part(7, part(1, b"\x2a\x00" * 2000) * 2000), "more than 50000 numbers"),
-        (lambda good: part(7, part(5, part(1, b"\x01" * MILLIONS))), "more than 50000 numbers"),
-        (lambda good: part(7, part(5, b"\x08\x01" * MILLIONS)), "more than 2000 of initializer.dims"),
-        (lambda good: part(7, part(5, EMPTY * MILLIONS)), "more than 50000 numbers"),
-        (lambda good: part(7, part(1, part(5, part(8, b"\x01" * MILLIONS)))), "more than 50000 numbers"),
-        (lambda good: good + b"\x72\x00" * MILLIONS, "more than 2000 of model.metadata_props"),
-        (lambda good: good + b"\x42\x00" * MILLIONS, "more than 2000 of model.opset_import"),
-        (lambda good: good + part(14, part(1, b"k") + part(2, b"v" * 20 * 10**6)), "1048576 bytes of metadata"),
-        (lambda good: good + part(14, part(2, b"v" * 10**4)) * 1900, "1048576 bytes of metadata"),
-        (lambda good: part(99, b"x" * 20 * 10**6) + good, "field 99 of model"),
-        (lambda good: b"\x80" * 20 * 10**6, "a damaged number in its model"),
-        (lambda good: part(7, b"\x0a" + b"\xff" * 10**6), "a damaged number in its graph"),
-        (lambda good: good + b"\x3a" + varint(2**62), "ends in the middle of a model"),
-        (lambda good: good + b"\x3a" + varint(2**64 - 1), "ends in the middle of a model"),
-        (lambda good: good + b"\x3a" + varint(2**70), "ends in the middle of a model|damaged number"),
-        (lambda good: good + varint(2**63 | 7 << 3 | 2) + b"\x00", "has field -?[0-9]+ of model"),
-        (lambda good: good + varint(2**32 << 3 | 7 << 3 | 2) + b"\x00", "has field 4294967303 of model"),
-        (lambda good: good + b"\x02\x00", "has field 0 of model"),
-        *(
-            (lambda good, wire=wire: good + bytes([7 << 3 | wire]) + bytes(8), "a damaged model")
-            for wire in (0, 1, 3, 4, 5, 6, 7)
-        ),
-        (lambda good: good + b"\x0a\x00", "a damaged model.ir_version"),
-        (lambda good: good + b"\x39", "a damaged model"),
-        (lambda good: bytes(20 * 10**6), "field 0 of model"),
-        (lambda good: b"\xff" * 20 * 10**6, "a damaged number in its model"),
-        (lambda good: good + bytes(33 * MB), r"hostile.onnx is 33 MB; a style has at most 32 MB"),
-    ],
-)
-def test_floods_and_broken_bytes_are_refused(image, refuse, make, reason):
-    refuse(make(sealed(image)), reason)
+READ_ALL = """
+import sys
+from pathlib import Path
+from allaprima.inference.style.onnx_file import read_style
+from allaprima.models.errors import StyleError
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    try:
+        read_style(path)
+        print(f"{path} is good")
+    except StyleError as error:
+        print(error)
+print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
 
 
-def test_graphs_in_graphs_are_refused_at_the_first(image, refuse):
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_floods_and_broken_bytes_end_within_a_gigabyte(image, tmp_path):
+    good = sealed(image)
+    for name, flood in FLOODS.items():
+        for place, data in {"alone": flood, "before": flood + good, "after": good + flood}.items():
+            (tmp_path / f"{name}, {place}").write_bytes(data)
+    command = [sys.executable, "-c", READ_ALL, str(tmp_path)]
+    *said, most = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.split("\n")[:-2]
+    assert len(said) == 3 * len(FLOODS)
+    assert not [line for line in said if line.endswith("alone is good")]
+    assert int(most.split()[1]) < 2**20
+
+
+def test_what_is_larger_than_any_style_is_not_read(image, refuse):
+    refuse(sealed(image) + bytes(9 * MB), r"hostile.onnx is 9 MB; a style has at most 8 MB")
+    with pytest.raises(StyleError, match="the style is 9 MB"):
+        StyleSession(bytes(9 * MB))
+
+
+def test_graphs_in_graphs_are_refused(image, refuse):
     data = b""
     for _ in range(2000):
         data = part(1, part(5, part(1, b"body") + part(6, data)))
-    refuse(part(7, data) + sealed(image), "field 6 of attribute")
+    refuse(part(7, data) + sealed(image), "is no ONNX file, or a damaged one")
 
 
 # Metadata
@@ -1131,15 +997,13 @@ def test_a_wild_contract_is_refused(image, refuse, key, value):
     refuse(sealed(image, **{f"allaprima.{key}": value}), r"hostile\.onnx has a damaged contract")
 
 
-@pytest.mark.parametrize("key", ["allaprima.card", "allaprima.io", "mine"])
-def test_metadata_that_come_twice_are_refused(image, refuse, key):
-    again = part(14, part(1, key.encode()) + part(2, b"{}"))
-    refuse(sealed(image, mine="x") + again, f'the metadata "{key}" twice')
+@pytest.mark.parametrize(("name", "value"), [("strokes", "11"), ("strokes", "nan"), ("detail", "2"), ("detail", "inf")])
+def test_a_default_of_levels_out_of_range_is_refused(levels, refuse, name, value):
+    refuse(sealed(levels, "levels", **{f"allaprima.{name}": value}), "has a damaged contract")
 
 
-def test_metadata_that_are_no_text_are_refused(image, refuse):
-    refuse(sealed(image) + part(14, part(1, b"key") + part(2, b"\xff\xfe")), 'metadata "key" that are no text')
-    refuse(sealed(image) + part(14, part(1, b"\xff\xfe") + part(2, b"value")), "has the name")
+def test_a_card_that_is_no_text_is_refused(image, refuse):
+    refuse(sealed(image) + part(14, part(1, b"allaprima.card") + part(2, b'{"title": "\xff\xfe"}')), "damaged")
 
 
 # What is no file

@@ -12,6 +12,7 @@ from allaprima.inference.style.session import StyleSession, frame_to_image
 from allaprima.models.contract import LUMA, Contract
 from allaprima.models.errors import StyleError, TrainingError
 from allaprima.models.frame_graph import MATRICES
+from allaprima.models.frame_model import as_frame
 from allaprima.models.image_transform_net import TIERS
 from allaprima.training.checkpoint import save_weights
 from allaprima.training.config import Flavor, TrainConfig
@@ -25,7 +26,7 @@ from allaprima.training.export.export import (
     read_photos,
     too_bad,
 )
-from allaprima.training.export.graph import as_frame, to_onnx
+from allaprima.training.export.graph import to_onnx
 
 pytestmark = pytest.mark.thorough  # torch's exporter takes seconds a network; every training exports one, too
 
