@@ -27,7 +27,6 @@ class Option:
         most: of numbers.
         multiple_of: of whole numbers, with the reason.
         choices: what it may be, each of them where there are several.
-        words: what it may be instead of a number.
         default_text: what is said of the default where it is not the value.
         read: makes the value of its text, where that is more than its type does; raises `argparse.ArgumentTypeError`.
         alone: the value where the option is given without one.
@@ -40,7 +39,6 @@ class Option:
     most: float = math.inf
     multiple_of: tuple[int, str] | None = None
     choices: tuple[Any, ...] = ()
-    words: tuple[str, ...] = ()
     default_text: str | None = None
     read: Callable[[str], Any] | None = None
     alone: Any = None
@@ -75,7 +73,7 @@ def check(config: Any, error: type[AllaPrimaError]) -> None:
     """
     for field in dataclasses.fields(config):
         about, value = field.metadata.get(FIELD), getattr(config, field.name)
-        if about is None or value == field.default or value in about.words:
+        if about is None or value == field.default:
             continue
         wrong = _fault(about, kind_of(field.type), value)
         if wrong:
@@ -145,18 +143,18 @@ def add_options(
 
 
 def _reader(about: Option, kind: type) -> Callable[[str], Any]:
-    """Reads a value of a kind, or one of its words, in its bounds."""
+    """Reads a value of a kind in its bounds."""
     if about.read:
         return about.read
     least = about.least or 0
-    if not about.words and not about.multiple_of and kind is int:
+    if not about.multiple_of and kind is int:
         return whole_number(int(least), None if about.most == math.inf else int(about.most))
-    if not about.words and kind is float and about.most < math.inf:
+    if kind is float and about.most < math.inf:
         return number(least, about.most)
 
     def read(text: str) -> Any:
-        value = text if text in about.words else kind(text)
-        if value not in about.words and (wrong := _fault(about, kind, value)):
+        value = kind(text)
+        if wrong := _fault(about, kind, value):
             raise argparse.ArgumentTypeError(wrong)
         return value
 

@@ -232,9 +232,9 @@ def unprefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def pack_state(
-    step: int, net: torch.nn.Module, averaged_net: torch.nn.Module, optimizer: torch.optim.Optimizer, style_weight: Tensor
+    step: int, net: torch.nn.Module, averaged_net: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainingState:
-    """Everything a training needs to go on, as tensors with one namespace each: net, ema, adam; and the style weight."""
+    """Everything a training needs to go on, as tensors with one namespace each: net, ema, adam."""
     tensors = {f"net.{name}": p for name, p in net.state_dict().items()}
     tensors |= {f"ema.{name}": p for name, p in averaged_net.state_dict().items()}
     for name, p in net.named_parameters():
@@ -245,7 +245,7 @@ def pack_state(
         }
         for key in ADAM_KEYS:
             tensors[f"adam.{key}.{name}"] = moments[key]
-    return TrainingState(step, tensors | {"style_weight": style_weight})
+    return TrainingState(step, tensors)
 
 
 @torch.no_grad()
@@ -254,20 +254,18 @@ def unpack_state_(
     net: torch.nn.Module,
     averaged_net: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    style_weight: Tensor,
 ) -> None:
-    """Load what `pack_state` packed into the network, its average, its optimizer and the style weight.
+    """Load what `pack_state` packed into the network, its average and its optimizer.
 
     Raises:
         StyleError: the tensors do not fit.
     """
-    tensors = {"style_weight": style_weight} | state.tensors  # version 0.1.0 had none
-    odd = misfit(tensors, pack_state(0, net, averaged_net, optimizer, style_weight).tensors)
+    tensors = {name: tensor for name, tensor in state.tensors.items() if name != "style_weight"}  # 0.1.0's
+    odd = misfit(tensors, pack_state(0, net, averaged_net, optimizer).tensors)
     if odd:
         raise StyleError(f"the checkpoint of step {state.step} does not fit this network: {odd}")
     net.load_state_dict(unprefixed(tensors, "net."))
     averaged_net.load_state_dict(unprefixed(tensors, "ema."))
-    style_weight.copy_(tensors["style_weight"])
     for name, p in net.named_parameters():
         state_of_p = optimizer.state[p]
         for key in ADAM_KEYS:

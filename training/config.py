@@ -62,9 +62,8 @@ def _noise_seed() -> Any:
 class TrainConfig:
     """Everything that decides what network a training gives, saved as options.json in the run folder.
 
-    Losses are unitless, content at relu4_2, style at relu1_1 to relu5_1. What "auto" stands for: style_weight:
-    training/balance.py; precision: the faster of both; compile: on CUDA a trial. On CUDA all but compile="off" makes the
-    step one CUDA graph, too.
+    Losses are unitless, content at relu4_2, style at relu1_1 to relu5_1. What "auto" stands for: precision: the faster of
+    both; compile: on CUDA a trial. On CUDA all but compile="off" makes the step one CUDA graph, too.
     """
 
     painting: str  # the style image's file
@@ -90,9 +89,7 @@ class TrainConfig:
         "painter", "the losses: palette, strokes, forms; or content and Gram alone, as the papers", choices=tuple(RECIPES)
     )
     content_weight: float = option(1.0, "more keeps the photo", "X")
-    style_weight: float | str = option(
-        5.0, "more gives the painting; 3 to 10 look right; auto holds a balance", "X|auto", words=("auto",)
-    )
+    style_weight: float = option(5.0, "more gives the painting; 3 to 10 look right", "X")
     tv_weight: float = option(0.5, "total variation: more is smoother", "X")
     # Times `training.update.STEADY_WEIGHT`, of how much else the network paints on the photo shaken a little.
     steady: float = option(0.25, "more paints steadier films, and calmer; 0 to 1", "0..1", most=1.0)

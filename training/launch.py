@@ -18,7 +18,6 @@ from allaprima.training.config import TrainConfig
 from allaprima.training.places import Places
 from allaprima.training.ranks import Ranks
 from allaprima.training.update import (
-    DEFAULT_STYLE_WEIGHT,
     Functions,
     Update,
     content_features_of,
@@ -153,7 +152,6 @@ def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functio
         torch.compile(content_features_of, dynamic=False), torch.compile(step_losses, dynamic=False), compiled="on"
     )
     image = trial_image(config, ranks, device)
-    weight = torch.tensor(DEFAULT_STYLE_WEIGHT, device=device)
     shaken = shake_of(config, ranks, device)(image) if config.steady else None
     places = Places(config.size_px, config.seed, device)
 
@@ -162,7 +160,7 @@ def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functio
         for _ in range(8):
             began = time.perf_counter()
             features = functions.content_features(target.vgg, without(config.margin_px, image))
-            total = functions.step_losses(net, target, image, features, config, weight, shaken, places)["total"]
+            total = functions.step_losses(net, target, image, features, config, shaken, places)["total"]
             total.backward()  # type: ignore[no-untyped-call]
             total.item()  # waits for the device
             times.append(time.perf_counter() - began)

@@ -24,7 +24,6 @@ from allaprima.training.config import CONTENT_LAYERS, TrainConfig
 from allaprima.training.images import cut_to_stride, to_image
 from allaprima.training.losses import perceptual_losses
 from allaprima.training.painting import Target
-from allaprima.training.update import DEFAULT_STYLE_WEIGHT
 
 BASE = FOLDER / "base"
 OF_EACH_PAINTING = ("skip", "bias")  # beside the norms; the realtime network's own
@@ -136,7 +135,6 @@ def nearest(nets: Mapping[str, ImageTransformNet], target: Target, frames: Seque
         config: its weights decide.
     """
     device = target.vgg.mean.device
-    style_weight = DEFAULT_STYLE_WEIGHT if config.style_weight == "auto" else float(config.style_weight)
     totals = dict.fromkeys(nets, 0.0)
     for frame in frames:
         for name, net in nets.items():
@@ -144,7 +142,7 @@ def nearest(nets: Mapping[str, ImageTransformNet], target: Target, frames: Seque
             content_features = target.vgg(content_image, CONTENT_LAYERS)
             stylized_image = net.to(device)(content_image)
             features = target.vgg(stylized_image, (*target.style_grams, *CONTENT_LAYERS))
-            weights = (config.content_weight, style_weight, config.tv_weight)
+            weights = (config.content_weight, config.style_weight, config.tv_weight)
             losses = perceptual_losses(stylized_image, features, content_features, target.style_grams, *weights)
             totals[name] += losses["total"].item()
     return min(totals, key=lambda name: totals[name])

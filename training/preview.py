@@ -13,7 +13,7 @@ from allaprima.training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from allaprima.training.images import cut_to_stride, to_frame, to_image
 from allaprima.training.painting import Target
 from allaprima.training.photos.folder import PhotoFolder
-from allaprima.training.update import DEFAULT_STYLE_WEIGHT, weights_of
+from allaprima.training.update import weights_of
 from allaprima.training.watchdog import picture_fault
 
 PREVIEW_PX = 256  # short side of the photos in the preview sheet
@@ -74,9 +74,8 @@ def look_at(net: torch.nn.Module, target: Target, frames: Sequence[np.ndarray], 
         rows.append((content.item(), losses.style_loss(features, target.style_grams, config.normalization).item()))
         images.append(stylized_image[0].permute(1, 2, 0).float().cpu().numpy())
     content_mean, style_mean = (float(value) for value in np.mean(rows, axis=0))
-    weight = DEFAULT_STYLE_WEIGHT if config.style_weight == "auto" else float(config.style_weight)
-    weights = weights_of(config, weight)
-    total = float(weights["content"] * content_mean + weights["style"] * style_mean)
+    weights = weights_of(config)
+    total = weights["content"] * content_mean + weights["style"] * style_mean
     stylized_frames = [to_frame(image) for image in images]
     return Look(
         stylized_frames,

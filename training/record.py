@@ -96,7 +96,6 @@ class Run:
         """What the network is at this step, for the files that hold it."""
         seconds = self._seconds_before + time.monotonic() - self._began
         card = make_card(self.config, step, self.newest, seconds, len(self.bad_photos.names), self.ranks.world)
-        card["style_weight"] = round(self.update.style_weight.item(), 4)
         card |= {"lr_scale": self.update.lr_scale, "rollbacks": self.rollbacks}
         return card | ({"best": self.best} if self.best < math.inf else {})
 
@@ -109,8 +108,8 @@ class Run:
         photos = step * self.config.batch_size
         if not self._is_judged and self.newest and photos >= balance.MEASURED_AT:
             self._is_judged = True
-            weights = weights_of(self.config, self.update.style_weight.item())
-            of_both = float(weights["content"]), float(weights["style"])
+            weights = weights_of(self.config)
+            of_both = weights["content"], weights["style"]
             self.say(balance.verdict(self.newest["content"], self.newest["style"], *of_both, photos))
         if not self.log:
             return ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from allaprima.models.vgg import VGG19Features
-from allaprima.training import balance, losses
+from allaprima.training import losses
 from allaprima.training.checkpoint import TrainingState, pack_state, unpack_state_
 from allaprima.training.config import CONTENT_LAYERS, RECIPES, SIMILARITY_LAYERS, STYLE_LAYERS, TrainConfig
 from allaprima.training.painting import Target
@@ -21,13 +21,12 @@ from allaprima.training.shake import Shake, Shaken
 EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_BATCH` photos
 EMA_BATCH = 4
 PARTS = ("content", "style", "tv", "border", "steady", "wasserstein", "similarity", "palette", "lattice", "total")
-DEFAULT_STYLE_WEIGHT = float(TrainConfig.style_weight)  # where "auto" starts
 STEADY_WEIGHT = 20.0  # of `TrainConfig.steady` 1
 
 
 ContentFeatures = Callable[[VGG19Features, Tensor], dict[str, Tensor]]
 StepLosses = Callable[
-    [torch.nn.Module, Target, Tensor, dict[str, Tensor], TrainConfig, Tensor, Shaken | None, Places],
+    [torch.nn.Module, Target, Tensor, dict[str, Tensor], TrainConfig, Shaken | None, Places],
     dict[str, Tensor],
 ]
 
@@ -94,12 +93,9 @@ class Update:
         self.averaged_net = copy.deepcopy(net).requires_grad_(False).eval()
         lr = torch.tensor(config.lr, device=device) if on_gpu else config.lr
         self.optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=True, capturable=on_gpu)
-        weight = DEFAULT_STYLE_WEIGHT if config.style_weight == "auto" else float(config.style_weight)
-        self.style_weight = torch.tensor(weight, device=device)
         self.lr_scale = 1.0
         self.parallel_net = ranks.wrap(net)
         self._average_share = torch.zeros((), device=device)  # of the new weights in the average
-        self._balance_rate = torch.zeros((), device=device)
         self.newest_losses = torch.zeros(len(PARTS), device=device)
         self._sums = torch.zeros(len(PARTS), device=device)
         self._counts = torch.zeros(3, device=device)  # counted steps, skipped ones, skipped ones in a row
@@ -108,8 +104,6 @@ class Update:
         """Set what depends on the number of the step."""
         set_learning_rate_(self.optimizer, self.config, step, self.lr_scale)
         self._average_share.fill_(average_share(step, self.config.batch_size))
-        follows = step * self.config.batch_size >= balance.FOLLOWED_FROM
-        self._balance_rate.fill_(balance.RATE * self.config.batch_size if follows else 0.0)
 
     def __call__(
         self,
@@ -137,7 +131,6 @@ class Update:
             content_image,
             content_features,
             self.config,
-            self.style_weight,
             shaken,
             places,
         )
@@ -149,8 +142,6 @@ class Update:
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         update_average_(self.averaged_net, self.net, self._average_share)
-        if self.config.style_weight == "auto":
-            balance.follow_(self.style_weight, values[0], values[1], self._balance_rate)
         self.newest_losses.copy_(values)
         self._sums += torch.where(finite, values, 0.0)
         good, bad, in_a_row = self._counts.unbind()
@@ -181,10 +172,10 @@ class Update:
         return reading
 
     def pack(self, step: int) -> TrainingState:
-        return pack_state(step, self.net, self.averaged_net, self.optimizer, self.style_weight)
+        return pack_state(step, self.net, self.averaged_net, self.optimizer)
 
     def unpack_(self, state: TrainingState) -> None:
-        unpack_state_(state, self.net, self.averaged_net, self.optimizer, self.style_weight)
+        unpack_state_(state, self.net, self.averaged_net, self.optimizer)
         self._sums.zero_()
         self._counts.zero_()
 
@@ -207,7 +198,6 @@ def step_losses(
     content_image: Tensor,
     content_features: dict[str, Tensor],
     config: TrainConfig,
-    style_weight: Tensor,
     shaken: Shaken | None,
     places: Places,
 ) -> dict[str, Tensor]:
@@ -238,18 +228,18 @@ def step_losses(
     if shaken and again is not None:
         expected = shaken.follow(whole.detach())
         parts["steady"] = losses.steady_loss(without(config.margin_px, again), without(config.margin_px, expected))
-    weights = weights_of(config, style_weight)
+    weights = weights_of(config)
     parts["total"] = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
     nothing = torch.zeros_like(parts["total"])
     return {name: parts.get(name, nothing) for name in PARTS}
 
 
-def weights_of(config: TrainConfig, style_weight: Tensor | float) -> dict[str, Tensor | float]:
+def weights_of(config: TrainConfig) -> dict[str, float]:
     """How much each of `PARTS` but the total counts, by the recipe and the weights that the user gave."""
     shares = RECIPES[config.recipe]
     return {
         **{name: shares.get(name, 0.0) * config.content_weight for name in ("content", "similarity")},
-        **{name: shares.get(name, 0.0) * style_weight for name in ("style", "wasserstein", "palette")},
+        **{name: shares.get(name, 0.0) * config.style_weight for name in ("style", "wasserstein", "palette")},
         "tv": config.tv_weight,
         "border": config.border_weight,
         "steady": config.steady * STEADY_WEIGHT,

@@ -292,8 +292,12 @@ class _Network:
                 raise _Refused(f"has a {operator} of constants alone")
             self._pictures.add(self._new(node.output[0]))
         attributes = [helper.make_attribute(key, value) for key, value in _attributes(node, allowed).items()]
-        named = {field: getattr(node, field) if field == "name" else "" for field in ("name", "domain") if node.HasField(field)}
-        return NodeProto(op_type=operator, input=node.input, output=node.output, attribute=attributes, **named)
+        copy = NodeProto(op_type=operator, input=node.input, output=node.output, attribute=attributes)
+        if node.HasField("name"):
+            copy.name = node.name
+        if node.HasField("domain"):
+            copy.domain = ""  # as ONNX's shape inference knows its own
+        return copy
 
     def _new(self, name: str) -> str:
         if not name or name in self._pictures or name in self._shapes or name in self._tensors:

@@ -62,7 +62,7 @@ def test_options_of_every_kind_are_read():
     @dataclass(frozen=True)
     class Config:
         whole: int | None = an_option(None, "how many", "N", least=2)
-        weight: float | str = an_option(1.0, "how much", "X|auto", words=("auto",))
+        weight: float = an_option(1.0, "how much", "X")
         names: tuple[str, ...] = an_option(("a",), "which", "A,B")
         sizes_px: tuple[int, ...] = an_option((), "how large", "PX,PX")
         kind: int = an_option(8, choices=(8, 16))
@@ -70,8 +70,8 @@ def test_options_of_every_kind_are_read():
 
     parser = argparse.ArgumentParser()
     add_options(parser, Config)
-    line = ["--whole", "3", "--weight", "auto", "--names", "x,y", "--sizes", "1,2", "--kind", "16", "--loud"]
+    line = ["--whole", "3", "--weight", "2", "--names", "x,y", "--sizes", "1,2", "--kind", "16", "--loud"]
     found = Config(**chosen(Config, parser.parse_args(line)))
-    assert found == Config(3, "auto", ("x", "y"), (1, 2), 16, True)
+    assert found == Config(3, 2.0, ("x", "y"), (1, 2), 16, True)
     check(found, TrainingError)
     assert "(default: a)" in parser.format_help()

@@ -12,7 +12,7 @@ torch.set_num_threads(1)  # a forked process must not inherit OpenMP's threads, 
 from rich.console import Console  # noqa: E402
 
 from allaprima.models.vgg import load_vgg19  # noqa: E402
-from allaprima.training import balance, loop, preview, start  # noqa: E402
+from allaprima.training import loop, preview, start  # noqa: E402
 from allaprima.training.checkpoint import latest_checkpoint, load_state  # noqa: E402
 from allaprima.training.config import TrainConfig  # noqa: E402
 
@@ -23,7 +23,6 @@ def run(config: TrainConfig, run_folder: Path) -> None:
     """Go on with a training, or begin it; what it says goes to said.txt."""
     start.load_vgg19 = lambda source, device="cpu": VGG
     preview.PREVIEW_PX = 32
-    balance.FOLLOWED_FROM = 2
     with open(run_folder / "said.txt", "a", buffering=1) as file:
         loop.train(config, run_folder, Console(file=file, width=300), resume=True)
 

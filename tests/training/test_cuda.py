@@ -26,6 +26,7 @@ from allaprima.training.loop import train, train_together
 from allaprima.training.losses import gram_matrix
 from allaprima.training.painting import make_target, read_painting
 from allaprima.training.photos.folder import PhotoFolder, list_photos
+from allaprima.training.places import Places
 from allaprima.training.ranks import Ranks
 from allaprima.training.update import Functions, Update, content_features_of, step_losses, without
 
@@ -214,9 +215,10 @@ def test_a_compiled_step_gives_the_same_losses(update, config):
     image = photos_like(config)
     crop = without(config.margin_px, image)
     features = content_features_of(update.target.vgg, crop)
-    plain = step_losses(update.net, update.target, image, features, config, update.style_weight)
+    places = Places(config.size_px, config.seed, torch.device("cuda"))
+    plain = step_losses(update.net, update.target, image, features, config, None, places)
     features = functions.content_features(update.target.vgg, crop)
-    found = functions.step_losses(update.net, update.target, image, features, config, update.style_weight)
+    found = functions.step_losses(update.net, update.target, image, features, config, None, places)
     assert functions.compiled == "on", functions.why_not
     for name, loss in plain.items():
         assert found[name].item() == pytest.approx(loss.item(), rel=0.03)

@@ -73,8 +73,7 @@ def test_durations_are_said_in_the_unit_that_fits():
     assert [duration_text(seconds) for seconds in (40, 2100, 9400)] == ["40 seconds", "35 minutes", "2.6 hours"]
 
 
-def test_style_weight_auto_is_taken_and_another_word_is_not(painting):
-    assert TrainConfig("a", "b", style_weight="auto").style_weight == "auto"
+def test_a_style_weight_that_is_a_word_is_refused():
     from allaprima.models.errors import TrainingError
 
     with pytest.raises(TrainingError, match="--style-weight is much"):

@@ -55,7 +55,6 @@ def config(tmp_path_factory) -> TrainConfig:
         batch_size=2,
         size_px=32,
         style_size_px=32,
-        style_weight="auto",  # its weight is a part of the state, too
         device="cpu",
         precision="fp32",
         init="none",
@@ -200,9 +199,8 @@ def test_an_error_at_any_system_call_of_a_save_leaves_the_file_before_as_it_was(
 
 def say_to(config, run_folder, monkeypatch, **changes) -> str:
     """Run a training here and return what it said."""
-    from allaprima.training import balance, loop, preview, start
+    from allaprima.training import loop, preview, start
 
-    monkeypatch.setattr(balance, "FOLLOWED_FROM", 2)
     monkeypatch.setattr(start, "load_vgg19", lambda source, device="cpu": killed_run.VGG)
     monkeypatch.setattr(preview, "PREVIEW_PX", 32)
     said = io.StringIO()

@@ -67,9 +67,8 @@ def other_painting(tmp_path_factory):
 @pytest.fixture
 def launch(config, vgg):
     torch.manual_seed(0)
-    one = dataclasses.replace(config, style_weight="auto")
     target = make_target(vgg, paint_landscape(32, 32), "fp32")
-    return Step([Update(one, RealtimeNet(), target, Ranks())], Functions(content_features_of, step_losses))
+    return Step([Update(config, RealtimeNet(), target, Ranks())], Functions(content_features_of, step_losses))
 
 
 def said_by(run) -> str:
@@ -158,7 +157,7 @@ def test_everything_a_step_changes_stays_where_it_is_in_memory(launch):
     def addresses():
         moments = [tensor for state in one.optimizer.state.values() for tensor in state.values()]
         nets = [*one.net.parameters(), *one.averaged_net.parameters()]
-        scalars = [one.style_weight, one._average_share, one._balance_rate, one._sums, one._counts]
+        scalars = [one._average_share, one._sums, one._counts]
         return [tensor.data_ptr() for tensor in (*moments, *nets, *scalars)]
 
     before = addresses()
@@ -294,8 +293,8 @@ def test_the_papers_recipe_is_content_and_gram_alone_and_the_painters_adds_to_it
     parts = {}
     for recipe in ("gram", "painter"):
         changed = dataclasses.replace(config, recipe=recipe)
-        parts[recipe] = step_losses(net, target, image, features, changed, torch.tensor(5.0), None, places)
-        weights = weights_of(changed, 5.0)
+        parts[recipe] = step_losses(net, target, image, features, changed, None, places)
+        weights = weights_of(changed)
         total = sum(weights[name] * loss for name, loss in parts[recipe].items() if name != "total")
         assert parts[recipe]["total"].item() == pytest.approx(total.item(), rel=1e-5)
     for name in ("wasserstein", "palette", "similarity"):
@@ -329,11 +328,11 @@ def test_a_compiled_step_gives_the_same_losses(config, vgg):
     config = dataclasses.replace(config, compile="on")
     functions = pick_functions(config, Update(config, net, target, Ranks()), Ranks())
     assert functions.compiled == "on"
-    image, weight = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last), torch.tensor(5.0)
+    image = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     crop = without(config.margin_px, image)
     places = Places(config.size_px, config.seed, image.device)
-    plain = step_losses(net, target, image, content_features_of(vgg, crop), config, weight, None, places)
-    found = functions.step_losses(net, target, image, functions.content_features(vgg, crop), config, weight, None, places)
+    plain = step_losses(net, target, image, content_features_of(vgg, crop), config, None, places)
+    found = functions.step_losses(net, target, image, functions.content_features(vgg, crop), config, None, places)
     for name, loss in plain.items():
         assert found[name].item() == pytest.approx(loss.item(), rel=1e-3)
 
@@ -391,7 +390,7 @@ def test_a_network_unlearns_what_it_paints_at_the_border_alone(config, vgg):
         features = content_features_of(vgg, without(none.get("margin_px", 16), image))
         changed = dataclasses.replace(config, recipe="gram", **none)
         places = Places(config.size_px, config.seed, image.device)
-        parts = step_losses(one.net, one.target, image, features, changed, torch.tensor(5.0), None, places)
+        parts = step_losses(one.net, one.target, image, features, changed, None, places)
         assert parts["border"].item() == 0.0
         assert parts["total"].item() == pytest.approx(
             (parts["content"] + 5 * parts["style"] + 0.5 * parts["tv"]).item(), rel=1e-5

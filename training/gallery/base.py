@@ -170,12 +170,11 @@ def losses_of(styles: Tensor, looks: Tensor, names: Sequence[str]) -> Any:
         content_image: Tensor,
         features: dict[str, Tensor],
         config: TrainConfig,
-        weight: Tensor,
         shaken: Shaken | None,
         places: Places,
     ) -> dict[str, Tensor]:
         of_each = target.of_each(looks)
-        parts = step_losses(lambda image: net(image, styles), of_each, content_image, features, config, weight, shaken, places)
+        parts = step_losses(lambda image: net(image, styles), of_each, content_image, features, config, shaken, places)
         with torch.autocast(content_image.device.type, torch.bfloat16, enabled=target.vgg.dtype == torch.bfloat16):
             same = net(content_image[:1], photo)
         parts["total"] = parts["total"] + PHOTO_WEIGHT * F.l1_loss(same.float(), content_image[:1])

@@ -34,7 +34,7 @@ from allaprima.training.places import Places
 from allaprima.training.ranks import Ranks
 from allaprima.training.record import LOG_EVERY
 from allaprima.training.start import open_folder, start_step
-from allaprima.training.update import DEFAULT_STYLE_WEIGHT, PARTS, Update, set_learning_rate_, shake_of, weights_of, without
+from allaprima.training.update import PARTS, Update, set_learning_rate_, shake_of, weights_of, without
 
 GPU_BYTES = 2 * 2**30  # for decoded photos, of each loop that keeps them on a GPU
 TURN_S, TURN_STEPS = 2.0, 2  # a turn lasts both, at least: many times the batches that wait ready at its start
@@ -139,7 +139,7 @@ def plain_loop(config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray,
                 "palette": losses.palette_loss(stylized_image, target.style_colors, places.palette),
                 "lattice": losses.lattice_loss(stylized_image),
             }
-            weights = weights_of(config, DEFAULT_STYLE_WEIGHT)
+            weights = weights_of(config)
             total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
             set_learning_rate_(optimizer, config, step)
             optimizer.zero_grad()

@@ -31,7 +31,6 @@ from allaprima.training.painting import Target, make_target, read_painting
 from allaprima.training.photos.folder import list_photos
 from allaprima.training.studies import judges
 from allaprima.training.studies.faces import face_finder
-from allaprima.training.update import DEFAULT_STYLE_WEIGHT
 
 Painter = Callable[[Tensor], Tensor]  # image -> stylized image
 PARTS = ("content", "style", "tv", "total")
@@ -109,8 +108,8 @@ class Training:
     @classmethod
     def of(cls, card: Mapping[str, Any]) -> "Training":
         """That of a card; the defaults where it does not say, as with an imported style."""
-        defaults = {f.name: f.default for f in fields(TrainConfig)} | {"style_weight": DEFAULT_STYLE_WEIGHT}
-        options = {name: value for name, value in card.get("options", {}).items() if value != "auto"}
+        defaults = {f.name: f.default for f in fields(TrainConfig)}
+        options = {name: value for name, value in card.get("options", {}).items() if value != "auto"}  # as 0.1.0 may have it
         names = ("content_weight", "style_weight", "tv_weight", "normalization")
         return cls(
             {name: options.get(name, defaults[name]) for name in names}, options.get("style_size_px", defaults["style_size_px"])

@@ -199,6 +199,6 @@ def test_the_gallery_is_trained_with_the_shipped_realtime_networks_recipe(config
         shutil.copy(tmp_path / "paintings" / "dots.png", tmp_path / "paintings" / f"{style.name}.png")
         config = config_of(style.name, entries[style.name], tmp_path / "paintings", photos="p")
         if style.card["options"].get("recipe") == "painter":  # older ones had content and Gram alone
-            recipe = {"recipe": "painter", "style_weight": style.card["style_weight"]}
+            recipe = {"recipe": "painter", "style_weight": style.card["options"]["style_weight"]}
             assert {name: getattr(config, name) for name in recipe} == recipe
     assert config_of("dots", {"style_weight": 7.0}, tmp_path / "paintings", photos="p").style_weight == 7.0
