@@ -8,8 +8,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # From -> what it may not take from. The rules of inference and models are kept by running them, in test_command_line.py.
 NEVER = {
-    "training/classic": ("training.loop", "training.update", "training.record", "training.gallery", "training.studies"),
-    "training/photos": ("training.loop", "training.update", "training.record", "training.classic", "training.gallery"),
+    "training/classic": (
+        "training.loop",
+        "training.update",
+        "training.runs",
+        "training.record",
+        "training.gallery",
+        "training.studies",
+    ),
+    "training/photos": (
+        "training.loop",
+        "training.update",
+        "training.runs",
+        "training.record",
+        "training.classic",
+        "training.gallery",
+    ),
     "training/export": ("training.loop", "training.update", "training.gallery", "training.classic"),
     "training/studies": ("training.gallery",),
     "inference/style": ("inference.film", "inference.live", "inference.page"),

@@ -19,8 +19,8 @@ from allaprima.training.photos.batch import prefetched
 from allaprima.training.photos.folder import is_folder, list_photos
 from allaprima.training.photos.hub import stream
 from allaprima.training.ranks import Ranks, from_environment, joined
-from allaprima.training.runs import Due, Runs
-from allaprima.training.start import load_checkpoints, open_folder, start_runs, start_step
+from allaprima.training.runs import Due, Runs, load_checkpoints
+from allaprima.training.start import open_folder, start_runs, start_step
 
 # Options that may differ where several styles are trained together.
 OF_ONE_STYLE = (

@@ -1,17 +1,210 @@
-"""Several styles in training at once, or one: what the loop does with all of them."""
+"""The runs of styles that are trained together: what the loop does with one of them, and with all."""
 
+import copy
+import math
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from rich.console import Console
 
+from allaprima.inference.atomic import remove_partial_files
+from allaprima.inference.console import duration_text
 from allaprima.models.errors import Interrupted, TrainingError
+from allaprima.training import balance
+from allaprima.training.checkpoint import (
+    BEST,
+    TrainingState,
+    drop_states_after,
+    load_newest_state,
+    save_checkpoint,
+    save_weights,
+)
 from allaprima.training.config import TrainConfig
 from allaprima.training.photos.batch import Batch
+from allaprima.training.preview import look_at, write_sheet
 from allaprima.training.ranks import Ranks
-from allaprima.training.record import LOG_EVERY, Run, not_finite
-from allaprima.training.start import load_checkpoints
+from allaprima.training.record import LOG_EVERY, BadPhotos, MetricsLog, make_card, spared
+from allaprima.training.update import Update, weights_of
+
+MAX_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that send a training back
+MAX_ROLLBACKS = 3
+LAST_SAVES_S = (1, 5, 15, 30, 60)  # waits between the attempts to save the result; a disk may be given room meanwhile
+
+
+class Run:
+    """One style in training: its network and optimizer, its folder, and what is known about it so far.
+
+    Args:
+        config: as it is really trained: with what "auto" stood for.
+        folder: gets metrics.jsonl, checkpoints, previews, and at the end weights.safetensors; only the first of several
+            processes writes there.
+        found: the checkpoint to go on from, with its card.
+        resume: whether what lies in the folder belongs to this training.
+        photos: how many there are; math.inf for a stream.
+        names_photos: whether the damaged ones are named here; of several styles one does it for all.
+        console: for what the user should know.
+    Attributes:
+        newest: mean losses of the newest line of the log.
+        best: lowest loss on the preview photos so far.
+        rollbacks: how often this style's picture went bad, and the training back.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        update: Update,
+        style_frame: np.ndarray,
+        preview_frames: list[np.ndarray],
+        found: tuple[TrainingState, dict[str, Any]] | None,
+        resume: bool,
+        photos: float,
+        names_photos: bool,
+        console: Console,
+        ranks: Ranks,
+    ) -> None:
+        self.config, self.folder, self.update = config, folder, update
+        self.style_frame, self.preview_frames = style_frame, preview_frames
+        self.console, self.ranks = console, ranks
+        start, card = (found[0].step, found[1]) if found else (0, {})
+        if found:
+            update.unpack_(found[0])
+        update.lr_scale = card.get("lr_scale", 1.0)
+        self.newest: dict[str, float] = dict(card.get("losses", {}))
+        self.best, self.rollbacks = card.get("best", math.inf), card.get("rollbacks", 0)
+        self.first_state = copy.deepcopy(update.pack(start))  # to go back to while there is no checkpoint
+        self._seconds_before, self._began = float(card.get("seconds", 0.0)), time.monotonic()
+        self._is_judged = start * config.batch_size >= balance.MEASURED_AT
+        self.unsaved = False
+        skipped = folder / "skipped.txt" if ranks.writes else None
+        if ranks.writes:
+            remove_partial_files(folder)
+            if resume:
+                drop_states_after(folder, start)
+            elif skipped:
+                skipped.unlink(missing_ok=True)
+        self.log = MetricsLog(folder, start, config.batch_size, console) if ranks.writes else None
+        self.bad_photos = BadPhotos(config.photos, photos, skipped, console if names_photos else Console(quiet=True))
+
+    def say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    def card(self, step: int) -> dict[str, Any]:
+        """What the network is at this step, for the files that hold it."""
+        seconds = self._seconds_before + time.monotonic() - self._began
+        card = make_card(self.config, step, self.newest, seconds, len(self.bad_photos.names), self.ranks.world)
+        card |= {"lr_scale": self.update.lr_scale, "rollbacks": self.rollbacks}
+        return card | ({"best": self.best} if self.best < math.inf else {})
+
+    def note_losses(self, step: int) -> str:
+        """Log the mean losses since the last note, and say what the user should know; returns them as a text."""
+        reading = self.update.read()
+        self.newest = reading.losses or self.newest
+        if reading.skipped:
+            self.say(f"step {step}: {reading.skipped} steps had a loss or gradient that was not finite; skipped")
+        photos = step * self.config.batch_size
+        if not self._is_judged and self.newest and photos >= balance.MEASURED_AT:
+            self._is_judged = True
+            weights = weights_of(self.config)
+            of_both = weights["content"], weights["style"]
+            self.say(balance.verdict(self.newest["content"], self.newest["style"], *of_both, photos))
+        if not self.log:
+            return ""
+        self.log.add(step, self.newest)
+        losses = " ".join(f"{name} {value:.3f}" for name, value in self.newest.items())
+        left_s = (self.config.steps - step) * self.config.batch_size / self.log.photos_per_s
+        left = f", about {duration_text(left_s)} left" if step < self.config.steps else ""
+        return f"{losses} {self.log.photos_per_s:.1f} photos/s{left}"
+
+    def look(self, step: int) -> str | None:
+        """What is wrong with the picture at this step, if anything; keeps the sheet, and the weights if they are the best."""
+        seen = look_at(self.update.averaged_net, self.update.target, self.preview_frames, self.config)
+        if step % self.config.preview_every == 0 or step == self.config.steps or seen.fault:
+            with spared(self.console, "the preview sheet"):
+                sheet = write_sheet(self.folder, step, seen, self.preview_frames, self.style_frame)
+                assert self.log is not None
+                self.log.add_preview(step, sheet, seen.losses)
+        if seen.fault is None and seen.losses["total"] < self.best:
+            card = self.card(step) | {"preview": seen.losses, "best": seen.losses["total"]}
+            try:
+                save_weights(self.folder / BEST, self.update.averaged_net.state_dict(), card)
+                self.best = seen.losses["total"]
+            except TrainingError as error:
+                self.say(str(error))
+        return seen.fault
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint; if that fails the user knows, and `unsaved` asks the loop to try again."""
+        try:
+            save_checkpoint(self.folder, self.update.pack(step), self.card(step))
+            self.unsaved = False
+        except TrainingError as error:
+            self.unsaved = True
+            self.say(f"step {step} is NOT saved: {error}. Older checkpoints are intact; trying again every {LOG_EVERY} steps")
+
+    def go_back_(self, state: TrainingState, step: int, fault: str | None) -> None:
+        """Take up an earlier state; where it was this style's picture that went bad, with half the learning rate.
+
+        Raises:
+            TrainingError: it went bad more than `MAX_ROLLBACKS` times.
+        """
+        if fault:
+            self.rollbacks += 1
+            if self.rollbacks > MAX_ROLLBACKS:
+                raise TrainingError(
+                    f"step {step}: {fault}; {MAX_ROLLBACKS} times the training went back and halved its learning rate. "
+                    f"Checkpoints are in {self.folder}; train again with a smaller --lr (was {self.config.lr}), "
+                    "--precision fp32, or a smaller --style-weight"
+                )
+            self.update.lr_scale *= 0.5
+            self.say(
+                f"step {step}: {fault}; back to step {state.step} with half the learning rate "
+                f"(time {self.rollbacks} of at most {MAX_ROLLBACKS})"
+            )
+        self.update.unpack_(state)
+        if self.log:
+            self.log.rewind(state.step)
+
+    def keep_result(self) -> Path:
+        """Write the averaged weights, with patience: the work of hours must not be lost to a disk that is full for now.
+
+        Returns:
+            the path of weights.safetensors.
+        Raises:
+            TrainingError: it could not be written even at the last attempt.
+        """
+        path = self.folder / "weights.safetensors"
+        if not self.ranks.writes:
+            return path
+        if self.bad_photos.names:
+            self.say(f"{len(self.bad_photos.names)} damaged photos were skipped, listed in {self.bad_photos.path}")
+        card = self.card(self.config.steps)
+        for wait_s in (*LAST_SAVES_S, None):
+            try:
+                save_weights(path, self.update.averaged_net.state_dict(), card)
+                break
+            except TrainingError as error:
+                if wait_s is None:
+                    raise
+                self.say(f"{error}; trying again in {wait_s} s")
+                time.sleep(wait_s)
+        if self.unsaved:
+            self.say("the last checkpoint is not there, but the result is")
+        return path
+
+
+def not_finite(skipped_in_a_row: int) -> str | None:
+    """What is wrong if so many steps had a loss or gradient that was not finite."""
+    if skipped_in_a_row >= MAX_NOT_FINITE:
+        return f"loss or gradient was not finite in {skipped_in_a_row} steps in a row"
+    return None
 
 
 @dataclass(frozen=True)
@@ -128,3 +321,33 @@ class Runs:
     def _list_bad(self, photos: Sequence[str]) -> None:
         for run in self.runs:
             run.bad_photos.note(photos)
+
+
+def load_checkpoints(
+    run_folders: Sequence[Path], ranks: Ranks, say: Callable[[str], None], resuming: bool = True
+) -> list[tuple[TrainingState, dict[str, Any]]] | None:
+    """The newest checkpoint of each folder, all of the same step and the same in all processes; None if there is none.
+
+    Args:
+        resuming: else one without a checkpoint sends all back to where this process began.
+    Raises:
+        TrainingError: there are none of the same step. StyleError: none of a folder's can be read.
+    """
+    found = [load_newest_state(run_folder, say) for run_folder in run_folders]
+    while any(found) and len({state and state[0].step for state in found}) > 1:
+        steps = [state[0].step if state else None for state in found]
+        if None in steps and not resuming:
+            found = [None for _ in found]
+            break
+        if None in steps:
+            raise TrainingError(
+                f"{', '.join(map(str, run_folders))}: these trainings are not at the same step; go on with each alone"
+            )
+        oldest = min(step for step in steps if step is not None)
+        found = [load_newest_state(run_folder, say, oldest) for run_folder in run_folders]
+    steps = ranks.gather(found[0][0].step if found[0] else None)
+    if len(set(steps)) > 1:
+        raise TrainingError(
+            f"the processes found checkpoints of different steps in {run_folders[0]}: {steps}; they have to share it"
+        )
+    return [state for state in found if state] or None

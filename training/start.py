@@ -13,7 +13,7 @@ from rich.console import Console
 from allaprima.models.errors import TrainingError
 from allaprima.models.image_transform_net import TIERS, ImageTransformNet
 from allaprima.models.vgg import VGG19Features, load_vgg19
-from allaprima.training.checkpoint import TrainingState, find_weights, load_net, load_newest_state
+from allaprima.training.checkpoint import TrainingState, find_weights, load_net
 from allaprima.training.config import TrainConfig
 from allaprima.training.device import in_precision, pick_precision
 from allaprima.training.launch import Step, pick_functions, trial_image
@@ -22,38 +22,8 @@ from allaprima.training.painting import Target, make_target, plain_border_text, 
 from allaprima.training.photos.folder import PhotoFolder
 from allaprima.training.preview import load_preview_frames
 from allaprima.training.ranks import Ranks
-from allaprima.training.record import Run
+from allaprima.training.runs import Run
 from allaprima.training.update import Update
-
-
-def load_checkpoints(
-    run_folders: Sequence[Path], ranks: Ranks, say: Callable[[str], None], resuming: bool = True
-) -> list[tuple[TrainingState, dict[str, Any]]] | None:
-    """The newest checkpoint of each folder, all of the same step and the same in all processes; None if there is none.
-
-    Args:
-        resuming: else one without a checkpoint sends all back to where this process began.
-    Raises:
-        TrainingError: there are none of the same step. StyleError: none of a folder's can be read.
-    """
-    found = [load_newest_state(run_folder, say) for run_folder in run_folders]
-    while any(found) and len({state and state[0].step for state in found}) > 1:
-        steps = [state[0].step if state else None for state in found]
-        if None in steps and not resuming:
-            found = [None for _ in found]
-            break
-        if None in steps:
-            raise TrainingError(
-                f"{', '.join(map(str, run_folders))}: these trainings are not at the same step; go on with each alone"
-            )
-        oldest = min(step for step in steps if step is not None)
-        found = [load_newest_state(run_folder, say, oldest) for run_folder in run_folders]
-    steps = ranks.gather(found[0][0].step if found[0] else None)
-    if len(set(steps)) > 1:
-        raise TrainingError(
-            f"the processes found checkpoints of different steps in {run_folders[0]}: {steps}; they have to share it"
-        )
-    return [state for state in found if state] or None
 
 
 def start_runs(

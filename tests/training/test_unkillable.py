@@ -248,7 +248,7 @@ def test_a_disk_that_is_full_for_a_while_is_reported_at_once_and_the_result_is_t
 
 
 def test_a_disk_that_stays_full_ends_in_an_error_and_the_last_checkpoint_can_be_loaded(config, tmp_path, monkeypatch):
-    from allaprima.training import record
+    from allaprima.training import runs
 
     waits = []
     monkeypatch.setattr(record.time, "sleep", waits.append)
@@ -256,7 +256,7 @@ def test_a_disk_that_stays_full_ends_in_an_error_and_the_last_checkpoint_can_be_
     said = say_to(config, tmp_path, monkeypatch)
     assert "STOPPED" in said.splitlines()[-1]
     assert "weights.safetensors cannot be written: No space left" in said.splitlines()[-1]
-    assert len(waits) == len(record.LAST_SAVES_S)
+    assert len(waits) == len(runs.LAST_SAVES_S)
     assert load_state(checkpoint_path(tmp_path, 3))[0].step == 3
     assert [path.name for path in tmp_path.glob("step_*.safetensors")] == ["step_000003.safetensors"]  # no half pairs
     assert not strays(tmp_path)
