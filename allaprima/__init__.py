@@ -101,8 +101,8 @@ class Style:
         how = StylizeOptions(keep_color, match_luminance, strength, max_side_px, strokes, detail)
         if isinstance(photo, Image.Image):
             picture = picture_of(photo)
-            painting = paint_photo(self._session, picture.frame, how, self._fine_session)
-            return image_of(dataclasses.replace(picture, frame=painting))
+            stylized_frame = paint_photo(self._session, picture.frame, how, self._fine_session)
+            return image_of(dataclasses.replace(picture, frame=stylized_frame))
         if not isinstance(photo, np.ndarray):
             raise TypeError(f"photo is a {type(photo).__name__}; a PIL image or a (H, W, 3) uint8 array is wanted")
         if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or not photo.size:
@@ -111,7 +111,7 @@ class Style:
 
 
 def train(
-    painting: "str | os.PathLike[str]",
+    style_image: "str | os.PathLike[str]",
     photos: "str | os.PathLike[str]",
     output: "str | os.PathLike[str]",
     *,
@@ -121,7 +121,7 @@ def train(
     """Train a style on one painting, as `allaprima train` does; needs `pip install 'allaprima[train]'`.
 
     Args:
-        painting: the style image's file.
+        style_image: the painting's file.
         photos: a folder of any photos, a thousand or more, or a Hugging Face dataset's name.
         output: the run folder: checkpoints, previews, and in the end style.onnx. One that holds a training is refused.
         quick: a preview in minutes: small crops, few steps.
@@ -135,4 +135,4 @@ def train(
     """
     from allaprima.training.commands import train_style
 
-    return train_style(Path(painting).expanduser(), Path(photos).expanduser(), Path(output).expanduser(), quick, options)
+    return train_style(Path(style_image).expanduser(), Path(photos).expanduser(), Path(output).expanduser(), quick, options)

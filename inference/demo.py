@@ -39,10 +39,10 @@ def demo_sheet(
         for name, session in sessions.items():
             paint_photo(session, frame, StylizeOptions())  # the first run of a size sets up buffers
             began = time.perf_counter()
-            painting = paint_photo(session, frame, StylizeOptions())
+            stylized_frame = paint_photo(session, frame, StylizeOptions())
             times_ms[name].append(1000.0 * (time.perf_counter() - began))
-            own.append(painting)
-            kept.append(keep_color(frame, painting, "luminance"))
+            own.append(stylized_frame)
+            kept.append(keep_color(frame, stylized_frame, "luminance"))
         for i in range(0, len(own), COLUMNS):
             rows += [own[i : i + COLUMNS], kept[i : i + COLUMNS]]
             labels += [names[i : i + COLUMNS], kept_names[i : i + COLUMNS]]

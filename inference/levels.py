@@ -65,14 +65,14 @@ def paint_levels(
     def tell(share: float) -> None:  # of the level in work, whose content is the first one left
         progress((done + share * contents[0].shape[0] * contents[0].shape[1]) / todo)
 
-    painting = session.stylize(contents[0], tell)
+    stylized_frame = session.stylize(contents[0], tell)
     while len(contents) > 1:
         height, width = contents[1].shape[:2]
         painter = fine_session if fine_session and height * width > SLOW_PIXELS else session
         done += contents[0].shape[0] * contents[0].shape[1]
-        to_paint = _with_detail(painting, contents.pop(0), contents[0], detail)
-        painting = _held(painter.stylize(to_paint, tell), painting)
-    return painting
+        to_paint = _with_detail(stylized_frame, contents.pop(0), contents[0], detail)
+        stylized_frame = _held(painter.stylize(to_paint, tell), stylized_frame)
+    return stylized_frame
 
 
 # Both work channel by channel and in bands of rows: of a picture of 100 megapixels, 300 MB, what they need beside it would

@@ -27,9 +27,9 @@ class Steadier:
         self._scratch = Scratch()
         self._grids: dict[tuple[int, int], np.ndarray] = {}
         self._gray: np.ndarray | None = None
-        self._painting: np.ndarray | None = None
+        self._stylized_before: np.ndarray | None = None
 
-    def steady(self, content_frame: np.ndarray, painting: np.ndarray, amount: float) -> np.ndarray:
+    def steady(self, content_frame: np.ndarray, stylized_frame: np.ndarray, amount: float) -> np.ndarray:
         """The next frame of a film and its painting.
 
         Args:
@@ -39,11 +39,11 @@ class Steadier:
         Returns:
             `painting`.
         """
-        height, width = painting.shape[:2]
+        height, width = stylized_frame.shape[:2]
         get = self._scratch.get
         if not amount or min(height, width) < LEAST_PX:
             self._gray = None
-            return painting
+            return stylized_frame
         small_size = width // SHRINK, height // SHRINK
         small = cv2.resize(content_frame, small_size, get("small", (*small_size[::-1], 3)), interpolation=cv2.INTER_AREA)
         gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
@@ -51,8 +51,8 @@ class Steadier:
         if (
             before is not None
             and before.shape == gray.shape
-            and self._painting is not None
-            and self._painting.shape == painting.shape
+            and self._stylized_before is not None
+            and self._stylized_before.shape == stylized_frame.shape
         ):
             # With anything but zeros in it DIS would begin its search there.
             flow = get("flow", (*gray.shape, 2), np.float32)
@@ -60,11 +60,11 @@ class Steadier:
             flow = self._dis.calc(gray, before, flow)
             trust = self._trust(gray, before, flow)
             if trust.mean() > CUT:
-                self._blend(painting, self._painting, flow, amount * trust)
-        if self._painting is None or self._painting.shape != painting.shape:
-            self._painting = np.empty_like(painting)
-        np.copyto(self._painting, painting)
-        return painting
+                self._blend(stylized_frame, self._stylized_before, flow, amount * trust)
+        if self._stylized_before is None or self._stylized_before.shape != stylized_frame.shape:
+            self._stylized_before = np.empty_like(stylized_frame)
+        np.copyto(self._stylized_before, stylized_frame)
+        return stylized_frame
 
     def _trust(self, gray: np.ndarray, before: np.ndarray, flow: np.ndarray) -> np.ndarray:
         """Where the movement is sure: (h, w) float32, 0 to 1, of the small size."""
@@ -77,9 +77,9 @@ class Steadier:
         trust[(x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)] = 0.0  # it came in from outside
         return cv2.erode(trust, np.ones((5, 5), np.uint8))
 
-    def _blend(self, painting: np.ndarray, before: np.ndarray, flow: np.ndarray, share: np.ndarray) -> None:
+    def _blend(self, stylized_frame: np.ndarray, before: np.ndarray, flow: np.ndarray, share: np.ndarray) -> None:
         """Blend the painting before, moved along, into this one."""
-        height, width = painting.shape[:2]
+        height, width = stylized_frame.shape[:2]
         get = self._scratch.get
         # Scaled before it is enlarged, x and then y: over the two numbers of each pixel NumPy's broadcasting is slow.
         scaled = np.empty_like(flow)
@@ -88,12 +88,12 @@ class Steadier:
         there = get("there", (height, width, 2), np.float32)
         cv2.resize(scaled, (width, height), there, interpolation=cv2.INTER_LINEAR)
         cv2.add(there, self._places(height, width), there)
-        moved = get("moved", painting.shape)
+        moved = get("moved", stylized_frame.shape)
         # Cubic is twelve times as slow and not sharper, linear blurs a little more with every frame.
         cv2.remap(before, there, NO_SECOND_MAP, cv2.INTER_NEAREST, moved, cv2.BORDER_REPLICATE)
         mine = cv2.resize(share, (width, height), get("mine", (height, width), np.float32), interpolation=cv2.INTER_LINEAR)
         rest = np.subtract(1.0, mine, get("rest", (height, width), np.float32))
-        cv2.blendLinear(moved, painting, mine, rest, painting)
+        cv2.blendLinear(moved, stylized_frame, mine, rest, stylized_frame)
 
     def _places(self, height: int, width: int) -> np.ndarray:
         """Each pixel's own place, x and y."""

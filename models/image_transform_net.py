@@ -147,7 +147,7 @@ class QualityNet(nn.Module):
 
 
 class RealtimeNet(nn.Module):
-    """All the thinking at 1/4 resolution, the drawing at 1/2; arguments, result, attribute as `QualityNet`.
+    """The residual blocks work at 1/4 resolution, the output layers at 1/2. Arguments, result and attribute: as `QualityNet`.
 
     The stem is a pixel-unshuffle by 4 and a 3x3 convolution, written as the one 12x12 convolution that they are.
     `skip` hands the photo's own pixels to the head, so that fine lines survive the 1/4 resolution.

@@ -34,7 +34,7 @@ def add_train(commands: Commands) -> None:
     )
     example = "allaprima train painting.jpg --photos ~/Pictures -o runs/my_style"
     parser = add_command(commands, "train", train, "train a new style", text, example)
-    parser.add_argument("paintings", nargs="*", metavar="PAINTING", help="the style image")
+    parser.add_argument("style_images", nargs="*", metavar="PAINTING", help="the style image")
     parser.add_argument(
         "--photos", metavar="FOLDER_OR_DATASET", help="a folder, or a Hugging Face dataset's name (default: $ALLAPRIMA_PHOTOS)"
     )
@@ -84,7 +84,7 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def train_style(painting: Path, photos: Path, run_folder: Path, quick: bool, options: Mapping[str, Any]) -> Path:
+def train_style(style_image: Path, photos: Path, run_folder: Path, quick: bool, options: Mapping[str, Any]) -> Path:
     """`allaprima.train`: see there."""
     known = [field.name for field in dataclasses.fields(TrainConfig)]
     if unknown := [name for name in options if name not in known]:
@@ -96,7 +96,7 @@ def train_style(painting: Path, photos: Path, run_folder: Path, quick: bool, opt
     from allaprima.training.loop import train_together
     from allaprima.training.quick import quick_config
 
-    config = _config_of({"painting": str(painting), "photos": str(photos), **options})
+    config = _config_of({"style_image": str(style_image), "photos": str(photos), **options})
     config = quick_config(config) if quick else config
     _check_new(run_folder)
     _save_options(run_folder, config)
@@ -112,8 +112,8 @@ def _check_nothing_else(options: argparse.Namespace) -> None:
     defaults |= {"output": None, "quick": False, "preview": []}
     del defaults["photos"]  # they may have moved
     useless = [flag(name) for name, default in defaults.items() if getattr(options, name, default) != default]
-    if useless or options.paintings:
-        given = ", ".join([*options.paintings, *useless])
+    if useless or options.style_images:
+        given = ", ".join([*options.style_images, *useless])
         raise TrainingError(f"{given}: not with --resume, which goes on with the run's own options; leave it out")
 
 
@@ -132,22 +132,22 @@ def _resumed_run(folder: str, photos: str | None) -> tuple[Path, TrainConfig]:
 
 
 def _new_runs(options: argparse.Namespace) -> list[tuple[Path, TrainConfig]]:
-    if len(options.paintings) > 1 and (options.title or options.painter or options.year):
+    if len(options.style_images) > 1 and (options.title or options.painter or options.year):
         raise TrainingError("--title, --painter and --year are of one painting; train this one alone, or leave them out")
     runs: list[tuple[Path, TrainConfig]] = []
-    for painting in options.paintings or [None]:
-        config = _chosen_config(options, painting)
+    for style_image in options.style_images or [None]:
+        config = _chosen_config(options, style_image)
         if options.quick:
             from allaprima.training.quick import quick_config
 
             config = quick_config(config)
-        name = f"{Path(config.painting).stem}-{config.tier}{'-quick' if options.quick else ''}"
+        name = f"{Path(config.style_image).stem}-{config.tier}{'-quick' if options.quick else ''}"
         run_folder = Path("runs", name) if not options.output else Path(options.output)
-        if options.output and len(options.paintings) > 1:
+        if options.output and len(options.style_images) > 1:
             run_folder /= name
         _check_new(run_folder)
         if run_folder in [other for other, _ in runs]:
-            raise TrainingError(f"two paintings are named {Path(painting).stem}; rename one")
+            raise TrainingError(f"two paintings are named {Path(style_image).stem}; rename one")
         runs.append((run_folder, config))
     return runs
 
@@ -159,24 +159,24 @@ def _check_new(run_folder: Path) -> None:
         )
 
 
-def _chosen_config(options: argparse.Namespace, painting: str | None) -> TrainConfig:
+def _chosen_config(options: argparse.Namespace, style_image: str | None) -> TrainConfig:
     """The training options of a command line; those that a command does not have stay at their defaults."""
     photos = options.photos or os.environ.get("ALLAPRIMA_PHOTOS")
-    if not painting or not photos:
+    if not style_image or not photos:
         raise TrainingError(
             "a PAINTING and --photos FOLDER are needed to train, or --resume RUN_FOLDER to go on. Photos of anything do, a "
             "thousand or more: your own, or COCO's 5,000 (cocodataset.org, 2017 Val images, 1 GB). ALLAPRIMA_PHOTOS names a "
             "folder once for all"
         )
-    return _config_of(chosen(TrainConfig, options) | {"painting": painting, "photos": photos})
+    return _config_of(chosen(TrainConfig, options) | {"style_image": style_image, "photos": photos})
 
 
 def _config_of(values: dict[str, Any]) -> TrainConfig:
     """The training options of these values, their files found from wherever the training will go on."""
-    if not Path(values["painting"]).is_file():
-        raise TrainingError(f"there is no painting {values['painting']}")
+    if not Path(values["style_image"]).is_file():
+        raise TrainingError(f"there is no painting {values['style_image']}")
     values["vgg19"] = values.get("vgg19") or os.environ.get("ALLAPRIMA_VGG19")  # --resume may lack it, or have another
-    for name in ("painting", "photos", "init", "vgg19"):  # --resume may be called from another folder
+    for name in ("style_image", "photos", "init", "vgg19"):  # --resume may be called from another folder
         if values.get(name) and Path(values[name]).exists():
             values[name] = os.path.realpath(values[name])
     if values.get("photo_store"):
@@ -202,7 +202,7 @@ def add_sweep(commands: Commands) -> None:
     )
     example = "allaprima sweep painting.jpg --photos ~/Pictures --style-weights 2,5,10 --style-sizes 256,384"
     parser = add_command(commands, "sweep", sweep, "compare style weights and sizes", text, example)
-    parser.add_argument("painting", metavar="PAINTING", help="the style image")
+    parser.add_argument("style_image", metavar="PAINTING", help="the style image")
     parser.add_argument("--photos", required=True, metavar="FOLDER_OR_DATASET", help="as for train")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="(default: runs/PAINTING-sweep)")
     weights = f"(default: {TrainConfig.style_weight:g})"
@@ -224,8 +224,8 @@ def sweep(options: argparse.Namespace) -> int:
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise TrainingError("a sweep runs in one process; start it without torchrun")
-    config = _chosen_config(options, options.painting)
-    folder = Path(options.output or Path("runs", f"{Path(config.painting).stem}-sweep"))
+    config = _chosen_config(options, options.style_image)
+    folder = Path(options.output or Path("runs", f"{Path(config.style_image).stem}-sweep"))
     try:
         sheet = run_sweep(config, options.style_weights, options.style_sizes, folder, Console(highlight=False))
     except Interrupted as error:
@@ -421,7 +421,7 @@ def add_bench(commands: Commands) -> None:
     what = "side of a square, or WIDTHxHEIGHT (default: 256,512,1024)"
     parser.add_argument("--sizes", type=_sizes, default=sizes, metavar="PX,PX", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("painting", nargs="?", metavar="PAINTING", help="with --training")
+    parser.add_argument("style_image", nargs="?", metavar="PAINTING", help="with --training")
     parser.add_argument("--photos", metavar="FOLDER", help="with --training")
     parser.add_argument("--training", action="store_true", help="measure the training loop")
     what = "turns of each network, or of each loop, 2 s long (default: 5)"
@@ -432,15 +432,18 @@ def add_bench(commands: Commands) -> None:
 
 def bench(options: argparse.Namespace) -> int:
     _need_training_packages()
-    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(TrainConfig)} | {"painting": None, "photos": None}
-    names = ("painting", "photos", "tier", "compile", "workers", "batch_size", "size_px", "vgg19")
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(TrainConfig)} | {
+        "style_image": None,
+        "photos": None,
+    }
+    names = ("style_image", "photos", "tier", "compile", "workers", "batch_size", "size_px", "vgg19")
     useless = [name for name in names if getattr(options, name) != defaults[name]] if not options.training else []
     if useless:
         raise TrainingError(f"{', '.join(flag(name) for name in useless)}: only with --training; sizes are given with --sizes")
     if options.training:
         from allaprima.training.studies.benchmark_loop import report
 
-        print(report(_chosen_config(options, options.painting), options.rounds))
+        print(report(_chosen_config(options, options.style_image), options.rounds))
     else:
         import json
 

@@ -66,7 +66,7 @@ class TrainConfig:
     both; compile: on CUDA a trial. On CUDA all but compile="off" makes the step one CUDA graph, too.
     """
 
-    painting: str  # the style image's file
+    style_image: str  # the style image's file
     photos: str  # a folder of content images, or a Hugging Face dataset's name
     tier: str = option("realtime", choices=("quality", "realtime"))
     steps: int = option(10_000, "weight updates", "N", least=1)
@@ -153,13 +153,14 @@ class TrainConfig:
             options.setdefault("upsampling", "nearest")
             options.setdefault("steady", 0.0)
             options.setdefault("recipe", "gram")
+            options["style_image"] = options.pop("painting", options.get("style_image"))  # its name until 0.2.0
             return cls(**options)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(f"{path} is not an options file of this version: {error}") from error
 
     @property
     def style_title(self) -> str:
-        return self.title or Path(self.painting).stem.replace("_", " ")
+        return self.title or Path(self.style_image).stem.replace("_", " ")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ COMPILE_GAIN = 0.97  # a compiled step has to take at most this share of the pla
 GRAPH_TOLERANCE = 0.02  # of a CUDA graph's losses, relative: bf16 sums in another order differ by less
 
 
-class Step:
+class TrainingStep:
     """One step of all the styles that are trained together: VGG-19 looks at the photos once for all of them.
 
     Args:

@@ -24,7 +24,7 @@ from allaprima.training.start import open_folder, start_runs, start_step
 
 # Options that may differ where several styles are trained together.
 OF_ONE_STYLE = (
-    *("painting", "style_size_px", "content_weight", "style_weight", "tv_weight", "border_weight", "steady", "lr", "init"),
+    *("style_image", "style_size_px", "content_weight", "style_weight", "tv_weight", "border_weight", "steady", "lr", "init"),
     *("title", "painter", "year", "license", "strokes", "crop_border"),
 )
 
@@ -96,7 +96,7 @@ def _train(
     each = start_runs(
         configs, run_folders, found, photos=photos, resume=resume, console=console, say=say, ranks=ranks, device=device
     )
-    config = each[0].config  # as the others' in all that is asked for here
+    config = each[0].config  # the styles share every option that is read below
     folder = open_folder(config, photos, ranks, device) if photos else None
     if step and not photos:
         say(f"{config.photos} is streamed: it goes on approximately, its shards in a new random order")

@@ -11,8 +11,8 @@ from allaprima.inference.pictures import Picture, contact_sheet, read_picture, r
 from allaprima.training import losses
 from allaprima.training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from allaprima.training.images import cut_to_stride, to_frame, to_image
-from allaprima.training.painting import Target
 from allaprima.training.photos.folder import PhotoFolder
+from allaprima.training.style_image import StyleTarget
 from allaprima.training.update import weights_of
 from allaprima.training.watchdog import picture_fault
 
@@ -60,7 +60,7 @@ def stylize_frame(net: torch.nn.Module, frame: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def look_at(net: torch.nn.Module, target: Target, frames: Sequence[np.ndarray], config: TrainConfig) -> Look:
+def look_at(net: torch.nn.Module, target: StyleTarget, frames: Sequence[np.ndarray], config: TrainConfig) -> Look:
     """Paint the preview photos with the averaged network, in float32, and judge the result."""
     device = next(net.parameters()).device
     content_frames = [cut_to_stride(net, frame) for frame in frames]
@@ -93,7 +93,7 @@ def write_sheet(run_folder: Path, step: int, look: Look, frames: Sequence[np.nda
     text = f"content {look.losses['content']:.3f} style {look.losses['style']:.3f}"
     sheet = contact_sheet(
         [[style_frame, *frames], [style_frame, *look.stylized_frames]],
-        [["painting", *("photo" for _ in frames)], [f"step {step}", text, *("" for _ in frames[1:])]],
+        [["style image", *("photo" for _ in frames)], [f"step {step}", text, *("" for _ in frames[1:])]],
     )
     write_picture(run_folder / f"preview_{step:06d}.png", Picture(sheet))
     return sheet

@@ -19,9 +19,9 @@ from allaprima.training.checkpoint import load_net
 from allaprima.training.config import TrainConfig
 from allaprima.training.images import to_frame
 from allaprima.training.loop import train
-from allaprima.training.painting import read_painting
 from allaprima.training.photos.folder import is_folder, list_photos
 from allaprima.training.preview import load_preview_frames, stylize_frame
+from allaprima.training.style_image import read_style_image
 
 QUICK = {"steps": 120, "size_px": 160, "preview_every": 40, "checkpoint_every": 40}
 
@@ -35,7 +35,7 @@ def quick_config(config: TrainConfig) -> TrainConfig:
 
 def full_training_text(config: TrainConfig, run_folder: Path) -> str:
     """How long the full training would take here, by the photos a second that a quick one reached."""
-    full = TrainConfig(config.painting, config.photos)
+    full = TrainConfig(config.style_image, config.photos)
     speeds = []
     with suppress(OSError, ValueError, KeyError):  # a full disk may have cut it short
         speeds = [json.loads(line)["photos_per_s"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
@@ -43,7 +43,7 @@ def full_training_text(config: TrainConfig, run_folder: Path) -> str:
         return "this was a preview; metrics.jsonl does not say how fast it went"
     photos_per_s = float(np.median(speeds[1:] or speeds))
     seconds = full.steps * full.batch_size / photos_per_s * (full.size_px / config.size_px) ** 2
-    command = f"allaprima train {shlex.quote(config.painting)} --photos {shlex.quote(config.photos)} --tier {config.tier}"
+    command = f"allaprima train {shlex.quote(config.style_image)} --photos {shlex.quote(config.photos)} --tier {config.tier}"
     return (
         f"this was a preview: {photos_per_s:.1f} photos/s at {config.size_px} px. The full training "
         f"({full.steps:,} steps of {full.batch_size} photos at {full.size_px} px) would take about "
@@ -82,7 +82,9 @@ def sweep(
             train(one, run_folder, console, resume=True)
         net, card = load_net(weights)
         painted = [to_frame(stylize_frame(net, frame)) for frame in frames]
-        rows.append([read_painting(one.painting, one.style_size_px, one.max_pixels, crop_border=one.crop_border), *painted])
+        rows.append(
+            [read_style_image(one.style_image, one.style_size_px, one.max_pixels, crop_border=one.crop_border), *painted]
+        )
         losses = card["losses"]
         text = f"content {losses['content']:.2f} style {losses['style']:.2f}"
         labels.append([f"weight {weight:g}, size {size_px} px", text, *("" for _ in frames[1:])])

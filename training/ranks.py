@@ -69,7 +69,7 @@ class Ranks:
 
 
 def from_environment() -> Ranks:
-    """What torchrun says about this process; alone if it says nothing."""
+    """This process's place among those that torchrun started; the only one, if torchrun did not start it."""
     rank, world, local = (int(os.environ.get(name, default)) for name, default in _VARIABLES)
     return Ranks(rank, world, local)
 

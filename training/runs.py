@@ -245,7 +245,7 @@ class Runs:
     ) -> None:
         self.runs, self.ranks, self.device = runs, ranks, device
         self.say, self.show, self.speaks = say, show, speaks
-        self.config = runs[0].config  # as the others' in all that is asked for here
+        self.config = runs[0].config  # the styles share every option that is read here
         self.faults: list[str | None] = []
         self._skipped: list[int] = []
         self._bad: list[str] = []

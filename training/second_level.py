@@ -34,6 +34,6 @@ def second_level(net: Callable[[Tensor], Tensor], content_image: Tensor) -> Tens
         the same shape: the painting of the photo at half its size, enlarged, with what of the photo is lost at that size.
     """
     coarse_content = F.avg_pool2d(content_image, 2)
-    painting = net(coarse_content).float()
-    image = F.interpolate(painting - coarse_content, scale_factor=2.0, mode="bicubic") + content_image
+    stylized_image = net(coarse_content).float()
+    image = F.interpolate(stylized_image - coarse_content, scale_factor=2.0, mode="bicubic") + content_image
     return image.clamp(0.0, 1.0).contiguous(memory_format=torch.channels_last)

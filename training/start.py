@@ -14,15 +14,15 @@ from allaprima.models.errors import TrainingError
 from allaprima.models.image_transform_net import TIERS, ImageTransformNet
 from allaprima.models.vgg import VGG19Features, load_vgg19
 from allaprima.training.checkpoint import TrainingState, find_weights, load_net
+from allaprima.training.conditional_instance_norm import nearest, starts
 from allaprima.training.config import TrainConfig
 from allaprima.training.device import in_precision, pick_precision
-from allaprima.training.launch import Step, pick_functions, trial_image
-from allaprima.training.many_styles import nearest, starts
-from allaprima.training.painting import Target, make_target, plain_border_text, read_painting, without_grain
+from allaprima.training.launch import TrainingStep, pick_functions, trial_image
 from allaprima.training.photos.folder import PhotoFolder
 from allaprima.training.preview import load_preview_frames
 from allaprima.training.ranks import Ranks
 from allaprima.training.runs import Run
+from allaprima.training.style_image import StyleTarget, make_target, plain_border_text, read_style_image, without_grain
 from allaprima.training.update import Update
 
 
@@ -40,7 +40,7 @@ def start_runs(
 ) -> list[Run]:
     """Each style with its network, average and optimizer, and one VGG-19 for all."""
     style_frames = [
-        read_painting(config.painting, config.style_size_px, config.max_pixels, crop_border=config.crop_border)
+        read_style_image(config.style_image, config.style_size_px, config.max_pixels, crop_border=config.crop_border)
         for config in configs
     ]
     for config, style_frame in zip(configs, style_frames, strict=True):
@@ -79,7 +79,7 @@ def start_runs(
 
 def targets_of(
     config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, target_vgg: VGG19Features
-) -> tuple[Target, Target | None]:
+) -> tuple[StyleTarget, StyleTarget | None]:
     """What a network is trained towards, and for the painter's recipe the same twice as large, for its second level.
 
     Args:
@@ -87,8 +87,8 @@ def targets_of(
     """
     if config.recipe != "painter":
         return dataclasses.replace(make_target(vgg, style_frame, "fp32"), vgg=target_vgg), None
-    finer_frame = read_painting(
-        config.painting, 2 * config.style_size_px, config.max_pixels, enlarged=False, crop_border=config.crop_border
+    finer_frame = read_style_image(
+        config.style_image, 2 * config.style_size_px, config.max_pixels, enlarged=False, crop_border=config.crop_border
     )
     target, finer_target = (
         dataclasses.replace(make_target(vgg, frame, "fp32"), vgg=target_vgg)
@@ -99,10 +99,10 @@ def targets_of(
 
 def start_step(
     config: TrainConfig, updates: Sequence[Update], say: Callable[[str], None], ranks: Ranks, device: torch.device
-) -> Step:
+) -> TrainingStep:
     """The step of these styles, compiled and as a CUDA graph where that works and pays; says what it is."""
     functions = pick_functions(config, updates[0], ranks)
-    launch = Step(updates, functions)
+    launch = TrainingStep(updates, functions)
     kind = [f"VGG-19 and network in {config.precision} on {device}"]
     if functions.compiled == "on":
         kind.append("compiled")
@@ -138,7 +138,7 @@ def open_folder(
 
 
 def first_network(
-    config: TrainConfig, target: Target, preview_frames: Sequence[np.ndarray], say: Callable[[str], None]
+    config: TrainConfig, target: StyleTarget, preview_frames: Sequence[np.ndarray], say: Callable[[str], None]
 ) -> ImageTransformNet:
     """The network that a training begins with: the base's, another style's, or noise."""
     if config.init == "none":

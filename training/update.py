@@ -10,13 +10,13 @@ from torch import Tensor
 
 from allaprima.models.vgg import VGG19Features
 from allaprima.training import losses
+from allaprima.training.augmentation import Shake, Shaken
 from allaprima.training.checkpoint import TrainingState, pack_state, unpack_state_
 from allaprima.training.config import CONTENT_LAYERS, RECIPES, SIMILARITY_LAYERS, STYLE_LAYERS, TrainConfig
-from allaprima.training.painting import Target
 from allaprima.training.places import Places
 from allaprima.training.ranks import Ranks
 from allaprima.training.second_level import finer_count, second_level
-from allaprima.training.shake import Shake, Shaken
+from allaprima.training.style_image import StyleTarget
 
 EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_BATCH` photos
 EMA_BATCH = 4
@@ -26,7 +26,7 @@ STEADY_WEIGHT = 20.0  # of `TrainConfig.steady` 1
 
 ContentFeatures = Callable[[VGG19Features, Tensor], dict[str, Tensor]]
 StepLosses = Callable[
-    [torch.nn.Module, Target, Tensor, dict[str, Tensor], TrainConfig, Shaken | None, Places],
+    [torch.nn.Module, StyleTarget, Tensor, dict[str, Tensor], TrainConfig, Shaken | None, Places],
     dict[str, Tensor],
 ]
 
@@ -79,7 +79,12 @@ class Update:
     """
 
     def __init__(
-        self, config: TrainConfig, net: torch.nn.Module, target: Target, ranks: Ranks, finer_target: Target | None = None
+        self,
+        config: TrainConfig,
+        net: torch.nn.Module,
+        target: StyleTarget,
+        ranks: Ranks,
+        finer_target: StyleTarget | None = None,
     ) -> None:
         self.config, self.net, self.target, self.ranks = config, net, target, ranks
         device = next(net.parameters()).device
@@ -88,7 +93,7 @@ class Update:
             own = own_photos(config, ranks)
             self.finer = finer_count(config.batch_size, own)
             styles = torch.tensor([0] * (len(own) - self.finer) + [1] * self.finer, device=device)
-            self.target_of_each = Target.of_all([target, finer_target]).of_each(styles)
+            self.target_of_each = StyleTarget.of_all([target, finer_target]).of_each(styles)
         on_gpu = device.type == "cuda"
         self.averaged_net = copy.deepcopy(net).requires_grad_(False).eval()
         lr = torch.tensor(config.lr, device=device) if on_gpu else config.lr
@@ -194,7 +199,7 @@ def content_features_of(vgg: VGG19Features, content_image: Tensor) -> dict[str, 
 
 def step_losses(
     net: Callable[[Tensor], Tensor],
-    target: Target,
+    target: StyleTarget,
     content_image: Tensor,
     content_features: dict[str, Tensor],
     config: TrainConfig,

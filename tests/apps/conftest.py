@@ -32,7 +32,7 @@ def wanted(photo: Path) -> np.ndarray:
 def form_for(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The image file as `allaprima export --for TARGET --size ...` writes it, for the photo when it is padded."""
     onnx = pytest.importorskip("onnx")
-    from allaprima.training.export.forms import in_form_for
+    from allaprima.training.export.conversion import in_form_for
 
     def write(target: str) -> Path:
         path = tmp_path_factory.mktemp(target) / "style.onnx"

@@ -9,7 +9,7 @@ from allaprima.models.options import option as an_option
 from allaprima.training.config import EvaluateConfig, OptimizeConfig, ReconstructConfig, TrainConfig
 
 CONFIGS = {
-    TrainConfig: {"painting": "p", "photos": "f"},
+    TrainConfig: {"style_image": "p", "photos": "f"},
     OptimizeConfig: {"content": "c", "styles": ("s",)},
     ReconstructConfig: {"image": "i"},
     EvaluateConfig: {"style_image": "s", "photos": "f"},

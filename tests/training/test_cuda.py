@@ -21,13 +21,13 @@ from allaprima.training import loop, preview
 from allaprima.training.classic.descent import Objective, descend
 from allaprima.training.config import TrainConfig
 from allaprima.training.images import to_image
-from allaprima.training.launch import Step, pick_functions
+from allaprima.training.launch import TrainingStep, pick_functions
 from allaprima.training.loop import train, train_together
 from allaprima.training.losses import gram_matrix
-from allaprima.training.painting import make_target, read_painting
 from allaprima.training.photos.folder import PhotoFolder, list_photos
 from allaprima.training.places import Places
 from allaprima.training.ranks import Ranks
+from allaprima.training.style_image import make_target, read_style_image
 from allaprima.training.update import Functions, Update, content_features_of, step_losses, without
 
 pytestmark = [
@@ -42,7 +42,7 @@ PLAIN = Functions(content_features_of, step_losses)
 @pytest.fixture(scope="module")
 def config(painting, photo_folder):
     return TrainConfig(
-        painting=str(painting),
+        style_image=str(painting),
         photos=str(photo_folder),
         steps=30,
         batch_size=4,
@@ -63,7 +63,7 @@ def update(config):
     loop.pick_device("cuda")
     torch.manual_seed(0)
     vgg = load_vgg19("random", device=CUDA)
-    target = make_target(vgg, read_painting(config.painting, config.style_size_px, config.max_pixels), "bf16")
+    target = make_target(vgg, read_style_image(config.style_image, config.style_size_px, config.max_pixels), "bf16")
     net = TIERS[config.tier]().to(CUDA).to(memory_format=torch.channels_last)
     return Update(config, net, target, Ranks())
 
@@ -95,7 +95,7 @@ def photos_like(config, seed=0):
 @pytest.mark.parametrize("as_graph", [False, True])
 def test_a_step_never_waits_for_the_gpu(update, config, photo_folder, as_graph):
     folder = PhotoFolder(list_photos(photo_folder), config.batch_size, config.painted_px, 0, device=CUDA)
-    launch = Step([update], PLAIN)
+    launch = TrainingStep([update], PLAIN)
     if as_graph:
         assert launch.capture_(photos_like(config)) == ""
     for step in range(6):  # every photo is on the GPU after these
@@ -111,7 +111,7 @@ def test_a_cuda_graph_trains_what_launched_steps_train(config, update):
     found, painted = [], []
     for as_graph in (False, True):
         update.unpack_(start)
-        launch = Step([update], PLAIN)
+        launch = TrainingStep([update], PLAIN)
         if as_graph:
             assert launch.capture_(photos_like(config)) == ""
         for step in range(10):

@@ -25,7 +25,7 @@ from allaprima.training import launch, loop, losses, preview, start, update
 from allaprima.training.checkpoint import checkpoint_path, latest_checkpoint, load_net, load_state, save_weights
 from allaprima.training.config import TrainConfig
 from allaprima.training.loop import train
-from allaprima.training.painting import inside_of, plain_border_text, read_painting
+from allaprima.training.style_image import inside_of, plain_border_text, read_style_image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def config(painting, photo_folder):
     return TrainConfig(
-        painting=str(painting),
+        style_image=str(painting),
         photos=str(photo_folder),
         steps=4,
         batch_size=2,
@@ -76,7 +76,7 @@ def test_a_run_folder_holds_what_is_promised(config, tmp_path, console):
     assert set(row) == {"step", *update.PARTS, "photos_per_s"}
     card = json.loads((tmp_path / "weights.json").read_text())
     assert card["photos_seen"] == 8
-    assert "/" not in card["options"]["painting"]
+    assert "/" not in card["options"]["style_image"]
 
 
 def test_a_resumed_training_gives_the_same_weights_as_one_never_stopped(config, tmp_path, console):
@@ -157,7 +157,7 @@ def test_interrupt_saves_and_says_how_to_go_on(config, tmp_path, console, monkey
 def test_a_flat_painting_is_refused(config, tmp_path, console):
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "flat.png")
     with pytest.raises(TrainingError, match=r"flat\.png is one flat color"):
-        train(dataclasses.replace(config, painting=str(tmp_path / "flat.png")), tmp_path, console)
+        train(dataclasses.replace(config, style_image=str(tmp_path / "flat.png")), tmp_path, console)
 
 
 @pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 0, 255)])
@@ -169,7 +169,7 @@ def test_of_a_painting_only_what_is_visible_is_learned(tmp_path, hidden):
     alpha[40, 20:64] = 128  # a soft edge
     pixels = np.where(alpha[:, :, None] > 0, visible, np.uint8(hidden))
     Image.fromarray(np.dstack([pixels, alpha])).save(tmp_path / "x.png")
-    frame = read_painting(str(tmp_path / "x.png"), 64)
+    frame = read_style_image(str(tmp_path / "x.png"), 64)
     np.testing.assert_array_equal(frame[8:40, 20:64], visible[8:40, 20:64])
     np.testing.assert_array_equal(frame[40:63, 20:64], visible[16:39, 20:64][::-1])  # mirrored below
     np.testing.assert_array_equal(frame[8:40, :20], visible[8:40, 21:41][:, ::-1])  # and to the left
@@ -183,9 +183,9 @@ def test_a_painting_that_cannot_be_seen_or_is_tiny_is_refused(config, tmp_path, 
     Image.fromarray(pixels).save(tmp_path / "clear.png")
     Image.fromarray(pixels[:31, :, :3]).save(tmp_path / "tiny.png")
     with pytest.raises(TrainingError, match=r"clear\.png is transparent all over"):
-        train(dataclasses.replace(config, painting=str(tmp_path / "clear.png")), tmp_path, console)
+        train(dataclasses.replace(config, style_image=str(tmp_path / "clear.png")), tmp_path, console)
     with pytest.raises(TrainingError, match=r"tiny\.png is 64x31 px; at least 32 px a side"):
-        train(dataclasses.replace(config, painting=str(tmp_path / "tiny.png")), tmp_path, console)
+        train(dataclasses.replace(config, style_image=str(tmp_path / "tiny.png")), tmp_path, console)
 
 
 @pytest.mark.parametrize(("bad", "stops"), [(2, False), (4, True)])
@@ -356,13 +356,13 @@ def test_a_plain_border_is_found_said_and_cut(tmp_path, color):
     frame[20:116, 30:158] = inner
     Image.fromarray(frame).save(tmp_path / "framed.jpg", quality=85)
     config = TrainConfig(str(tmp_path / "framed.jpg"), "photos")
-    whole = read_painting(config.painting, 160)
+    whole = read_style_image(config.style_image, 160)
     assert whole.shape == (160, 200, 3)
     text = plain_border_text(config, whole)
     share = int(text.split("%")[0])
     assert abs(share - 100 * (1 - 96 * 128 / (160 * 200))) <= 6
     assert "--crop-border cuts it off" in text
-    cut = read_painting(config.painting, 96, crop_border=True)
+    cut = read_style_image(config.style_image, 96, crop_border=True)
     assert abs(cut.shape[1] / cut.shape[0] - 128 / 96) < 0.05
     assert np.abs(cut[8:88, 8:120].mean((0, 1)) - inner[8:88, 8:120].mean((0, 1))).max() < 8
     assert not plain_border_text(config, cut)

@@ -34,7 +34,7 @@ def config(painting, photo_folder, tmp_path_factory):
     }
     safetensors.torch.save_file(own, vgg)
     return TrainConfig(
-        painting=str(painting),
+        style_image=str(painting),
         photos=str(photo_folder),
         steps=6,
         batch_size=4,

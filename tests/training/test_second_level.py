@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from allaprima.training.painting import without_grain
 from allaprima.training.second_level import finer_count, second_level
+from allaprima.training.style_image import without_grain
 
 
 class Brighter(torch.nn.Module):

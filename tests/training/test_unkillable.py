@@ -49,7 +49,7 @@ def config(tmp_path_factory) -> TrainConfig:
     painting = tmp_path_factory.mktemp("painting") / "strokes.png"
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(painting)
     return TrainConfig(
-        painting=str(painting),
+        style_image=str(painting),
         photos=str(folder),
         steps=12,
         batch_size=2,
@@ -251,7 +251,7 @@ def test_a_disk_that_stays_full_ends_in_an_error_and_the_last_checkpoint_can_be_
     from allaprima.training import runs
 
     waits = []
-    monkeypatch.setattr(record.time, "sleep", waits.append)
+    monkeypatch.setattr(runs.time, "sleep", waits.append)
     full_disk(monkeypatch, lambda: checkpoint_path(tmp_path, 3).with_suffix(".json").exists())
     said = say_to(config, tmp_path, monkeypatch)
     assert "STOPPED" in said.splitlines()[-1]
@@ -371,13 +371,13 @@ def test_partial_files_of_a_killed_save_are_cleared_and_others_stay(tmp_path):
 
 def test_going_back_to_the_beginning_twice_goes_back_to_the_same_beginning(config):
     from allaprima.models.image_transform_net import RealtimeNet
-    from allaprima.training.launch import Step
-    from allaprima.training.painting import make_target
+    from allaprima.training.launch import TrainingStep
     from allaprima.training.ranks import Ranks
+    from allaprima.training.style_image import make_target
     from allaprima.training.update import Functions, Update, content_features_of, step_losses
 
     update = Update(config, RealtimeNet(), make_target(killed_run.VGG, paint_landscape(32, 32), "fp32"), Ranks())
-    launch = Step([update], Functions(content_features_of, step_losses))
+    launch = TrainingStep([update], Functions(content_features_of, step_losses))
     first = {name: tensor.clone() for name, tensor in update.pack(0).tensors.items()}
     kept = dataclasses.replace(update.pack(0), tensors={name: tensor.clone() for name, tensor in first.items()})
     for _ in range(2):

@@ -19,11 +19,11 @@ from allaprima.models.vgg import load_vgg19
 from allaprima.training import launch as launch_module
 from allaprima.training import preview, start
 from allaprima.training.config import TrainConfig
-from allaprima.training.launch import Step, pick_functions
+from allaprima.training.launch import TrainingStep, pick_functions
 from allaprima.training.loop import train, train_together
-from allaprima.training.painting import make_target
 from allaprima.training.places import Places
 from allaprima.training.ranks import Ranks
+from allaprima.training.style_image import make_target
 from allaprima.training.update import Functions, Update, average_share, content_features_of, step_losses, weights_of, without
 
 
@@ -41,7 +41,7 @@ def one_vgg_for_all(vgg, monkeypatch):
 @pytest.fixture(scope="module")
 def config(painting, photo_folder):
     return TrainConfig(
-        painting=str(painting),
+        style_image=str(painting),
         photos=str(photo_folder),
         steps=5,
         batch_size=2,
@@ -68,7 +68,7 @@ def other_painting(tmp_path_factory):
 def launch(config, vgg):
     torch.manual_seed(0)
     target = make_target(vgg, paint_landscape(32, 32), "fp32")
-    return Step([Update(config, RealtimeNet(), target, Ranks())], Functions(content_features_of, step_losses))
+    return TrainingStep([Update(config, RealtimeNet(), target, Ranks())], Functions(content_features_of, step_losses))
 
 
 def said_by(run) -> str:
@@ -83,7 +83,7 @@ def state_of(run_folder):
 
 @pytest.mark.thorough
 def test_styles_trained_together_become_what_each_becomes_alone(config, other_painting, tmp_path):
-    configs = [config, dataclasses.replace(config, painting=str(other_painting), style_weight=8.0, lr=1e-3, title="Dots")]
+    configs = [config, dataclasses.replace(config, style_image=str(other_painting), style_weight=8.0, lr=1e-3, title="Dots")]
     folders = {name: [tmp_path / name / str(i) for i in range(2)] for name in ("alone", "together")}
     for folder in [*folders["alone"], *folders["together"]]:
         folder.mkdir(parents=True)
@@ -102,7 +102,7 @@ def test_styles_trained_together_become_what_each_becomes_alone(config, other_pa
 
 @pytest.mark.thorough
 def test_styles_trained_together_go_on_together_and_go_back_together(config, other_painting, tmp_path, monkeypatch):
-    configs = [config, dataclasses.replace(config, painting=str(other_painting))]
+    configs = [config, dataclasses.replace(config, style_image=str(other_painting))]
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
@@ -134,7 +134,7 @@ def test_styles_trained_together_go_on_together_and_go_back_together(config, oth
 def test_trainings_of_different_steps_or_photos_are_not_mixed(config, other_painting, tmp_path):
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere)
-        other = dataclasses.replace(config, painting=str(other_painting), batch_size=4)
+        other = dataclasses.replace(config, style_image=str(other_painting), batch_size=4)
         with pytest.raises(TrainingError, match="strokes and dots cannot be trained together: batch_size is 2 and 4"):
             train_together([config, other], [tmp_path, tmp_path], console)
         with pytest.raises(TrainingError, match="needs a run folder of its own"):
@@ -189,7 +189,7 @@ def test_a_step_replayed_is_the_step_launched_and_trying_it_changes_nothing(conf
     for captures in (False, True):
         torch.manual_seed(0)
         one = Update(config, RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32"), Ranks())
-        launch = Step([one], Functions(content_features_of, step_losses))
+        launch = TrainingStep([one], Functions(content_features_of, step_losses))
         if captures:
             assert launch.capture_(torch.rand(2, 3, 64, 64)) == ""
         for step, image in enumerate(photos):
@@ -353,7 +353,7 @@ def test_a_network_learns_to_paint_a_shaken_photo_as_the_photo(config, vgg):
         torch.manual_seed(0)
         only_steady = dataclasses.replace(config, steady=steady, **change)
         one = Update(only_steady, RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32"), Ranks())
-        launch = Step([one], Functions(content_features_of, step_losses))
+        launch = TrainingStep([one], Functions(content_features_of, step_losses))
         frame = torch.from_numpy(paint_landscape(64, 64).copy()).permute(2, 0, 1) / 255
         image = frame.expand(2, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         seen = []
@@ -379,7 +379,7 @@ def test_a_network_unlearns_what_it_paints_at_the_border_alone(config, vgg):
     }
     only_border = dataclasses.replace(config, **change)
     one = Update(only_border, RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32"), Ranks())
-    launch = Step([one], Functions(content_features_of, step_losses))
+    launch = TrainingStep([one], Functions(content_features_of, step_losses))
     image = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     seen = []
     for step in range(300, 340):

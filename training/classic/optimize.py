@@ -37,7 +37,7 @@ from allaprima.training.classic.descent import Objective, Step, descend
 from allaprima.training.config import STYLE_WEIGHT, OptimizeConfig
 from allaprima.training.device import device_name, guarded_memory, in_precision, pick_device, pick_precision
 from allaprima.training.images import to_image
-from allaprima.training.painting import read_painting
+from allaprima.training.style_image import read_style_image
 
 MIN_PX = 16  # of a picture's sides: VGG-19 halves them four times
 NOISE = 0.15  # standard deviation of the initial noise
@@ -168,7 +168,7 @@ def load_scene(config: OptimizeConfig) -> Scene:
     frame = resize(content.frame, height, width)
     alpha = None if content.alpha is None else resize(content.alpha, height, width)
     content_frame = gray(luminance(frame)) if config.keep_color == "luminance" else frame
-    styles = [read_painting(path, min(height, width), config.max_pixels) for path in config.styles]
+    styles = [read_style_image(path, min(height, width), config.max_pixels) for path in config.styles]
     style_frames = [control_color(config.keep_color, frame, style_frame) for style_frame in styles]
     init_frame = None if config.init == "noise" else content_frame
     if config.init not in ("content", "noise"):

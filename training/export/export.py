@@ -30,11 +30,11 @@ from allaprima.models.targets import TARGETS
 from allaprima.models.vgg import load_vgg19
 from allaprima.training.checkpoint import find_weights, load_net
 from allaprima.training.config import Flavor, TrainConfig
-from allaprima.training.export.forms import at_opset, in_form_for
+from allaprima.training.export.conversion import at_opset, in_form_for
 from allaprima.training.export.graph import quantize, to_onnx, with_color
-from allaprima.training.painting import read_painting
 from allaprima.training.photos.folder import is_folder, list_photos
 from allaprima.training.studies.evaluate import Training, heldout_losses, painter_of
+from allaprima.training.style_image import read_style_image
 
 REFERENCE_PHOTOS = Path(__file__).parents[1] / "reference_photos"
 PHOTOS = 16  # compared at most
@@ -330,19 +330,19 @@ def style_loss_ratio(
     photos: Sequence[Path],
 ) -> float:
     """The style loss of an ONNX graph's pictures, times torch's on the same photos."""
-    painting, vgg19, style_size_px = yardstick.style_image, yardstick.vgg19, Training.of(card).style_size_px
+    style_image, vgg19, style_size_px = yardstick.style_image, yardstick.vgg19, Training.of(card).style_size_px
     max_pixels, crop_border = 0, bool(card.get("options", {}).get("crop_border"))
     if (run_or_checkpoint / "options.json").is_file():
         config = TrainConfig.read(run_or_checkpoint / "options.json")
         max_pixels, vgg19 = config.max_pixels, vgg19 or config.vgg19
-        if painting is None and Path(config.painting).is_file():
-            painting = Path(config.painting)
-    if painting is None:
+        if style_image is None and Path(config.style_image).is_file():
+            style_image = Path(config.style_image)
+    if style_image is None:
         raise StyleError(
             "int8 is kept only if its style loss is near torch's; give the painting, --style-image PAINTING, and where VGG-19 "
             "is not to be downloaded (548 MB), --vgg19 FILE"
         )
-    style_frame, vgg = read_painting(str(painting), style_size_px, max_pixels, crop_border=crop_border), load_vgg19(vgg19)
+    style_frame, vgg = read_style_image(str(style_image), style_size_px, max_pixels, crop_border=crop_border), load_vgg19(vgg19)
     painters = (painter_of(_opened(model, Contract(net.stride_px, net.least_px))), net)
     found, expected = (heldout_losses(paint, vgg, style_frame, photos, PHOTO_PX)["style"] for paint in painters)
     return found / expected

@@ -21,20 +21,20 @@ from allaprima.inference.pictures import list_pictures
 from allaprima.models.image_transform_net import TIERS
 from allaprima.models.options import choices_of
 from allaprima.models.vgg import VGG19Features, load_vgg19
+from allaprima.training.augmentation import Shaken
 from allaprima.training.checkpoint import load_newest_state, save_checkpoint
+from allaprima.training.conditional_instance_norm import BASE, PHOTO, ManyStyles, load_base, save_base
 from allaprima.training.config import TrainConfig
 from allaprima.training.device import in_precision, pick_device, pick_precision, worker_count
 from allaprima.training.images import to_image
-from allaprima.training.many_styles import BASE, PHOTO, ManyStyles, load_base, save_base
-from allaprima.training.painting import Target, read_painting
 from allaprima.training.photos.batch import prefetched
 from allaprima.training.photos.folder import list_photos
 from allaprima.training.places import Places
 from allaprima.training.ranks import Ranks
 from allaprima.training.record import LOG_EVERY, MetricsLog
 from allaprima.training.second_level import finer_count, second_level
-from allaprima.training.shake import Shaken
 from allaprima.training.start import load_init, open_folder, targets_of
+from allaprima.training.style_image import StyleTarget, read_style_image
 from allaprima.training.update import Functions, Update, content_features_of, shake_of, step_losses, without
 
 PHOTO_WEIGHT = 5.0  # of the photo painted as itself, mean absolute difference
@@ -42,7 +42,7 @@ STEPS = 10**9  # of the schedule: the learning rate stays up, as a base can alwa
 
 
 def train_base(
-    config: TrainConfig, paintings: Sequence[Path], run_folder: Path, output: Path, minutes: float, console: Console
+    config: TrainConfig, style_images: Sequence[Path], run_folder: Path, output: Path, minutes: float, console: Console
 ) -> None:
     """Train the base, or go on with it, for some minutes.
 
@@ -66,9 +66,9 @@ def train_base(
     device = pick_device(config.device)
     vgg = load_vgg19(config.vgg19, device=device)
     config = dataclasses.replace(config, steps=STEPS, precision=pick_precision(config.precision, vgg, device))
-    target, finer = targets_of_all(config, paintings, vgg)
+    target, finer = targets_of_all(config, style_images, vgg)
     torch.manual_seed(config.seed)
-    names = [*(path.stem for path in paintings), PHOTO]
+    names = [*(path.stem for path in style_images), PHOTO]
     from_noise = output.is_file() or found or config.init in ("none", "base")
     net = ManyStyles(TIERS[config.tier]() if from_noise else load_init(config), len(names))
     net.net.upsampling = config.upsampling
@@ -87,7 +87,7 @@ def train_base(
         step, seconds_before = found[0].step, float(found[1]["seconds"])
     log = MetricsLog(run_folder, step, config.batch_size, console)
     folder = open_folder(config, list_photos(Path(config.photos)), Ranks(), device)
-    console.print(f"{len(paintings)} paintings from step {step}, {config.precision} on {device}")
+    console.print(f"{len(style_images)} paintings from step {step}, {config.precision} on {device}")
 
     def save(newest: dict[str, float]) -> None:
         card: dict[str, Any] = {
@@ -110,12 +110,12 @@ def train_base(
     with catch_interrupt() as interrupted:
         for batch in prefetched(folder.load, range(step, STEPS), worker_count(config.workers, device)):
             content_image = to_image(batch.content_image, device)
-            styles = paintings_of(step, config.seed, len(paintings), config.batch_size).to(device)
+            styles = styles_of(step, config.seed, len(style_images), config.batch_size).to(device)
             looks = styles.clone()
             if finer:
                 with torch.autocast(device.type, torch.bfloat16, enabled=target.vgg.dtype == torch.bfloat16):
                     content_image = with_second_level(net, content_image, styles, finer)
-                looks[-finer:] += len(paintings)
+                looks[-finer:] += len(style_images)
             content_features = content_features_of(target.vgg, without(config.margin_px, content_image))
             shake.prepare(step)
             places.prepare(step)
@@ -136,15 +136,17 @@ def train_base(
                 break
 
 
-def targets_of_all(config: TrainConfig, paintings: Sequence[Path], vgg: VGG19Features) -> tuple[Target, int]:
+def targets_of_all(config: TrainConfig, style_images: Sequence[Path], vgg: VGG19Features) -> tuple[StyleTarget, int]:
     """The targets of all paintings, for the painter's recipe followed by those of all as a second level has them; and how
     many photos of a step are painted as one."""
     each = [
-        targets_of(dataclasses.replace(config, painting=str(path)), vgg, read_painting(str(path), config.style_size_px), vgg)
-        for path in paintings
+        targets_of(
+            dataclasses.replace(config, style_image=str(path)), vgg, read_style_image(str(path), config.style_size_px), vgg
+        )
+        for path in style_images
     ]
     finer = [target for _, target in each if target]
-    target = Target.of_all([target for target, _ in each] + finer)
+    target = StyleTarget.of_all([target for target, _ in each] + finer)
     count = finer_count(config.batch_size, range(config.batch_size)) if finer else 0
     return dataclasses.replace(target, vgg=in_precision(vgg, config.precision)), count
 
@@ -166,7 +168,7 @@ def losses_of(styles: Tensor, looks: Tensor, names: Sequence[str]) -> Any:
 
     def losses(
         net: nn.Module,
-        target: Target,
+        target: StyleTarget,
         content_image: Tensor,
         features: dict[str, Tensor],
         config: TrainConfig,
@@ -183,10 +185,10 @@ def losses_of(styles: Tensor, looks: Tensor, names: Sequence[str]) -> Any:
     return losses
 
 
-def paintings_of(step: int, seed: int, paintings: int, photos: int) -> Tensor:
+def styles_of(step: int, seed: int, style_images: int, photos: int) -> Tensor:
     """Which painting each photo of a step is painted after, as different ones as there are."""
     rng = np.random.default_rng((seed, 2, step))
-    return torch.tensor(np.concatenate([rng.permutation(paintings) for _ in range(-(-photos // paintings))])[:photos])
+    return torch.tensor(np.concatenate([rng.permutation(style_images) for _ in range(-(-photos // style_images))])[:photos])
 
 
 if __name__ == "__main__":

@@ -58,15 +58,15 @@ def table(judged: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def judge(styles: list[str], paintings: Path, photos: Path) -> dict[str, dict[str, float]]:
+def judge(styles: list[str], style_images: Path, photos: Path) -> dict[str, dict[str, float]]:
     """What each judge says of each cheat, the mean of several styles' realtime networks."""
     vgg, paths = judging_vgg19(), heldout_photos(photos, SIZES_PX[0])
     rows: dict[str, list[dict[str, float]]] = {}
     for style in styles:
-        painting = next(iter(sorted(paintings.glob(f"{style}.*"))))
-        bench = Bench(vgg, painting, paths, SIZES_PX[0])
+        style_image = next(iter(sorted(style_images.glob(f"{style}.*"))))
+        bench = Bench(vgg, style_image, paths, SIZES_PX[0])
         session = StyleSession(find_style(style, tiers=PREFERRED_LIVE))
-        for name, paint in cheats(session.stylize, read_in_cells(painting, SIZES_PX[0])).items():
+        for name, paint in cheats(session.stylize, read_in_cells(style_image, SIZES_PX[0])).items():
             rows.setdefault(name, []).append(bench.judge(paint))
     return {name: {part: float(np.mean([row[part] for row in each])) for part in NAMES} for name, each in rows.items()}
 

@@ -34,11 +34,11 @@ from allaprima.training.config import Flavor, TrainConfig
 from allaprima.training.device import in_precision, pick_precision
 from allaprima.training.export.export import Yardstick, export, serialized
 from allaprima.training.images import to_frame
-from allaprima.training.painting import read_painting
 from allaprima.training.photos.folder import list_photos
 from allaprima.training.preview import stylize_frame
 from allaprima.training.studies.evaluate import border_band, heldout_losses
 from allaprima.training.studies.judges import Bench, is_no_worse
+from allaprima.training.style_image import read_style_image
 
 SIZES_PX = (256, 512)  # short side of the photos that networks are judged on; losses, and what decides, at the first
 # By what stands between tier and ".onnx" in a file's name. The small tier comes in every flavor that somebody may want. All
@@ -88,11 +88,11 @@ def ship_net(
         the .onnx file, of the first flavor; None if nothing was written.
     """
     vgg = judging_vgg19(config.vgg19)
-    style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels, crop_border=config.crop_border)
+    style_frame = read_style_image(config.style_image, config.style_size_px, config.max_pixels, crop_border=config.crop_border)
     output = folder / name / f"{config.tier}.onnx"
     first, paint = SIZES_PX[0], painter_of_frames(net)
     paths = heldout_photos(photos, first)
-    bench = Bench(vgg, config.painting, paths, first)
+    bench = Bench(vgg, config.style_image, paths, first)
     card["judged"] = {str(first): bench.judge(paint)}
     card["border_band"] = border_band(net, paths, first)
     shipped = shipped_card(name, config.tier, folder) if only_if_better else None
@@ -104,10 +104,10 @@ def ship_net(
     card["heldout"] = {str(first): heldout_losses(net, vgg, style_frame, paths, first)}
     card["heldout_photos"] = len(paths)
     for size in SIZES_PX[1:]:
-        card["judged"][str(size)] = Bench(vgg, config.painting, heldout_photos(photos, size), size).judge(paint)
+        card["judged"][str(size)] = Bench(vgg, config.style_image, heldout_photos(photos, size), size).judge(paint)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_style(net, card, output, Yardstick(Path(config.photos), Path(config.painting), config.vgg19))
-    write_painting(Path(config.painting), output.parent)
+    write_style(net, card, output, Yardstick(Path(config.photos), Path(config.style_image), config.vgg19))
+    write_small_style_image(Path(config.style_image), output.parent)
     print(f"{name}/{config.tier}: {judged_text(card)}")
     return output
 
@@ -128,9 +128,9 @@ def painter_of_frames(net: ImageTransformNet) -> Callable[[np.ndarray], np.ndarr
     return lambda frame: to_frame(stylize_frame(net, frame))
 
 
-def write_painting(painting: Path, style_folder: Path) -> None:
+def write_small_style_image(style_image: Path, style_folder: Path) -> None:
     """Write the painting as a small picture, for the page's gallery."""
-    small = resize_short_side(read_picture(painting).frame, PAINTING_PX)
+    small = resize_short_side(read_picture(style_image).frame, PAINTING_PX)
     file = io.BytesIO()
     Image.fromarray(small).save(file, "JPEG", quality=80)
     write_atomically(style_folder / PAINTING, file.getvalue())
@@ -163,17 +163,17 @@ def shipped_swd(name: str, tier: str) -> float:
     return float(card["judged"][str(SIZES_PX[0])]["swd"]) if card else math.inf
 
 
-def add_judged(paintings: Path, photos: Path, folder: Path = FOLDER) -> list[Path]:
+def add_judged(style_images: Path, photos: Path, folder: Path = FOLDER) -> list[Path]:
     """Write what the judges say onto the cards of shipped networks that do not have it yet; returns the .onnx files."""
     cards: dict[Path, dict[str, Any]] = {}
     vgg = judging_vgg19()
     for style in shipped_styles(folder):
-        painting = next(iter(sorted(paintings.glob(f"{style.name}.*"))), None)
-        if "judged" in style.card or painting is None:
+        style_image = next(iter(sorted(style_images.glob(f"{style.name}.*"))), None)
+        if "judged" in style.card or style_image is None:
             continue
         session = StyleSession(style.path)
         judged = {
-            str(size): Bench(vgg, painting, heldout_photos(photos, size), size).judge(session.stylize) for size in SIZES_PX
+            str(size): Bench(vgg, style_image, heldout_photos(photos, size), size).judge(session.stylize) for size in SIZES_PX
         }
         cards[style.path] = dict(style.card) | {"judged": judged}
         print(f"{style.full_name}: {judged_text(cards[style.path])}", flush=True)

@@ -19,11 +19,11 @@ from allaprima.inference.style.session import StyleSession
 from allaprima.inference.style.styles import FOLDER, shipped_styles
 from allaprima.models.errors import TrainingError
 from allaprima.training.checkpoint import find_weights, load_net
+from allaprima.training.conditional_instance_norm import load_base
 from allaprima.training.config import TrainConfig
 from allaprima.training.export.export import REFERENCE_PHOTOS
 from allaprima.training.gallery.ship import SIZES_PX, ship_net, shipped_swd
 from allaprima.training.loop import train_together
-from allaprima.training.many_styles import load_base
 from allaprima.training.record import make_card
 
 GALLERY = FOLDER / "gallery.toml"
@@ -45,23 +45,23 @@ def read_gallery(path: Path = GALLERY) -> dict[str, dict[str, Any]]:
     try:
         gallery = tomllib.loads(path.read_text())
         for name, entry in gallery.items():
-            TrainConfig(painting=name, photos="", **entry)
+            TrainConfig(style_image=name, photos="", **entry)
         return gallery
     except (OSError, TypeError, ValueError) as error:
         raise TrainingError(f"{path} is not a gallery: {error}") from error
 
 
-def config_of(name: str, entry: Mapping[str, Any], paintings: Path, **options: Any) -> TrainConfig:
+def config_of(name: str, entry: Mapping[str, Any], style_images: Path, **options: Any) -> TrainConfig:
     """How a style is trained: as its entry says, but for `options`.
 
     Raises:
         TrainingError: its painting is missing.
     """
-    found = sorted(paintings.glob(f"{name}.*"))
+    found = sorted(style_images.glob(f"{name}.*"))
     if not found:
-        raise TrainingError(f"{paintings} holds no painting {name}.jpg or the like")
+        raise TrainingError(f"{style_images} holds no painting {name}.jpg or the like")
     defaults = {"checkpoint_every": CHECKPOINT_EVERY, "preview_every": CHECKPOINT_EVERY}
-    return TrainConfig(painting=str(found[0].resolve()), license="public domain", **defaults | dict(entry) | options)
+    return TrainConfig(style_image=str(found[0].resolve()), license="public domain", **defaults | dict(entry) | options)
 
 
 def train_gallery(configs: Mapping[str, TrainConfig], runs: Path, heldout: Path, console: Console) -> None:

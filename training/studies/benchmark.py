@@ -37,8 +37,8 @@ from allaprima.training.classic.descent import Objective, descend
 from allaprima.training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from allaprima.training.device import device_name, in_precision, pick_device, pick_precision
 from allaprima.training.export.graph import to_onnx
-from allaprima.training.painting import read_painting
 from allaprima.training.studies.benchmark_loop import Gate, our_loop, take_turn, wait_for
+from allaprima.training.style_image import read_style_image
 
 UNTIMED, TIMED = 3, 5  # runs of one network in a row
 ITERATIONS = (100, 300, 500)  # of the optimization, as in the paper's table
@@ -199,7 +199,7 @@ def training_speed(folder: Path, device: str, precision: str) -> float:
     for i in range(8):
         Image.fromarray(paint_landscape(320, 420, seed=i)).save(folder / f"{i}.jpg", quality=90)
     config = TrainConfig(str(folder / "0.jpg"), str(folder), device=device, precision=precision, vgg19="random")
-    style_frame = read_painting(config.painting, config.style_size_px)
+    style_frame = read_style_image(config.style_image, config.style_size_px)
     gate = Gate()
     loop = our_loop(config, load_vgg19("random", device=pick_device(device)), style_frame, pick_device(device), gate)
     take_turn(loop, gate, [], pick_device(device))  # makes caches, picks kernels

@@ -27,13 +27,13 @@ from allaprima.training import losses
 from allaprima.training.config import CONTENT_LAYERS, STYLE_LAYERS, TrainConfig
 from allaprima.training.device import device_name, pick_device, pick_precision, worker_count
 from allaprima.training.images import to_image
-from allaprima.training.painting import make_target, read_painting
 from allaprima.training.photos.batch import Batch, prefetched
 from allaprima.training.photos.folder import PhotoFolder, list_photos
 from allaprima.training.places import Places
 from allaprima.training.ranks import Ranks
 from allaprima.training.record import LOG_EVERY
 from allaprima.training.start import open_folder, start_step
+from allaprima.training.style_image import make_target, read_style_image
 from allaprima.training.update import PARTS, Update, set_learning_rate_, shake_of, weights_of, without
 
 GPU_BYTES = 2 * 2**30  # for decoded photos, of each loop that keeps them on a GPU
@@ -167,7 +167,7 @@ def loops_of(config: TrainConfig) -> dict[str, Callable[[Gate], Loop]]:
     """The loops to compare by name, each ready to be started."""
     device = pick_device(config.device)
     vgg = load_vgg19(config.vgg19, device=device)
-    style_frame = read_painting(config.painting, config.style_size_px, config.max_pixels)
+    style_frame = read_style_image(config.style_image, config.style_size_px, config.max_pixels)
     loops = {"plain": plain_loop, "ours": our_loop}
     return {name: functools.partial(loop, config, vgg, style_frame, device) for name, loop in loops.items()}
 

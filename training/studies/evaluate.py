@@ -27,10 +27,10 @@ from allaprima.training.classic.optimize import noise_image
 from allaprima.training.config import CONTENT_LAYERS, EvaluateConfig, TrainConfig
 from allaprima.training.device import device_name, guarded_memory, pick_device, pick_precision
 from allaprima.training.images import to_image
-from allaprima.training.painting import Target, make_target, read_painting
 from allaprima.training.photos.folder import list_photos
 from allaprima.training.studies import judges
 from allaprima.training.studies.faces import face_finder
+from allaprima.training.style_image import StyleTarget, make_target, read_style_image
 
 Painter = Callable[[Tensor], Tensor]  # image -> stylized image
 PARTS = ("content", "style", "tv", "total")
@@ -91,7 +91,9 @@ def read_square(path: Path, size_px: int, max_pixels: int = 0) -> np.ndarray:
     return frame[top : top + size_px, left : left + size_px]
 
 
-def make_objective(target: Target, content_frame: np.ndarray, weights: Mapping[str, Any] = MappingProxyType({})) -> Objective:
+def make_objective(
+    target: StyleTarget, content_frame: np.ndarray, weights: Mapping[str, Any] = MappingProxyType({})
+) -> Objective:
     """What a picture of a photo, (H, W, 3) uint8, should be close to; `weights` are those of `Objective`."""
     with torch.no_grad():
         features = target.vgg(to_image(content_frame, target.vgg.mean.device), CONTENT_LAYERS)
@@ -146,7 +148,7 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
                 f"{first} and {name} were trained with other loss weights or style sizes; evaluate one at a time"
             )
     weights, style_size_px = trainings[first].weights, trainings[first].style_size_px
-    style_frame = read_painting(config.style_image, style_size_px, config.max_pixels)
+    style_frame = read_style_image(config.style_image, style_size_px, config.max_pixels)
     paths = list_photos(Path(config.photos))[: config.limit or None]
     vgg = load_vgg19(config.vgg19, device=device)
     precision = pick_precision(config.precision, vgg, device)

@@ -80,10 +80,10 @@ def _directions(layer: str, channels: int, device: torch.device) -> Tensor:
     return F.normalize(torch.from_numpy(numbers), dim=1).to(device)
 
 
-def swd(painted: Seen, painting: Seen) -> float:
+def swd(painted: Seen, style_image: Seen) -> float:
     """Distance of two pictures' features, mean over layers."""
     parts = []
-    for layer, wanted in painting.quantiles.items():
+    for layer, wanted in style_image.quantiles.items():
         variance = (wanted - wanted.mean(1, keepdim=True)).square().mean()
         parts.append((painted.quantiles[layer] - wanted).square().mean() / variance.clamp_min(1e-12))
     return float(torch.stack(parts).mean())
@@ -148,7 +148,7 @@ class Bench:
     def __init__(
         self,
         vgg: VGG19Features,
-        painting: Path | str,
+        style_image: Path | str,
         photos: Sequence[Path],
         size_px: int,
         find_faces: FaceFinder | None = None,
@@ -157,9 +157,9 @@ class Bench:
         self.photos = [read_in_cells(path, size_px) for path in photos]
         self._photos_seen = [see(vgg, from_afar(photo)) for photo in self.photos]
         # Straight to the size at which it is seen: painted strokes are not its own pixels, so nothing is lost of them.
-        self._painting_seen = see(vgg, read_in_cells(painting, round(STYLE_SCALE * size_px * VIEW)))
+        self._style_image_seen = see(vgg, read_in_cells(style_image, round(STYLE_SCALE * size_px * VIEW)))
         self._faces = [find_faces(photo) for photo in self.photos] if find_faces else []
-        self._painting_volume = color_volume(read_in_cells(painting, size_px))
+        self._style_image_volume = color_volume(read_in_cells(style_image, size_px))
 
     def judge(self, paint: FramePainter) -> dict[str, float]:
         """The mean of each of `NAMES` over the photos, as a painter makes them; and "faces", if they hold any."""
@@ -167,10 +167,10 @@ class Bench:
         for i, (photo, photo_seen) in enumerate(zip(self.photos, self._photos_seen, strict=True)):
             painted = paint(photo)
             seen = see(self.vgg, from_afar(painted))
-            volume = color_volume(painted) / max(self._painting_volume, 1e-9)
+            volume = color_volume(painted) / max(self._style_image_volume, 1e-9)
             if self._find_faces and self._faces[i]:
                 faces_kept += kept(self._faces[i], self._find_faces(painted))
-            rows.append((swd(seen, self._painting_seen), ss(seen, photo_seen), grid(painted), volume))
+            rows.append((swd(seen, self._style_image_seen), ss(seen, photo_seen), grid(painted), volume))
         judged = {name: round(float(value), 4) for name, value in zip(NAMES, np.mean(rows, axis=0), strict=True)}
         faces = sum(map(len, self._faces))
         return judged | ({"faces": round(faces_kept / faces, 4)} if faces else {})

@@ -11,12 +11,12 @@ from rich.console import Console
 from allaprima.models.errors import TrainingError
 from allaprima.models.image_transform_net import TIERS
 from allaprima.models.vgg import load_vgg19
-from allaprima.training import many_styles, preview, start
+from allaprima.training import conditional_instance_norm, preview, start
+from allaprima.training.conditional_instance_norm import ManyStyles, save_base
 from allaprima.training.gallery import ship
 from allaprima.training.gallery import train as gallery
 from allaprima.training.gallery.train import config_of, read_gallery, ship_base, train_for, train_gallery, write_table
 from allaprima.training.loop import check_alike
-from allaprima.training.many_styles import ManyStyles, save_base
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,12 @@ def shipped(tmp_path, monkeypatch, random_vgg):
     """An empty place for shipped styles, and trainings that take seconds."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    for module in (gallery, many_styles):
+    for module in (gallery, conditional_instance_norm):
         monkeypatch.setattr(module, "FOLDER", folder)
     monkeypatch.setitem(ship.ship_net.__kwdefaults__, "folder", folder)
     monkeypatch.setattr(ship.shipped_card, "__defaults__", (folder,))
-    monkeypatch.setattr(many_styles.starts, "__defaults__", (folder,))
-    monkeypatch.setattr(many_styles.load_base, "__defaults__", (folder / "base",))
+    monkeypatch.setattr(conditional_instance_norm.starts, "__defaults__", (folder,))
+    monkeypatch.setattr(conditional_instance_norm.load_base, "__defaults__", (folder / "base",))
     monkeypatch.setattr(ship, "SIZES_PX", (32, 48))
     monkeypatch.setattr(ship, "FLAVORS", {tier: {"": ship.Flavor()} for tier in TIERS})
     monkeypatch.setattr(preview, "PREVIEW_PX", 32)

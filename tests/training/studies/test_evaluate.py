@@ -13,10 +13,10 @@ from allaprima.models.vgg import load_vgg19
 from allaprima.training.checkpoint import load_net
 from allaprima.training.config import TrainConfig
 from allaprima.training.gallery import ship as ship_module
-from allaprima.training.painting import read_painting
 from allaprima.training.photos.folder import list_photos
 from allaprima.training.studies import evaluate as evaluate_module
 from allaprima.training.studies.evaluate import border_band, first_at_most, heldout_losses, read_square, summarize, table
+from allaprima.training.style_image import read_style_image
 
 
 class Paint(torch.nn.Module):
@@ -137,7 +137,7 @@ def test_evaluate_writes_table_json_and_plot(run, evaluation, painting, photo_fo
     expected = heldout_losses(
         lambda image: torch.tensor(session.stylize_image(image.contiguous().numpy())),
         load_vgg19("tiny"),
-        read_painting(str(painting), TrainConfig.style_size_px),
+        read_style_image(str(painting), TrainConfig.style_size_px),
         list_photos(photo_folder)[:2],
         32,
     )

@@ -15,8 +15,8 @@ from allaprima.models.errors import StyleError
 from allaprima.models.image_transform_net import JohnsonNet
 from allaprima.models.targets import TARGETS
 from allaprima.training.config import Flavor
+from allaprima.training.export.conversion import at_opset, in_form_for
 from allaprima.training.export.export import check_target, export
-from allaprima.training.export.forms import at_opset, in_form_for
 from allaprima.training.export.graph import quantize, to_onnx, with_color
 
 STYLE = Path(__file__).parents[3] / "checkpoints" / "great_wave"

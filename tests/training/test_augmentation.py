@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from allaprima.training import shake
-from allaprima.training.shake import Shake
+from allaprima.training import augmentation
+from allaprima.training.augmentation import Shake
 
 SHAPE = (4, 3, 64, 64)
 
@@ -44,8 +44,8 @@ def test_it_stays_small_and_in_range(photos):
 
 
 def test_what_follows_lies_where_the_photo_lies(photos, monkeypatch):
-    monkeypatch.setattr(shake, "LIGHT", 0.0)
-    monkeypatch.setattr(shake, "NOISE", 0.0)
+    monkeypatch.setattr(augmentation, "LIGHT", 0.0)
+    monkeypatch.setattr(augmentation, "NOISE", 0.0)
     shaken = shaken_by(0, photos)
     assert torch.equal(shaken.image, shaken.follow(photos).clamp(0, 1))
 

@@ -27,7 +27,7 @@ MOSTLY = 0.9  # of a painting's strongest alpha: what has less counts as cut awa
 
 
 @dataclass(frozen=True)
-class Target:
+class StyleTarget:
     """What the stylized images are compared with.
 
     Attributes:
@@ -42,7 +42,7 @@ class Target:
     style_colors: Tensor
 
     @classmethod
-    def of_all(cls, targets: Sequence["Target"]) -> "Target":
+    def of_all(cls, targets: Sequence["StyleTarget"]) -> "StyleTarget":
         """Several paintings' in one, one after the other in each tensor; `of_each` chooses among them."""
         first = targets[0]
         return cls(
@@ -52,9 +52,9 @@ class Target:
             torch.cat([each.style_colors for each in targets]),
         )
 
-    def of_each(self, styles: Tensor) -> "Target":
+    def of_each(self, styles: Tensor) -> "StyleTarget":
         """For a batch whose images have these paintings, (N,) numbers in the order of `of_all`."""
-        return Target(
+        return StyleTarget(
             self.vgg,
             {layer: grams[styles] for layer, grams in self.style_grams.items()},
             {layer: each[styles] for layer, each in self.style_quantiles.items()},
@@ -62,8 +62,8 @@ class Target:
         )
 
 
-def read_painting(
-    painting: str, style_size_px: int, max_pixels: int = 0, *, enlarged: bool = True, crop_border: bool = False
+def read_style_image(
+    style_image: str, style_size_px: int, max_pixels: int = 0, *, enlarged: bool = True, crop_border: bool = False
 ) -> np.ndarray:
     """The style image, (H, W, 3) uint8, its short side `style_size_px`.
 
@@ -73,19 +73,19 @@ def read_painting(
     Raises:
         PictureError: unreadable. TrainingError: one flat color, transparent all over, tiny, or hopelessly narrow.
     """
-    picture = read_picture(painting, max_pixels)
+    picture = read_picture(style_image, max_pixels)
     frame = picture.frame
     if picture.alpha is not None:
-        frame = _only_visible(frame, picture.alpha, painting)
+        frame = _only_visible(frame, picture.alpha, style_image)
     if crop_border:
         frame = frame[inside_of(frame)]
     height, width = frame.shape[:2]
     if cv2.meanStdDev(frame)[1].max() < MIN_CONTRAST:  # NumPy's std makes a copy in float64
-        raise TrainingError(f"{painting} is one flat color; a painting with something on it is wanted")
+        raise TrainingError(f"{style_image} is one flat color; a painting with something on it is wanted")
     if min(height, width) < MIN_SIDE_PX:
-        raise TrainingError(f"{painting} is {width}x{height} px; at least {MIN_SIDE_PX} px a side are needed")
+        raise TrainingError(f"{style_image} is {width}x{height} px; at least {MIN_SIDE_PX} px a side are needed")
     if max(height, width) > MAX_ASPECT * min(height, width):
-        raise TrainingError(f"{painting} is {width}x{height} px; at most {MAX_ASPECT} times as long as wide is wanted")
+        raise TrainingError(f"{style_image} is {width}x{height} px; at most {MAX_ASPECT} times as long as wide is wanted")
     return resize_short_side(frame, style_size_px if enlarged else min(style_size_px, height, width))
 
 
@@ -117,16 +117,15 @@ def plain_border_text(config: TrainConfig, style_frame: np.ndarray) -> str:
     share = 1.0 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
     if share < MIN_BORDER_SHARE:
         return ""
-    return (
-        f"{share:.0%} of {config.painting} is a plain border, which the network learns to paint, too; --crop-border cuts it off"
-    )
+    of = f"{share:.0%} of {config.style_image}"
+    return f"{of} is a plain border, which the network learns to paint, too; --crop-border cuts it off"
 
 
-def _only_visible(frame: np.ndarray, alpha: np.ndarray, painting: str) -> np.ndarray:
+def _only_visible(frame: np.ndarray, alpha: np.ndarray, style_image: str) -> np.ndarray:
     """A painting cut out, with what is visible mirrored into what is not, as the white around it is no part of it."""
     hidden = (alpha < MOSTLY * alpha.max()).astype(np.uint8)  # soft edges, half of white paper, are not learned either
     if not alpha.any():
-        raise TrainingError(f"{painting} is transparent all over; a painting with something on it is wanted")
+        raise TrainingError(f"{style_image} is transparent all over; a painting with something on it is wanted")
     if not hidden.any():
         return frame
     _, labels = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
@@ -152,14 +151,14 @@ def without_grain(style_frame: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> Target:
+def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> StyleTarget:
     """VGG-19 in the precision to train with, and what the float32 one sees in the painting, (H, W, 3) uint8."""
     image = to_image(style_frame, vgg.mean.device)
     features = vgg(image, STYLE_LAYERS)
     colors = losses.colors_of(image)
     places = np.random.default_rng(0).permutation(colors.shape[2] * colors.shape[3])
     places = np.resize(places, STYLE_COLORS)  # a tiny painting's more than once
-    return Target(
+    return StyleTarget(
         in_precision(vgg, precision),
         losses.gram_matrices(features),
         {layer: losses.quantiles(features[layer]) for layer in WASSERSTEIN_LAYERS},

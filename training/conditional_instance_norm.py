@@ -23,10 +23,10 @@ from allaprima.training.checkpoint import load_net, load_weights, misfit, save_w
 from allaprima.training.config import CONTENT_LAYERS, TrainConfig
 from allaprima.training.images import cut_to_stride, to_image
 from allaprima.training.losses import perceptual_losses
-from allaprima.training.painting import Target
+from allaprima.training.style_image import StyleTarget
 
 BASE = FOLDER / "base"
-OF_EACH_PAINTING = ("skip", "bias")  # beside the norms; the realtime network's own
+OF_EACH_STYLE = ("skip", "bias")  # beside the norms; the realtime network's own
 PHOTO = "photo"  # among a base's paintings the one whose picture is the photo itself
 TRIAL_PX = 160  # short side of the photos on which a new painting looks for the one to start from
 
@@ -46,7 +46,7 @@ class ManyStyles(nn.Module):
             f"{name}.{part}".removeprefix(".")
             for name, module in net.named_modules()
             for part, _ in module.named_parameters(recurse=False)
-            if isinstance(module, InstanceNorm) or (name == "" and part in OF_EACH_PAINTING)
+            if isinstance(module, InstanceNorm) or (name == "" and part in OF_EACH_STYLE)
         ]
         for name in self.own_names:
             holder, _, part = name.rpartition(".")
@@ -77,8 +77,8 @@ class Base:
 
     def network(self, name: str | None = None) -> ImageTransformNet:
         """The network of one of its paintings, or the mean of all but the photo."""
-        paintings = [i for i, each in enumerate(self.names) if each != PHOTO]
-        rows = paintings if name is None else [self.names.index(name)]
+        style_images = [i for i, each in enumerate(self.names) if each != PHOTO]
+        rows = style_images if name is None else [self.names.index(name)]
         own = {key: each[rows].mean(0) for key, each in self.own.items()}
         net = TIERS[self.tier]()
         net.load_state_dict(self.shared | own)
@@ -126,7 +126,9 @@ def starts(tier: str, folder: Path = FOLDER) -> dict[str, ImageTransformNet]:
 
 
 @torch.no_grad()
-def nearest(nets: Mapping[str, ImageTransformNet], target: Target, frames: Sequence[np.ndarray], config: TrainConfig) -> str:
+def nearest(
+    nets: Mapping[str, ImageTransformNet], target: StyleTarget, frames: Sequence[np.ndarray], config: TrainConfig
+) -> str:
     """The name of the network that is already nearest to a painting.
 
     Args:

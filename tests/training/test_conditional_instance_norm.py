@@ -11,11 +11,11 @@ from allaprima.models.errors import StyleError
 from allaprima.models.image_transform_net import TIERS
 from allaprima.models.vgg import load_vgg19
 from allaprima.training.checkpoint import save_weights
+from allaprima.training.conditional_instance_norm import ManyStyles, load_base, nearest, save_base, starts
 from allaprima.training.config import TrainConfig
 from allaprima.training.gallery import base
-from allaprima.training.many_styles import ManyStyles, load_base, nearest, save_base, starts
-from allaprima.training.painting import make_target
 from allaprima.training.start import first_network
+from allaprima.training.style_image import make_target
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +106,11 @@ def test_a_training_starts_from_the_base_and_else_from_the_shipped_network_neare
 
 def test_every_photo_of_a_step_is_painted_after_another_painting():
     for step in range(5):
-        chosen = base.paintings_of(step, 0, 6, 4).tolist()
+        chosen = base.styles_of(step, 0, 6, 4).tolist()
         assert len(set(chosen)) == 4
-        assert chosen == base.paintings_of(step, 0, 6, 4).tolist()
-    assert set(base.paintings_of(0, 0, 3, 8).tolist()) == {0, 1, 2}
-    assert {style for step in range(20) for style in base.paintings_of(step, 0, 6, 4).tolist()} == set(range(6))
+        assert chosen == base.styles_of(step, 0, 6, 4).tolist()
+    assert set(base.styles_of(0, 0, 3, 8).tolist()) == {0, 1, 2}
+    assert {style for step in range(20) for style in base.styles_of(step, 0, 6, 4).tolist()} == set(range(6))
 
 
 def test_the_base_is_trained_and_goes_on(tmp_path, painting, photo_folder, vgg, monkeypatch):
