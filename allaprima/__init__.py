@@ -40,6 +40,7 @@ class Style:
         style: a shipped style ("great_wave", see `styles`), one of its tiers ("great_wave/realtime"), an .onnx file that
             `train` or `allaprima export` wrote, or such a file's bytes.
         device: "auto" takes CUDA where it works and else the CPU; "cpu" or "cuda".
+        engine: on the CPU: "auto" takes OpenVINO where it is installed and faster here; "onnxruntime" or "openvino".
     Attributes:
         card: what is known of it: "title", "painter", "year", "license", ...
         strokes: how large its strokes are where a call does not say.
@@ -49,14 +50,14 @@ class Style:
             here. The message says what to do.
     """
 
-    def __init__(self, style: "str | os.PathLike[str] | bytes", device: str = "auto") -> None:
+    def __init__(self, style: "str | os.PathLike[str] | bytes", device: str = "auto", engine: str = "auto") -> None:
         from allaprima.inference.style.session import StyleSession
         from allaprima.inference.style.styles import faster_tier, find_style
 
         name = style if isinstance(style, bytes) else os.fspath(style)
-        self._session = StyleSession(name if isinstance(name, bytes) else find_style(name), device)
+        self._session = StyleSession(name if isinstance(name, bytes) else find_style(name), device, engine=engine)
         fast = None if isinstance(name, bytes) else faster_tier(name)
-        self._fine_session = StyleSession(fast, device) if fast else None
+        self._fine_session = StyleSession(fast, device, engine=engine) if fast else None
         self.card: dict[str, Any] = dict(self._session.contract.card)
         self.strokes, self.device = self._session.contract.own_strokes, self._session.device
 

@@ -115,9 +115,10 @@ def stylize(options: argparse.Namespace) -> int:
     at_once = min(len(jobs), options.jobs or os.cpu_count() or 1)
     opened = []
     for name, path in zip(options.style, paths, strict=True):
-        session = StyleSession(path, options.device, shared=at_once > 1)
+        session = StyleSession(path, options.device, shared=at_once > 1, engine=options.engine)
         fast = faster_tier(name) if options.strokes != 0 else None
-        opened.append((session, StyleSession(fast, options.device, shared=at_once > 1) if fast else None))
+        fine = StyleSession(fast, options.device, shared=at_once > 1, engine=options.engine) if fast else None
+        opened.append((session, fine))
         detail = f", large photos' detail with {fast}" if fast else ""
         print(f"painting with {path} on {session.where}{detail}", file=sys.stderr)
     session, fine_session = opened[0]
@@ -179,7 +180,7 @@ def add_video(commands: Commands) -> None:
     parser.add_argument("--target-fps", type=number(0.0, 1000.0), default=0.0, metavar="N", help=what)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--profile", action="store_true", help="print how long each stage took")
-    add_options(parser, MachineOptions, ("device",))
+    add_options(parser, MachineOptions, ("device", "engine"))
 
 
 def video(options: argparse.Namespace) -> int:
@@ -242,9 +243,9 @@ def _paint_films(options: argparse.Namespace) -> int:
         Path(options.output).mkdir(parents=True, exist_ok=True)
     if len(planned) == 1:
         check_output(planned[0][1], options.overwrite, options.codec)  # before the style is opened
-    picked, found = pick_precision({options.style: path}, options.device, options.target_fps)
+    picked, found = pick_precision({options.style: path}, options.device, options.target_fps, engine=options.engine)
     (path,) = picked.values()
-    session = StyleSession(path, options.device, shared=True)
+    session = StyleSession(path, options.device, shared=True, engine=options.engine)
     print(f"painting with {path} on {session.where}{found and f' ({found})'}", file=sys.stderr)
     failed = 0
     with catch_interrupt() as received:
@@ -325,7 +326,7 @@ def add_webcam(commands: Commands) -> None:
     what = "stop after N painted frames (default: never)"
     parser.add_argument("--frames", type=whole_number(0), default=0, metavar="N", help=what)
     parser.add_argument("--profile", action="store_true", help="print at the end how long each stage took")
-    add_options(parser, MachineOptions, ("device",))
+    add_options(parser, MachineOptions, ("device", "engine"))
 
 
 def webcam(options: argparse.Namespace) -> int:
@@ -352,8 +353,8 @@ def webcam(options: argparse.Namespace) -> int:
         raise StyleError("no realtime styles in checkpoints/; give --style FILE.onnx")
     size = (options.size[1], options.size[0]) if options.size else None
     paths = {name: find_style(name, tiers=PREFERRED_LIVE) for name in names}
-    paths, found = pick_precision(paths, options.device, options.target_fps, size or CAMERA_SIZE)
-    rack = StyleRack(paths, options.device)
+    paths, found = pick_precision(paths, options.device, options.target_fps, size or CAMERA_SIZE, options.engine)
+    rack = StyleRack(paths, options.device, options.engine)
     buffers, profile = Buffers(), Profile()
     feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
     print(f"painting with {rack.first.name} on {rack.first.where}{found and f' ({found})'}", file=sys.stderr)

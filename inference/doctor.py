@@ -61,6 +61,15 @@ def cpu_provider() -> tuple[str, bool, str]:
     return "CPU", *_paint_on("cpu")
 
 
+def openvino() -> tuple[str, bool, str]:
+    from allaprima.inference.style import engines
+
+    if trouble := engines.engine_trouble():
+        return "OpenVINO", False, f"{trouble}; ONNX Runtime paints alone"
+    version, precisions = importlib.metadata.version("openvino"), " and ".join(engines.precisions())
+    return "OpenVINO", True, f"{version}, {precisions}; paints where a trial finds it faster than ONNX Runtime"
+
+
 def cuda_provider() -> tuple[str, bool, str]:
     from allaprima.inference.style.session import probe_cuda
 
@@ -153,6 +162,7 @@ LOOKS: dict[str, Callable[[], tuple[str, bool, str]]] = {
     "OpenCV": opencv,
     "onnxruntime": onnxruntimes,
     "CPU": cpu_provider,
+    "OpenVINO": openvino,
     "CUDA": cuda_provider,
     "display": display,
     "encoders": encoders,

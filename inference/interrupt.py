@@ -10,8 +10,8 @@ from typing import Any
 
 @contextmanager
 def catch_interrupt() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C, SIGTERM or the terminal's end, unless `nohup` made that nothing; the second acts at
-    once."""
+    """A list that gets the number of the first Ctrl-C, SIGTERM or closed terminal (not under `nohup`). A second one ends the
+    program at once."""
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:

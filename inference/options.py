@@ -10,6 +10,7 @@ from allaprima.models.options import check, option, strokes
 
 COLOR_MODES = ("none", "luminance", "histogram", "linear")
 DEVICES = ("auto", "cpu", "cuda")
+ENGINES = ("auto", "onnxruntime", "openvino")  # on the CPU
 CODECS = ("auto", "h264", "hevc", "av1")
 MAX_STEADY = 0.9  # more would hardly let anything new in
 
@@ -74,6 +75,7 @@ class MachineOptions:
     """What the machine is to do: where networks run, and how large a picture it is to bear, 0 for 179 million pixels."""
 
     device: str = option("auto", "where to run; auto takes CUDA where it works", choices=DEVICES)
+    engine: str = option("auto", "on the CPU; auto takes OpenVINO where it is installed and faster here", choices=ENGINES)
     max_pixels: int = option(
         0, "refuse larger pictures, which may be decompression bombs", "N", least=1, default_text="179 million"
     )

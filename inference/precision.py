@@ -12,12 +12,12 @@ TRIAL_SIZE = (480, 640)  # height and width, where the pictures may have any
 
 
 def pick_precision(
-    paths: dict[str, Path], device: str, target_fps: float, size: tuple[int, int] = TRIAL_SIZE
+    paths: dict[str, Path], device: str, target_fps: float, size: tuple[int, int] = TRIAL_SIZE, engine: str = "auto"
 ) -> tuple[dict[str, Path], str]:
     """The files that hold a rate here: int8 where there is no GPU, fp32 is too slow, and int8 is faster in a short trial.
 
     Args:
-        paths: .onnx files by name; those that come in int8, too, may change. device: see `StyleSession`.
+        paths: .onnx files by name; those that come in int8, too, may change. device, engine: see `StyleSession`.
         target_fps: 0 for the best picture.
         size: (height, width) of the pictures.
     Returns:
@@ -27,14 +27,14 @@ def pick_precision(
     int8 = flavor_of(first, "int8")
     if not target_fps or int8 is None:
         return paths, ""
-    session = StyleSession(first, device, shared=True)
+    session = StyleSession(first, device, shared=True, engine=engine)
     if session.device != "cpu":
         return paths, ""
     fp32_ms = bare_session_ms(session, *size, TRIAL_S)
     found = f"fp32 {fp32_ms:.0f} ms a picture of {size[1]}x{size[0]}"
     if fp32_ms < 1000.0 / target_fps:
         return paths, found
-    int8_ms = bare_session_ms(StyleSession(int8, device, shared=True), *size, TRIAL_S)
+    int8_ms = bare_session_ms(StyleSession(int8, device, shared=True, engine=engine), *size, TRIAL_S)
     found = f"int8 {int8_ms:.0f} ms, {found}"
     if int8_ms > WORTH * fp32_ms:
         return paths, found

@@ -16,6 +16,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 REAL_VGG19 = os.environ.pop("ALLAPRIMA_VGG19", None)  # tests ask for what they need
+os.environ["ALLAPRIMA_ENGINE"] = "onnxruntime"  # no trial for each style that a test makes
 
 
 @pytest.fixture(scope="session")

@@ -172,10 +172,11 @@ def test_shipped_styles_have_onnx_weights_and_a_card_and_take_at_most_50_mb_toge
 @pytest.mark.thorough
 def test_shipped_weights_still_give_the_shipped_files():
     from allaprima.inference.pictures import read_picture
+    from allaprima.inference.style.engines import REFERENCE_PHOTOS
     from allaprima.inference.style.session import StyleSession
     from allaprima.training.checkpoint import load_net
     from allaprima.training.config import Flavor
-    from allaprima.training.export.export import REFERENCE_PHOTOS, compare, too_bad
+    from allaprima.training.export.export import compare, too_bad
     from allaprima.training.gallery.ship import FLAVORS, QUALITY_START
 
     photos = [read_picture(path).frame[:128, :128] for path in REFERENCE_PHOTOS.glob("*.jpg")]
@@ -263,7 +264,7 @@ def test_doctor_says_what_does_not_load_and_goes_on(package, tmp_path):
         text=True,
     )
     assert "does not load: undefined symbol; install it anew" in done.stdout
-    assert done.stdout.count("\n") == 11
+    assert done.stdout.count("\n") == 12
     assert "Traceback" not in done.stderr
 
 

@@ -13,18 +13,18 @@ class StyleRack:
     """Styles that are opened in the background, so that changing to one does not hold up the picture.
 
     Args:
-        paths: .onnx files by name. device: see `StyleSession`.
+        paths: .onnx files by name. device, engine: see `StyleSession`.
     Attributes:
         names: of the styles. first: the session of the first one. errors: why styles could not be opened, by name.
     Raises:
         StyleError: the first one cannot be opened.
     """
 
-    def __init__(self, paths: dict[str, Path], device: str = "auto") -> None:
+    def __init__(self, paths: dict[str, Path], device: str = "auto", engine: str = "auto") -> None:
         self.names = list(paths)
         self.errors: dict[str, str] = {}
-        self._paths, self._device = paths, device
-        self.first = StyleSession(paths[self.names[0]], device, shared=True)
+        self._paths, self._device, self._engine = paths, device, engine
+        self.first = StyleSession(paths[self.names[0]], device, shared=True, engine=engine)
         self._sessions = {self.names[0]: self.first}
         self._size = (0, 0)
         self._opener: threading.Thread | None = None
@@ -48,7 +48,7 @@ class StyleRack:
             try:
                 if name in self._sessions:
                     continue
-                session = self._opening = StyleSession(self._paths[name], self._device, shared=True)
+                session = self._opening = StyleSession(self._paths[name], self._device, shared=True, engine=self._engine)
                 session.stylize(np.zeros((*self._size, 3), np.uint8))  # the first run of a size takes longer
             except AllaPrimaError as error:
                 self.errors[name] = str(error)

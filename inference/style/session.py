@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 
 from allaprima.inference.buffers import Scratch
+from allaprima.inference.style import engines
 from allaprima.inference.style.onnx_file import read_style, rebuilt
 from allaprima.models.contract import Contract
 from allaprima.models.errors import StyleError, install_line
@@ -44,43 +45,57 @@ class StyleSession:
     Args:
         source: an .onnx file of ours, or its bytes.
         device: "auto" takes CUDA where it truly works and else the CPU; "cpu" or "cuda".
+        engine: on the CPU; one of `options.ENGINES`. "auto" takes OpenVINO where it is installed and a trial finds it faster.
         shared: other threads or processes need the cores, too. One picture alone is then painted a little slower.
     Attributes:
         contract: the file's promises, with its card.
         device: "cpu" or "cuda", where it really runs.
         cuda_trouble: why "auto" took the CPU although there is a GPU, in one line; else empty.
+        engine: what runs it on the CPU, with its precision and why.
         run_options: of every run; `terminate`, while it is set, ends those under way and those to come with a StyleError.
     Raises:
         StyleError: no such file, not ONNX, or not ours; "cuda" does not work here, and why.
     """
 
-    def __init__(self, source: str | Path | bytes, device: str = "auto", shared: bool = False) -> None:
+    def __init__(self, source: str | Path | bytes, device: str = "auto", shared: bool = False, engine: str = "auto") -> None:
         self.name = "the style" if isinstance(source, bytes) else str(source)  # for messages
         self._data, self.contract = rebuilt(source, self.name) if isinstance(source, bytes) else read_style(Path(source))
         self._shared = shared
         options = self._options()
-        self.device, self.cuda_trouble = "cpu", ""
+        self.device, self.cuda_trouble, self.engine = "cpu", "", engines.Choice("onnxruntime")
         if device == "cuda" or (device == "auto" and probe_cuda()[0]):
             try:
-                self._session = _open_on_cuda(self._data, options, self.contract)
+                self._session: engines.Session = _open_on_cuda(self._data, options, self.contract)
                 self.device = "cuda"
             except StyleError as error:
                 if device == "cuda":
                     raise StyleError(f"CUDA was asked for and does not work here: {error}") from error
                 self.cuda_trouble = str(error)
         if self.device == "cpu":
-            try:
-                self._session = _open(self._data, options, "CPUExecutionProvider")
-            except Exception as error:  # ONNX Runtime raises a dozen classes, none of them public
-                raise StyleError(
-                    f"{self.name} is not an ONNX file that ONNX Runtime can open; make one with allaprima export"
-                ) from error
+            opened = functools.cache(lambda: self._open_on_cpu(options))
+            if self.contract.io == "image":
+                self.engine = engines.choose(self._data, opened, engine)
+            elif engine == "openvino":
+                raise StyleError(f"{self.name} is a frame file, which ONNX Runtime alone paints with here; give an image file")
+            self._session = self._open_with_engine(self._data) or opened()
         self.run_options = onnxruntime.RunOptions()
         self._pixels = 0  # in the network now
         self._largest = 0  # pixels painted at once so far; ONNX Runtime keeps their memory
         self._pixels_change = threading.Condition()
         self._tiling = threading.Lock()
         self._tiler: Tiler | None = None
+
+    def _open_on_cpu(self, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        try:
+            return _open(self._data, options, "CPUExecutionProvider")
+        except Exception as error:  # ONNX Runtime raises a dozen classes, none of them public
+            raise StyleError(
+                f"{self.name} is not an ONNX file that ONNX Runtime can open; make one with allaprima export"
+            ) from error
+
+    def _open_with_engine(self, data: bytes) -> engines.OpenVinoSession | None:
+        """In OpenVINO, if that was chosen."""
+        return engines.OpenVinoSession(data, self.engine.precision, self._shared) if self.engine.engine == "openvino" else None
 
     def _options(self) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
@@ -101,7 +116,11 @@ class StyleSession:
         """The device, for a message; with what keeps it from the GPU, if there is one."""
         if self.device == "cuda":
             return "a GPU (CUDA)"
-        return f"the CPU, as CUDA does not work: {self.cuda_trouble}" if self.cuda_trouble else "the CPU"
+        on = "the CPU"
+        if self.engine.why:
+            name = "OpenVINO" if self.engine.engine == "openvino" else "ONNX Runtime"
+            on += f" by {name} ({self.engine.why})"
+        return f"{on}, as CUDA does not work: {self.cuda_trouble}" if self.cuda_trouble else on
 
     def stylize(self, frame: np.ndarray, progress: Callable[[float], object] = lambda _: None) -> np.ndarray:
         """Paint a frame.
@@ -148,12 +167,14 @@ class StyleSession:
                 f"{self._pixel_bytes * MIN_TILE_PX**2 / 2**20:.0f} MB, {free_bytes() / 2**20:.0f} MB are free"
             )
 
-        def opened(data: bytes) -> onnxruntime.InferenceSession:
+        def opened(data: bytes, measures: bool) -> engines.Session:
+            if not measures and (session := self._open_with_engine(data)):
+                return session
             options = self._options()
             options.enable_cpu_mem_arena = False  # it would keep the memory
-            return _open(data, options, *self._session.get_providers())
+            return _open(data, options, *(["CPUExecutionProvider"] if self.device == "cpu" else self._session.get_providers()))
 
-        def run(session: onnxruntime.InferenceSession, given: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
+        def run(session: engines.Session, given: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
             with self._room(given[self.contract.tensors.input].size // 3):
                 return self._call(session, given, wanted, frame.shape)
 
@@ -194,7 +215,7 @@ class StyleSession:
         return np.asarray(stylized)
 
     def _call(
-        self, session: onnxruntime.InferenceSession, given: dict[str, np.ndarray], wanted: list[str], size: tuple[int, ...]
+        self, session: engines.Session, given: dict[str, np.ndarray], wanted: list[str], size: tuple[int, ...]
     ) -> list[np.ndarray]:
         """A session's outputs; `size` is the picture's height and width, for the message."""
         try:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from onnxruntime import InferenceSession
 
+from allaprima.inference.style.engines import Session
 from allaprima.inference.style.session import frame_to_image, image_to_frame, pad_image
 from allaprima.models.contract import Contract
 
@@ -32,7 +32,7 @@ MARGINS, SIDES = "margins", "sides"
 AXES = (0, 2, 3)  # batch, height, width: the samples are one picture
 
 
-Run = Callable[[InferenceSession, dict[str, np.ndarray], list[str]], list[np.ndarray]]
+Run = Callable[[Session, dict[str, np.ndarray], list[str]], list[np.ndarray]]
 
 
 class Tiler:
@@ -40,12 +40,12 @@ class Tiler:
 
     Args:
         data: an .onnx file of ours that takes images.
-        opened: opens another one in the same way.
+        opened: opens another one in the same way, and whether it measures, which is to be exact.
     """
 
-    def __init__(self, data: bytes, contract: Contract, opened: Callable[[bytes], InferenceSession]) -> None:
+    def __init__(self, data: bytes, contract: Contract, opened: Callable[[bytes, bool], Session]) -> None:
         measuring, given, self._statistics = measuring_and_given(data)
-        self._measuring, self._given, self._contract = opened(measuring), opened(given), contract
+        self._measuring, self._given, self._contract = opened(measuring, True), opened(given, False), contract
 
     def paint(
         self, frame: np.ndarray, pixels: int, measured_pixels: int, run: Run, progress: Callable[[float], object]

@@ -19,6 +19,7 @@ from allaprima.inference.atomic import write_atomically
 from allaprima.inference.landscape import paint_landscape
 from allaprima.inference.levels import paint_levels
 from allaprima.inference.pictures import read_picture, resize_short_side
+from allaprima.inference.style.engines import REFERENCE_PHOTOS
 from allaprima.inference.style.onnx_file import rebuilt
 from allaprima.inference.style.session import StyleSession, frame_to_image, pad_image
 from allaprima.models import __version__
@@ -36,7 +37,6 @@ from allaprima.training.photos.folder import is_folder, list_photos
 from allaprima.training.studies.evaluate import Training, heldout_losses, painter_of
 from allaprima.training.style_image import read_style_image
 
-REFERENCE_PHOTOS = Path(__file__).parents[1] / "reference_photos"
 PHOTOS = 16  # compared at most
 CALIBRATION_PHOTOS = 64  # whose ranges int8 takes
 PHOTO_PX = 256  # their short side

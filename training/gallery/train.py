@@ -15,13 +15,13 @@ from allaprima.inference.atomic import write_atomically
 from allaprima.inference.options import StylizeOptions
 from allaprima.inference.painter import paint_photo
 from allaprima.inference.pictures import Picture, contact_sheet, read_picture, write_picture
+from allaprima.inference.style.engines import REFERENCE_PHOTOS
 from allaprima.inference.style.session import StyleSession
 from allaprima.inference.style.styles import FOLDER, shipped_styles
 from allaprima.models.errors import TrainingError
 from allaprima.training.checkpoint import find_weights, load_net
 from allaprima.training.conditional_instance_norm import load_base
 from allaprima.training.config import TrainConfig
-from allaprima.training.export.export import REFERENCE_PHOTOS
 from allaprima.training.gallery.ship import SIZES_PX, ship_net, shipped_swd
 from allaprima.training.loop import train_together
 from allaprima.training.record import make_card

@@ -28,6 +28,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from allaprima.inference.landscape import paint_landscape
+from allaprima.inference.style import engines
 from allaprima.inference.style.session import probe_cuda
 from allaprima.models.contract import IMAGE, OPSET
 from allaprima.models.image_transform_net import TIERS, JohnsonNet
@@ -57,7 +58,7 @@ def measure(sizes: list[tuple[int, int]], rounds: int, device_wanted: str, preci
     Returns:
         "machine", "versions", "date", "peak_gflops" of a matrix product, "training_photos_per_s", and "sizes" -> "640x480"
         -> "iteration_s" of the optimization and "networks" -> name -> "gflop", "torch_ms", "onnx_ms" (median) and
-        "onnx_fastest_ms".
+        "onnx_fastest_ms"; "openvino_ms" of tiers and precisions, where OpenVINO is installed.
     """
     device = pick_device(device_wanted)
     vgg = load_vgg19("random", device=device)
@@ -74,11 +75,16 @@ def measure(sizes: list[tuple[int, int]], rounds: int, device_wanted: str, preci
     looking_vgg = in_precision(vgg, precision)
     nets: dict[str, nn.Module] = {"johnson": JohnsonNet(), **{tier: net() for tier, net in TIERS.items()}}
     with tempfile.TemporaryDirectory() as folder:
-        sessions = {}
+        sessions: dict[str, engines.Session] = {}
         for name, net in nets.items():
             path = Path(folder, f"{name}.onnx")
             path.write_bytes(to_onnx(net).SerializeToString())
             sessions[name] = onnxruntime.InferenceSession(path, providers=providers(device))
+            if name in TIERS and device.type == "cpu" and not engines.engine_trouble():
+                sessions |= {
+                    f"{name}, {precision}": engines.OpenVinoSession(path.read_bytes(), precision)
+                    for precision in engines.precisions()
+                }
         for height, width in sizes:
             onnx_ms = time_sessions(sessions, height, width, rounds)
             rows = {
@@ -91,7 +97,12 @@ def measure(sizes: list[tuple[int, int]], rounds: int, device_wanted: str, preci
                 for name, net in nets.items()
             }
             iteration_s = time_iteration(looking_vgg, height, width)
-            result["sizes"][f"{width}x{height}"] = {"iteration_s": iteration_s, "networks": rows}
+            in_openvino = {name: float(np.median(onnx_ms[name])) for name in sessions if name not in nets}
+            result["sizes"][f"{width}x{height}"] = {
+                "iteration_s": iteration_s,
+                "networks": rows,
+                "openvino_ms": in_openvino,
+            }
         result["training_photos_per_s"] = training_speed(Path(folder), device_wanted, precision)
     return result
 
@@ -144,10 +155,8 @@ def count_gflop(net: nn.Module, height: int, width: int) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def time_sessions(
-    sessions: dict[str, onnxruntime.InferenceSession], height: int, width: int, rounds: int
-) -> dict[str, list[float]]:
-    """Milliseconds of every timed run of each network in ONNX Runtime, batch 1."""
+def time_sessions(sessions: dict[str, engines.Session], height: int, width: int, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every timed run of each network in ONNX Runtime, or OpenVINO, batch 1."""
     image = np.random.default_rng(0).random((1, 3, height, width), dtype=np.float32)
     times_ms: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(rounds):
@@ -156,7 +165,7 @@ def time_sessions(
             # where a burst took about 20 (why was not looked into), so each runs in bursts.
             for i in range(UNTIMED + TIMED):
                 began = time.perf_counter()
-                session.run(None, {IMAGE.input: image})
+                session.run([IMAGE.output], {IMAGE.input: image})
                 if i >= UNTIMED:
                     times_ms[name].append(1000 * (time.perf_counter() - began))
     return times_ms
@@ -229,6 +238,10 @@ def table(result: dict[str, Any]) -> str:
             lines.append(
                 f"{name:>10}  {row['torch_ms']:9.1f} {row['onnx_ms']:9.1f} {row['onnx_fastest_ms']:9.1f} "
                 f"{johnson_ms / row['onnx_ms']:10.1f}  {ratios:30} {share:13.0%}"
+            )
+        for name, milliseconds in found.get("openvino_ms", {}).items():
+            lines.append(
+                f"{name:>20} in OpenVINO {milliseconds:.1f} ms, {johnson_ms / milliseconds:.1f} x johnson in ONNX Runtime"
             )
         side = int(size.split("x")[0])
         if size == f"{side}x{side}" and side in PAPER:

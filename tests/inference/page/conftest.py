@@ -55,7 +55,9 @@ def browser():
 @pytest.fixture(scope="module")
 def frame():
     """A real photo, of a size that no network takes as it is."""
-    return np.ascontiguousarray(read_picture(web.PAGE.parents[1] / "training/reference_photos/astronaut.jpg").frame[:203, :158])
+    return np.ascontiguousarray(
+        read_picture(web.PAGE.parents[1] / "inference/reference_photos/astronaut.jpg").frame[:203, :158]
+    )
 
 
 @pytest.fixture

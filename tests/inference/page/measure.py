@@ -69,7 +69,7 @@ def main() -> None:
             tab.goto(f"http://localhost:{line.port}/?backend=wasm")
             tab.wait_for_selector("body[data-ready]")
             ready_s = time.perf_counter() - began
-            tab.set_input_files("#file", web.PAGE.parents[1] / "training/reference_photos/coffee.jpg")
+            tab.set_input_files("#file", web.PAGE.parents[1] / "inference/reference_photos/coffee.jpg")
             tab.wait_for_selector('#stage[data-state="painted"]')
             painted_s = time.perf_counter() - began
             print(f"{visit} visit: {line.received / 1e6:.2f} MB, ready after {ready_s:.1f} s, painted after {painted_s:.1f} s")

@@ -35,11 +35,12 @@ def test_the_table_shows_ratios_beside_the_papers():
         "vgg19": "fp32",
         "peak_gflops": 100.0,
         "training_photos_per_s": 4.0,
-        "sizes": {"256x256": {"iteration_s": 0.5, "networks": networks}},
+        "sizes": {"256x256": {"iteration_s": 0.5, "networks": networks, "openvino_ms": {"realtime, bf16": 8.0}}},
     }
     text = table(result)
     assert "optimization 50.0 / 150.0 / 250.0 s" in text
-    [line] = [line for line in text.splitlines() if line.lstrip().startswith("realtime")]
+    line, other = [line for line in text.splitlines() if line.lstrip().startswith("realtime")]
+    assert other.lstrip() == "realtime, bf16 in OpenVINO 8.0 ms, 25.0 x johnson in ONNX Runtime"
     assert line.split() == ["realtime", "30.0", "20.0", "18.0", "10.0", "2,500", "/", "7,500", "/", "12,500", "50%"]
     assert "optimization 3.17 / 9.52 / 15.86 s, network 15 ms: 211 / 635 / 1,057" in text
 

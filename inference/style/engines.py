@@ -1,0 +1,285 @@
+"""What runs a style on the CPU: ONNX Runtime, or OpenVINO where that is installed, faster here, and near enough.
+
+Which is faster depends on the processor: OpenVINO has bfloat16, which processors with AVX512-BF16 or AMX multiply several times
+as fast. So a trial decides, once for each style and machine; what it found is kept in the cache folder.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import queue
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import onnxruntime
+
+from allaprima.inference.atomic import write_atomically
+from allaprima.inference.options import ENGINES
+from allaprima.inference.pictures import read_picture
+from allaprima.models.contract import IMAGE
+from allaprima.models.errors import StyleError, install_line
+
+REFERENCE_PHOTOS = Path(__file__).parents[1] / "reference_photos"
+PRECISIONS = {"bf16": "bf16", "fp32": "f32"}  # OpenVINO's names; the faster one first
+# Of 255, between a picture and ONNX Runtime's in float32, in the mean and at the most: what nobody sees.
+MEAN_LEVELS, MOST_LEVELS = 0.5, 6.0
+WORTH = 0.9  # of ONNX Runtime's time
+TRIAL_PX = 512  # a side, for networks that take less than `FAST_S` at half of it; for others half of it
+FAST_S = 0.1
+TRIAL_S = 0.6
+FEATURES = "features_in_float32"
+POLL_MS = 50  # between two looks whether a run is to end
+
+
+class Session(Protocol):
+    """What ONNX Runtime's sessions have, too."""
+
+    def run(
+        self, wanted: Sequence[str], given: Mapping[str, np.ndarray], options: onnxruntime.RunOptions | None = None
+    ) -> list[np.ndarray]: ...
+
+    def get_providers(self) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a trial found.
+
+    Attributes:
+        engine: "onnxruntime" or "openvino". precision: of OpenVINO, a key of `PRECISIONS`.
+        why: in a few words.
+    """
+
+    engine: str
+    precision: str = "fp32"
+    why: str = ""
+
+
+class OpenVinoSession:
+    """A style's file in OpenVINO, for pictures of any size; several threads may share it.
+
+    In bfloat16 all up to the first ReLU stays in float32. There a norm makes a flat picture's little differences large, and
+    with them what rounding does: on smoothed noise The Starry Night came to 0.2 levels of 255 in the mean and 2.7 at the most,
+    instead of 0.6 and 10.5, in the same time (2026-12-01).
+
+    Args:
+        data: an .onnx file's bytes that are safe to run. precision: a key of `PRECISIONS`.
+        shared: other threads need the cores, too.
+    """
+
+    def __init__(self, data: bytes, precision: str, shared: bool = False) -> None:
+        core = _core()
+
+        def compiled(model: Any, precision: str) -> Any:
+            config: dict[str, Any] = {
+                "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+                "ENABLE_CPU_PINNING": not shared,
+            }
+            return core.compile_model(model, "CPU", config)
+
+        if precision == "bf16":
+            first, rest = _halves(data)
+            self._models = [compiled(first, "fp32"), compiled(rest, precision)]
+        else:
+            self._models = [compiled(core.read_model(data), precision)]
+        self._idle: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+
+    def run(
+        self, wanted: Sequence[str], given: Mapping[str, np.ndarray], options: onnxruntime.RunOptions | None = None
+    ) -> list[np.ndarray]:
+        """The outputs named, as ONNX Runtime's session gives them; `options.terminate` ends it with a RuntimeError."""
+        try:
+            requests = self._idle.get_nowait()
+        except queue.Empty:
+            requests = [model.create_infer_request() for model in self._models]
+        try:
+            known = dict(given)
+            for request, model in zip(requests, self._models, strict=True):
+                names = {name for each in model.inputs for name in each.get_names()}
+                request.start_async({name: known[name] for name in names & known.keys()}, share_inputs=True)
+                while not request.wait_for(POLL_MS):
+                    if options and options.terminate:
+                        request.cancel()
+                if request is not requests[-1]:
+                    known[FEATURES] = request.get_output_tensor(0).data
+            return [np.array(requests[-1].get_tensor(name).data) for name in wanted]
+        finally:
+            self._idle.put(requests)
+
+    def get_providers(self) -> list[str]:
+        return ["OpenVINO"]
+
+
+def _halves(data: bytes) -> tuple[Any, Any]:
+    """A model up to its first ReLU, and the rest, which takes what the first part makes as `FEATURES`, too."""
+    import openvino
+    from openvino import opset13
+
+    def opened() -> tuple[Any, Any]:
+        model = _core().read_model(data)
+        return model, next(node for node in model.get_ordered_ops() if node.get_type_name() == "Relu")
+
+    model, cut = opened()
+    before, open_ends = {cut.get_friendly_name()}, [cut]
+    while open_ends:
+        sources = [each.get_node() for each in open_ends.pop().input_values()]
+        open_ends += [node for node in sources if node.get_friendly_name() not in before]
+        before |= {node.get_friendly_name() for node in sources}
+    parameters = [each for each in model.get_parameters() if each.get_friendly_name() in before]
+    first = openvino.Model([cut.output(0)], parameters)
+    model, cut = opened()
+    features = opset13.parameter(cut.output(0).get_partial_shape(), cut.output(0).get_element_type(), name=FEATURES)
+    features.output(0).set_names({FEATURES})
+    cut.output(0).replace(features.output(0))
+    return first, openvino.Model(model.get_results(), [*model.get_parameters(), features])
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+@functools.cache
+def _core() -> Any:
+    # OpenVINO's import would send an event, and write a number of this machine into the home folder.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino.Core()
+
+
+def precisions() -> list[str]:
+    """Keys of `PRECISIONS` that OpenVINO has on this processor, the faster one first."""
+    capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [precision for precision in PRECISIONS if precision == "fp32" or "BF16" in capabilities]
+
+
+def engine_trouble() -> str:
+    """Why OpenVINO cannot be used, in one line; empty where it can."""
+    if not is_installed():
+        return f"OpenVINO is not installed; {install_line('openvino')}"
+    try:
+        _core()
+    except Exception as error:  # a library it needs is missing, ...
+        return f"OpenVINO does not load: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+    return ""
+
+
+def choose(data: bytes, opened: Callable[[], Session], engine: str) -> Choice:
+    """What is to run a style on this machine's CPU.
+
+    Args:
+        data: an image file's bytes. opened: opens it in ONNX Runtime; called where a trial is needed.
+        engine: one of `ENGINES`; "auto" takes what $ALLAPRIMA_ENGINE says, else what the trial finds faster.
+    Raises:
+        StyleError: "openvino" is asked for and cannot be used; there is no such engine.
+    """
+    engine = os.environ.get("ALLAPRIMA_ENGINE", engine) if engine == "auto" else engine
+    if engine not in ENGINES:
+        raise StyleError(f"there is no engine {engine!r}; one of {', '.join(ENGINES)} is wanted")
+    if engine == "onnxruntime" or (engine == "auto" and not is_installed()):
+        return Choice("onnxruntime")
+    if trouble := engine_trouble():
+        if engine == "openvino":
+            raise StyleError(trouble)
+        return Choice("onnxruntime", why=trouble)
+    kept = _kept(data)
+    if kept is None:
+        kept = _trial(data, opened())
+        _keep(data, kept)
+    if engine == "openvino" and kept.engine != "openvino":
+        return Choice("openvino", "fp32", f"asked for; {kept.why}")
+    return kept
+
+
+def _trial(data: bytes, reference: Session) -> Choice:
+    """Paint two pictures with both, in turns."""
+
+    def seconds(session: Session, image: np.ndarray) -> float:
+        began = time.perf_counter()
+        session.run([IMAGE.output], {IMAGE.input: image})
+        return time.perf_counter() - began
+
+    small = _pictures(TRIAL_PX // 2)
+    seconds(reference, small[0])
+    images = _pictures(TRIAL_PX) if seconds(reference, small[0]) < FAST_S else small
+    expected = [reference.run([IMAGE.output], {IMAGE.input: image})[0] for image in images]
+    reasons = []
+    for precision in precisions():
+        session = OpenVinoSession(data, precision)
+        apart = [
+            255.0 * np.abs(session.run([IMAGE.output], {IMAGE.input: image})[0] - wanted)
+            for image, wanted in zip(images, expected, strict=True)
+        ]
+        mean, most = max(float(each.mean()) for each in apart), max(float(each.max()) for each in apart)
+        if not (mean <= MEAN_LEVELS and most <= MOST_LEVELS):
+            reasons.append(f"OpenVINO's {precision} is up to {most:.1f} levels of 255 off")
+            continue
+        times: tuple[list[float], list[float]] = ([], [])
+        until = time.perf_counter() + TRIAL_S
+        while len(times[0]) < 3 or (time.perf_counter() < until and len(times[0]) < 15):
+            for each, of in zip((reference, session), times, strict=True):
+                of.append(seconds(each, images[0]))
+        theirs_ms, own_ms = (1000.0 * min(of) for of in times)  # the least, as other programs may disturb
+        height, width = images[0].shape[2:]
+        found = f"OpenVINO's {precision} takes {own_ms:.0f} ms at {width}x{height}, ONNX Runtime {theirs_ms:.0f}"
+        reasons.append(found)
+        if own_ms < WORTH * theirs_ms:
+            return Choice("openvino", precision, "; ".join(reasons))
+    return Choice("onnxruntime", why="; ".join(reasons))
+
+
+def _pictures(side_px: int) -> list[np.ndarray]:
+    """Smoothed noise, and the middle of each reference photo, as images of at most so many pixels a side."""
+    noise = cv2.GaussianBlur(np.random.default_rng(0).random((side_px, side_px, 3), np.float32), (0, 0), 4.0)
+    frames = [np.rint((127.5 + 25.5 * (noise - noise.mean()) / noise.std()).clip(0, 255))]
+    for path in sorted(REFERENCE_PHOTOS.glob("*.jpg")):
+        frame = read_picture(path).frame
+        top, left = (max(0, (side - side_px) // 2) for side in frame.shape[:2])
+        frame = frame[top : top + side_px, left : left + side_px]
+        frames.append(frame[: frame.shape[0] // 16 * 16, : frame.shape[1] // 16 * 16])
+    return [np.ascontiguousarray(frame.transpose(2, 0, 1)[None].astype(np.float32) / 255) for frame in frames]
+
+
+def _cache_file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "allaprima", "engines.json")
+
+
+def _key(data: bytes) -> str:
+    """Of a style on this machine, by these versions."""
+    openvino = importlib.metadata.version("openvino")
+    name = _core().get_property("CPU", "FULL_DEVICE_NAME")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{hashlib.sha256(data).hexdigest()[:16]} {name} {cores} openvino {openvino} onnxruntime {onnxruntime.__version__}"
+
+
+def _kept(data: bytes) -> Choice | None:
+    try:
+        found = json.loads(_cache_file().read_bytes())[_key(data)]
+        choice = Choice(*(str(found[name]) for name in ("engine", "precision", "why")))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return None
+    return choice if choice.engine in ENGINES[1:] and choice.precision in PRECISIONS else None
+
+
+def _keep(data: bytes, choice: Choice) -> None:
+    """Where the folder cannot be written, each start has a trial of its own."""
+    path = _cache_file()
+    with contextlib.suppress(OSError, RuntimeError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            kept = dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            kept = {}
+        write_atomically(path, json.dumps(kept | {_key(data): asdict(choice)}, indent=1).encode())
