@@ -117,7 +117,7 @@ class ToRgb:
         height, width: of the upright frames. turned: whether they lie on their side in the file. tags: of the colors.
         out_tags: of the colors of its frames, where they are written as a film again; others than `tags` of an HDR film, which
             becomes SDR. hdr: the name of its transfer then, else empty.
-        depth: bits a channel in the file. has_alpha: whether it is transparent; white shows through.
+        depth: bits a channel in the file. has_alpha: whether the first may be transparent; white shows through.
         resized: whether later ones had another size, and were scaled to the first one's.
     """
 
@@ -127,7 +127,7 @@ class ToRgb:
         self._coded = first.height, first.width
         self.height, self.width = self._coded[::-1] if self.turned else self._coded
         self.depth = max(component.bits for component in first.format.components)
-        self.has_alpha = any(component.is_alpha for component in first.format.components)
+        self.has_alpha = _may_be_transparent(first)
         self.tags = ColorTags(int(first.colorspace), int(first.color_range), int(first.color_primaries), int(first.color_trc))
         self.hdr = NAMES.get(self.tags.transfer, "")
         self._to_sdr = ToSdr(self.tags.transfer, self.tags.primaries) if self.hdr else None
@@ -144,11 +144,12 @@ class ToRgb:
         height, width = self._coded
         self.resized |= (av_frame.height, av_frame.width) != self._coded
         matrix, color_range = self.tags.to_rgb(height)
+        has_alpha = _may_be_transparent(av_frame)  # numbered pictures may differ
         converted = self._reformatter.reformat(
             av_frame,
             width,
             height,
-            "rgba" if self.has_alpha else "rgb24",
+            "rgba" if has_alpha else "rgb24",
             src_colorspace=matrix,
             dst_colorspace=matrix,
             src_color_range=color_range,
@@ -156,11 +157,13 @@ class ToRgb:
         )
         frame, alpha = _packed_pixels(converted), None
         if self._to_sdr:
-            frame = np.dstack([self._to_sdr(frame[:, :, :3]), frame[:, :, 3:]]) if self.has_alpha else self._to_sdr(frame)
-        if self.has_alpha:
+            frame = np.dstack([self._to_sdr(frame[:, :, :3]), frame[:, :, 3:]]) if has_alpha else self._to_sdr(frame)
+        if has_alpha:
             alpha = self._upright(np.ascontiguousarray(frame[:, :, 3]))
             opaque = frame[:, :, 3:].astype(np.float32) / 255.0
             frame = np.rint(frame[:, :, :3] * opaque + 255.0 * (1.0 - opaque)).astype(np.uint8)
+            if av_frame.format.has_palette and alpha.min() == 255:
+                alpha = None  # every palette could be transparent, this one is not
         return self._upright(frame), alpha
 
     def _upright(self, frame: np.ndarray) -> np.ndarray:
@@ -226,6 +229,9 @@ class VideoReader:
         if not films:
             kinds = ", ".join(_kind(stream) for stream in container.streams)
             raise VideoError(f"{self.path} holds no video, only {kinds or 'nothing'}")
+        films = [stream for stream in films if stream.codec_context]
+        if not films:
+            raise VideoError(f"{self.path} holds video of a kind that cannot be decoded here; convert it to H.264, say")
         best = container.streams.best("video")
         self._stream: Any = best if best in films else films[0]
         untried = [stream.index for stream in films if stream is not self._stream]
@@ -454,6 +460,10 @@ def _plainly_named(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def _kind(stream: Any) -> str:
     return "cover picture" if stream.disposition & Disposition.attached_pic else str(stream.type)
+
+
+def _may_be_transparent(av_frame: av.VideoFrame) -> bool:
+    return av_frame.format.has_palette or any(component.is_alpha for component in av_frame.format.components)
 
 
 def _packed_pixels(av_frame: av.VideoFrame) -> np.ndarray:

@@ -352,6 +352,13 @@ def test_where_the_first_film_in_a_file_is_empty_the_next_one_is_painted(tmp_pat
     assert (report.frames, report.notes) == (5, ("left out: video",))
 
 
+def test_a_film_of_a_codec_that_nobody_knows_is_said(tmp_path):
+    source = write_film(tmp_path / "a.avi", drifting(3), codec="mpeg4")
+    source.write_bytes(source.read_bytes().replace(b"FMP4", b"ZZZZ"))
+    with pytest.raises(VideoError, match=r"a\.avi holds video of a kind that cannot be decoded here"):
+        paint(source, tmp_path / "b.mp4")
+
+
 def test_an_animated_webp_is_no_film_and_it_is_said_what_paints_it(tmp_path):
     first, *others = [Image.fromarray(frame) for frame in drifting(3)]
     first.save(tmp_path / "a.webp", save_all=True, append_images=others)
