@@ -154,7 +154,7 @@ def test_a_film_goes_through_standard_input_and_output(tmp_path, style_file):
     (tmp_path / "b.mkv").write_bytes(result.stdout)
     assert len(read_film(tmp_path / "b.mkv")[0]) == 5
     assert len(packets_of(tmp_path / "b.mkv", "audio")[0]) == len(packets_of(source, "audio")[0])
-    assert b"5 frames" in result.stderr
+    assert b"\nstandard output: 5 frames" in result.stderr
     result = subprocess.run(command, input=b"", capture_output=True, timeout=60, check=False)
     assert result.returncode == 1
     assert b"standard input has no name; give -o" in result.stderr
