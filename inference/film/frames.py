@@ -5,6 +5,7 @@ A frame is an array here as everywhere; what PyAV decodes is an `av_frame`.
 
 import contextlib
 import errno
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -41,6 +42,7 @@ COLORSPACES = {
     10: Colorspace.BT2020,
 }
 MAX_ERRORS_IN_A_ROW = 1000  # while nothing at all can be read; then the rest of the file is given up
+SUBTITLE_S = 60  # how long a subtitle stays that is looked for at the start of a part
 BLINK_S = 0.002  # what files that count milliseconds round away
 # Side data of frames that FFmpeg reads and PyAV cannot write.
 DROPPED_TAGS = {
@@ -336,13 +338,15 @@ class VideoReader:
         before, before_end = None, 0.0  # the picture that is already there at the start
         least = BLINK_S / float(self.time_base)
         unfinished = {stream.index for stream in self.others if stream.type == "audio"}
+        if self._start_s > 0 and any(stream.type == "subtitle" for stream in self.others) and not self._clock:
+            yield from self._read_already()
         for item in self._items:
             if isinstance(item, av.Packet):
                 time_s = self._shift_(item)
                 if time_s is None or time_s < 0 < self._start_s:
                     continue  # before a film's very beginning lies what a decoder of sound needs to get going
                 if not self._duration_s or time_s < self._duration_s:
-                    yield item
+                    yield self._ends_in_time_(item)
                 else:
                     unfinished.discard(item.stream.index)
                 if last >= length and not unfinished:
@@ -365,6 +369,29 @@ class VideoReader:
                 yield self._moment(item, pts, int(min(item.duration or 0, length - pts)))
         if before is not None:  # a last picture that stays for long
             yield self._moment(before, 0, int(min(before_end, length)))
+
+    def _read_already(self) -> Iterator[av.Packet]:
+        """Subtitles that appeared before the start and are still there, as if they appeared at it. Those may lie before the
+        key frame that reading begins at."""
+        with self._open() as container, contextlib.suppress(FFmpegError):
+            with contextlib.suppress(FFmpegError):
+                container.seek(int((self._origin_s - SUBTITLE_S) * av.time_base), backward=True)
+            for packet in container.demux([container.streams[stream.index] for stream in (self._stream, *self.others)]):
+                time_s, kind = self._shift_(packet), packet.stream.type
+                if kind == "video" and time_s is not None and time_s > BEHIND_S:
+                    break
+                end = (packet.pts or 0) + (packet.duration or 0)
+                if kind == "subtitle" and packet.pts is not None and packet.pts < 0 < end:
+                    packet.stream = self._container.streams[packet.stream.index]
+                    packet.pts, packet.dts, packet.duration = 0, 0, end
+                    yield self._ends_in_time_(packet)
+
+    def _ends_in_time_(self, packet: av.Packet) -> av.Packet:
+        """A subtitle does not outlast the part."""
+        if packet.stream.type == "subtitle" and self._duration_s and packet.pts is not None:
+            left = math.ceil(self._duration_s / packet.time_base) - packet.pts
+            packet.duration = min(packet.duration or 0, left)
+        return packet
 
     def _moment(self, av_frame: av.VideoFrame, pts: int, duration: int) -> Moment:
         frame, alpha = self.to_rgb.with_alpha(av_frame)
