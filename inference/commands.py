@@ -8,11 +8,12 @@ import itertools
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allaprima.inference.options import MachineOptions, StylizeOptions, VideoOptions
-from allaprima.models.errors import Interrupted, StyleError, VideoError, WebError
+from allaprima.models.errors import AllaPrimaError, Interrupted, StyleError, VideoError, WebError
 from allaprima.models.options import Commands, add_command, add_options, chosen, number, whole_number
 
 if TYPE_CHECKING:
@@ -201,6 +202,8 @@ def _paint_standard_streams(options: argparse.Namespace, folder: Path) -> int:
         raise VideoError("standard input has no name; give -o")
     if options.output == "-" and len(options.films) > 1:
         raise VideoError(f"{len(options.films)} films do not go into one; give a folder with -o")
+    if options.output == "-" and getattr(sys.stdout, "name", "") == os.devnull:  # the command line puts it there
+        raise VideoError("standard output is closed; give a file with -o, or a pipe")
     if options.output == "-" and sys.stdout.isatty():
         raise VideoError("a film is nothing for a terminal; give a file with -o, or a pipe")
     if "-" in options.films:
@@ -213,21 +216,31 @@ def _paint_standard_streams(options: argparse.Namespace, folder: Path) -> int:
                 f"standard input does not go into {folder}: {error.strerror}; TMPDIR names another place"
             ) from error
         options.films = [str(spooled) if film == "-" else film for film in options.films]
-    if options.output != "-":
-        return _paint_films(options)
     output = folder / "standard output.mkv"
-    options.output = str(output)
+
+    def plain(text: str) -> str:
+        return text.replace(str(output), "standard output").replace(str(folder / "standard input"), "standard input")
+
     try:
+        if options.output != "-":
+            return _paint_films(options, plain)
+        options.output = str(output)
         with contextlib.redirect_stdout(sys.stderr):
-            return _paint_films(options)
+            return _paint_films(options, plain)
+    except AllaPrimaError as error:
+        hint = ""
+        if isinstance(error, VideoError) and str(output) in str(error):
+            hint = f"; it is written to {folder.parent} first, and TMPDIR names another place"
+        raise type(error)(plain(str(error)) + hint) from error
     finally:
         if output.exists():
-            with output.open("rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer)
+            with output.open("rb") as painted:
+                shutil.copyfileobj(painted, sys.stdout.buffer)
             sys.stdout.flush()
 
 
-def _paint_films(options: argparse.Namespace) -> int:
+def _paint_films(options: argparse.Namespace, plain: Callable[[str], str] = str) -> int:
+    """`plain` makes of a message what is printed."""
     from allaprima.inference.film.video import check_output, plan_films
     from allaprima.inference.interrupt import catch_interrupt
     from allaprima.inference.precision import pick_precision
@@ -251,18 +264,25 @@ def _paint_films(options: argparse.Namespace) -> int:
     with catch_interrupt() as received:
         for source, output in planned:
             try:
-                _paint_film(source, output, session, options, received)
+                _paint_film(source, output, session, options, received, plain)
             except VideoError as error:
                 if len(planned) == 1:
                     raise
                 failed += 1
-                print(f"allaprima: {error}", file=sys.stderr)
+                print(f"allaprima: {plain(str(error))}", file=sys.stderr)
     if failed:
         print(f"allaprima: {failed} of {len(planned)} films failed, the others are painted", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _paint_film(source: Path, output: Path, session: "StyleSession", options: argparse.Namespace, received: list[int]) -> None:
+def _paint_film(
+    source: Path,
+    output: Path,
+    session: "StyleSession",
+    options: argparse.Namespace,
+    received: list[int],
+    plain: Callable[[str], str],
+) -> None:
     from allaprima.inference.console import film_progress
     from allaprima.inference.film.video import paint_video
     from allaprima.inference.profile import Profile, bare_session_ms
@@ -272,7 +292,7 @@ def _paint_film(source: Path, output: Path, session: "StyleSession", options: ar
     profile = Profile()
 
     def say(note: str) -> None:
-        print(f"allaprima: {source}: {note}", file=sys.stderr)
+        print(plain(f"allaprima: {source}: {note}"), file=sys.stderr)
 
     with film_progress() as progress:
         report = paint_video(
@@ -297,7 +317,7 @@ def _paint_film(source: Path, output: Path, session: "StyleSession", options: ar
         print(f"{frame_ms:.1f} ms a frame in all, the network alone {alone_ms:.1f} ms: {share}")
     if not report.whole:
         raise Interrupted(f"stopped; {report.output} holds the first {report.end_s:.1f} s ({report.frames} frames)")
-    print(f"{report.output}: {report.frames} frames, {report.end_s:.1f} s, {report.encoder}, painted at {speed}")
+    print(plain(f"{report.output}: {report.frames} frames, {report.end_s:.1f} s, {report.encoder}, painted at {speed}"))
 
 
 def add_webcam(commands: Commands) -> None:

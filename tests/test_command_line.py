@@ -397,7 +397,6 @@ def test_a_sheet_that_cannot_be_written_is_said_before_the_work(run, monkeypatch
     [
         ("2>&-", ["stylize", "a.png", "-s", "STYLE", "-o", "b.png"], ["b.png"]),
         ("<&- >&- 2>&-", ["stylize", "a.png", "-s", "STYLE", "-o", "b.png"], []),
-        (">&-", ["video", "a.png", "-s", "STYLE", "-o", "-"], []),
         ("<&-", ["video", "-", "-s", "STYLE", "-o", "b.mp4"], []),
     ],
 )
@@ -409,6 +408,40 @@ def test_closed_standard_streams_swallow_what_is_meant_for_them(tmp_path, style_
     assert [line.split()[0] for line in done.stdout.splitlines()] == printed, done.stdout
     assert "Traceback" not in done.stderr
     assert done.returncode == ("video" in words and "-" in words[1:2])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell")
+@pytest.mark.parametrize(
+    ("closed", "arguments", "said"),
+    [
+        (">&-", ["a.png", "-o", "-"], "standard output is closed; give a file with -o, or a pipe"),
+        ("<&-", ["-", "-o", "b.mp4"], "standard input is empty, or no file"),
+        ("<a.txt", ["-", "-o", "b.mp4"], "standard input is not a video that can be read"),
+        ("<a.txt", ["-", "a.png", "-o", "out/"], "standard input is not a video that can be read"),
+    ],
+)
+def test_what_is_wrong_with_a_standard_stream_is_said_by_its_name(tmp_path, style_file, landscape, closed, arguments, said):
+    Image.fromarray(landscape).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("no film " * 100)
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "allaprima", "video", "-s", str(style_file)]
+    done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"\nallaprima: {said}" in f"\n{done.stderr}"
+    assert "allaprima_" not in done.stderr  # the folder that stands for it
+    assert ("painting with" in done.stderr) == (closed != ">&-")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_film_for_standard_output_that_does_not_go_into_the_temporary_folder_names_both(tmp_path, style_file, landscape):
+    Image.fromarray(landscape).save(tmp_path / "a.png")
+    command = ["sh", "-c", 'ulimit -f 2; exec "$@"', "sh", sys.executable, "-m", "allaprima", "video", "a.png"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "-s", str(style_file), "-o", "-"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "allaprima: standard output cannot be written: File too large" in done.stderr
+    assert f"it is written to {tmp_path} first, and TMPDIR names another place" in done.stderr
 
 
 def test_a_name_that_the_terminal_cannot_show_is_painted_and_shown_escaped(tmp_path, style_file, landscape):

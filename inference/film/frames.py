@@ -5,6 +5,7 @@ A frame is an array here as everywhere; what PyAV decodes is an `av_frame`.
 
 import contextlib
 import errno
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -41,6 +42,7 @@ COLORSPACES = {
     10: Colorspace.BT2020,
 }
 MAX_ERRORS_IN_A_ROW = 1000  # while nothing at all can be read; then the rest of the file is given up
+SUBTITLE_S = 60  # how long a subtitle stays that is looked for at the start of a part
 BLINK_S = 0.002  # what files that count milliseconds round away
 # Side data of frames that FFmpeg reads and PyAV cannot write.
 DROPPED_TAGS = {
@@ -117,7 +119,7 @@ class ToRgb:
         height, width: of the upright frames. turned: whether they lie on their side in the file. tags: of the colors.
         out_tags: of the colors of its frames, where they are written as a film again; others than `tags` of an HDR film, which
             becomes SDR. hdr: the name of its transfer then, else empty.
-        depth: bits a channel in the file. has_alpha: whether it is transparent; white shows through.
+        depth: bits a channel in the file. has_alpha: whether the first may be transparent; white shows through.
         resized: whether later ones had another size, and were scaled to the first one's.
     """
 
@@ -127,7 +129,7 @@ class ToRgb:
         self._coded = first.height, first.width
         self.height, self.width = self._coded[::-1] if self.turned else self._coded
         self.depth = max(component.bits for component in first.format.components)
-        self.has_alpha = any(component.is_alpha for component in first.format.components)
+        self.has_alpha = _may_be_transparent(first)
         self.tags = ColorTags(int(first.colorspace), int(first.color_range), int(first.color_primaries), int(first.color_trc))
         self.hdr = NAMES.get(self.tags.transfer, "")
         self._to_sdr = ToSdr(self.tags.transfer, self.tags.primaries) if self.hdr else None
@@ -144,11 +146,12 @@ class ToRgb:
         height, width = self._coded
         self.resized |= (av_frame.height, av_frame.width) != self._coded
         matrix, color_range = self.tags.to_rgb(height)
+        has_alpha = _may_be_transparent(av_frame)  # numbered pictures may differ
         converted = self._reformatter.reformat(
             av_frame,
             width,
             height,
-            "rgba" if self.has_alpha else "rgb24",
+            "rgba" if has_alpha else "rgb24",
             src_colorspace=matrix,
             dst_colorspace=matrix,
             src_color_range=color_range,
@@ -156,11 +159,13 @@ class ToRgb:
         )
         frame, alpha = _packed_pixels(converted), None
         if self._to_sdr:
-            frame = np.dstack([self._to_sdr(frame[:, :, :3]), frame[:, :, 3:]]) if self.has_alpha else self._to_sdr(frame)
-        if self.has_alpha:
+            frame = np.dstack([self._to_sdr(frame[:, :, :3]), frame[:, :, 3:]]) if has_alpha else self._to_sdr(frame)
+        if has_alpha:
             alpha = self._upright(np.ascontiguousarray(frame[:, :, 3]))
             opaque = frame[:, :, 3:].astype(np.float32) / 255.0
             frame = np.rint(frame[:, :, :3] * opaque + 255.0 * (1.0 - opaque)).astype(np.uint8)
+            if av_frame.format.has_palette and alpha.min() == 255:
+                alpha = None  # every palette could be transparent, this one is not
         return self._upright(frame), alpha
 
     def _upright(self, frame: np.ndarray) -> np.ndarray:
@@ -226,6 +231,9 @@ class VideoReader:
         if not films:
             kinds = ", ".join(_kind(stream) for stream in container.streams)
             raise VideoError(f"{self.path} holds no video, only {kinds or 'nothing'}")
+        films = [stream for stream in films if stream.codec_context]
+        if not films:
+            raise VideoError(f"{self.path} holds video of a kind that cannot be decoded here; convert it to H.264, say")
         best = container.streams.best("video")
         self._stream: Any = best if best in films else films[0]
         untried = [stream.index for stream in films if stream is not self._stream]
@@ -330,13 +338,15 @@ class VideoReader:
         before, before_end = None, 0.0  # the picture that is already there at the start
         least = BLINK_S / float(self.time_base)
         unfinished = {stream.index for stream in self.others if stream.type == "audio"}
+        if self._start_s > 0 and any(stream.type == "subtitle" for stream in self.others) and not self._clock:
+            yield from self._read_already()
         for item in self._items:
             if isinstance(item, av.Packet):
                 time_s = self._shift_(item)
                 if time_s is None or time_s < 0 < self._start_s:
                     continue  # before a film's very beginning lies what a decoder of sound needs to get going
                 if not self._duration_s or time_s < self._duration_s:
-                    yield item
+                    yield self._ends_in_time_(item)
                 else:
                     unfinished.discard(item.stream.index)
                 if last >= length and not unfinished:
@@ -359,6 +369,29 @@ class VideoReader:
                 yield self._moment(item, pts, int(min(item.duration or 0, length - pts)))
         if before is not None:  # a last picture that stays for long
             yield self._moment(before, 0, int(min(before_end, length)))
+
+    def _read_already(self) -> Iterator[av.Packet]:
+        """Subtitles that appeared before the start and are still there, as if they appeared at it. Those may lie before the
+        key frame that reading begins at."""
+        with self._open() as container, contextlib.suppress(FFmpegError):
+            with contextlib.suppress(FFmpegError):
+                container.seek(int((self._origin_s - SUBTITLE_S) * av.time_base), backward=True)
+            for packet in container.demux([container.streams[stream.index] for stream in (self._stream, *self.others)]):
+                time_s, kind = self._shift_(packet), packet.stream.type
+                if kind == "video" and time_s is not None and time_s > BEHIND_S:
+                    break
+                end = (packet.pts or 0) + (packet.duration or 0)
+                if kind == "subtitle" and packet.pts is not None and packet.pts < 0 < end:
+                    packet.stream = self._container.streams[packet.stream.index]
+                    packet.pts, packet.dts, packet.duration = 0, 0, end
+                    yield self._ends_in_time_(packet)
+
+    def _ends_in_time_(self, packet: av.Packet) -> av.Packet:
+        """A subtitle does not outlast the part."""
+        if packet.stream.type == "subtitle" and self._duration_s and packet.pts is not None:
+            left = math.ceil(self._duration_s / packet.time_base) - packet.pts
+            packet.duration = min(packet.duration or 0, left)
+        return packet
 
     def _moment(self, av_frame: av.VideoFrame, pts: int, duration: int) -> Moment:
         frame, alpha = self.to_rgb.with_alpha(av_frame)
@@ -454,6 +487,10 @@ def _plainly_named(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def _kind(stream: Any) -> str:
     return "cover picture" if stream.disposition & Disposition.attached_pic else str(stream.type)
+
+
+def _may_be_transparent(av_frame: av.VideoFrame) -> bool:
+    return av_frame.format.has_palette or any(component.is_alpha for component in av_frame.format.components)
 
 
 def _packed_pixels(av_frame: av.VideoFrame) -> np.ndarray:

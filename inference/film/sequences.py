@@ -14,6 +14,7 @@ from allaprima.models.errors import PictureError, VideoError
 
 NUMBER = re.compile(r"%(?:0(\d+))?d")
 RATE = 25  # pictures a second, as in FFmpeg: nothing in a sequence says it
+UNREAD = (".gif", ".avif")  # FFmpeg knows these as films only
 
 
 def is_sequence(path: Path) -> bool:
@@ -30,18 +31,30 @@ def numbers_of(path: Path) -> list[int]:
     return []
 
 
+def picture_of(path: Path, number: int) -> Path:
+    """The name of one of a sequence's pictures."""
+    return path.with_name(NUMBER.sub(lambda found: f"{number:0{found[1] or 1}d}", path.name, count=1))
+
+
 def sequence_options(path: Path) -> tuple[str, dict[str, str]]:
     """How FFmpeg is told to read a sequence: the name and its options.
 
     Raises:
-        VideoError: no such pictures, or one is missing in their midst, where FFmpeg would end in silence.
+        VideoError: no such pictures, a format that is not read, or a number that is missing or empty, where FFmpeg would end
+            in silence.
     """
+    if path.suffix.lower() in UNREAD:
+        suffixes = ", ".join(suffix for suffix in FORMATS if suffix not in UNREAD)
+        raise VideoError(f"{path}: numbered pictures are not read as {path.suffix}; convert them to one of {suffixes}")
     numbers = numbers_of(path)
     if not numbers:
         raise VideoError(f"{path}: there is no picture of such a name with a number in it")
     missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
     if missing:
         raise VideoError(f"{path}: number {missing[0]} is missing between {numbers[0]} and {numbers[-1]}; a film has no gaps")
+    empty = [number for number in numbers if (file := picture_of(path, number)).exists() and not file.stat().st_size]
+    if empty:
+        raise VideoError(f"{picture_of(path, empty[0])} is empty; a film has no gaps: write it anew, or copy the one before it")
     found = NUMBER.search(path.name)
     assert found
     before, after = path.name[: found.start()], path.name[found.end() :]
@@ -81,9 +94,8 @@ class SequenceWriter:
             VideoError: the disk is full, ...
         """
         self.frames += 1
-        name = NUMBER.sub(lambda found: f"{self.frames:0{found[1] or 1}d}", self.path.name, count=1)
         try:
-            write_picture(self.path.with_name(name), Picture(frame, alpha))
+            write_picture(picture_of(self.path, self.frames), Picture(frame, alpha))
         except PictureError as error:
             raise VideoError(str(error)) from error
         self.end_s = float(pts * self.time_base) + float(duration * self.time_base or 1 / self._rate)

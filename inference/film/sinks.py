@@ -105,6 +105,7 @@ class VideoWriter:
         self.frames, self.end_s = 0, 0.0
         self._durations: dict[int, int] = {}  # by timestamp, of frames that are in the encoder
         self._end = 0
+        self._lead: int | None = None  # by how much the first packet is decoded before it is shown
         self._reformatter = VideoReformatter()
         self._overwrite = overwrite
         try:
@@ -144,7 +145,7 @@ class VideoWriter:
         for stream in others:
             name = stream.codec_context.name if stream.codec_context else "of an unknown codec"
             if _fits(container_format, stream):
-                self._others[stream.index] = self._container.add_stream_from_template(stream)
+                self._others[stream.index] = _add_as_it_is(self._container, stream)
             else:
                 try:
                     sound = SoundEncoder(self._container, stream)
@@ -191,8 +192,13 @@ class VideoWriter:
         packets = self._stream.encode(av_frame)
         for packet in packets:
             packet.duration = self._durations.pop(packet.pts, packet.duration)
+            if self._lead is None and packet.dts is not None:
+                self._lead = packet.pts - packet.dts
         if av_frame is None and packets and self._container.format.name in ("mp4", "mov"):
-            packets[-1].duration = self._end - packets[-1].pts  # these two look at the packet that they get last
+            # These two add up decoding times to the end of the packet that they get last, often not the last frame's.
+            last = packets[-1]
+            left = self._end - (last.pts if last.dts is None else last.dts + (self._lead or 0))
+            last.duration = max(last.duration, left)
         self._container.mux(packets)
 
     def mux(self, packet: av.Packet) -> None:
@@ -355,18 +361,31 @@ def _keep_tags(stream: Any, source: Any) -> None:
     stream.disposition = source.disposition
 
 
+def _add_as_it_is(container: Any, source: Any) -> Any:
+    """A stream for packets of another file; where only the number of channels is known, in their usual layout for .mp4,
+    which refuses PCM without one when all is written."""
+    stream = container.add_stream_from_template(source)
+    if container.format.name == "mp4" and source.type == "audio" and source.layout.name.endswith(" channels"):
+        stream.codec_context.layout = f"{source.layout.nb_channels}c"
+    return stream
+
+
 def _fits(container_format: str, stream: Any) -> bool:
     """Whether a format can hold a stream as it is, found by trying."""
-    with av.open(_Nowhere(), "w", container_format) as container:
-        try:
-            if stream.codec_context is None:
-                return False
-            if container_format == "webm" and stream.codec_context.name not in ("opus", "libopus", "vorbis", "webvtt"):
-                return False
-            container.add_stream_from_template(stream)
+    if stream.codec_context is None:
+        return False
+    if container_format == "webm" and stream.codec_context.name not in ("opus", "libopus", "vorbis", "webvtt"):
+        return False
+    try:
+        with av.open(_Nowhere(), "w", container_format) as container:
+            trial = _add_as_it_is(container, stream)
             container.start_encoding()
-        except (FFmpegError, OSError, ValueError):
-            return False
+            if stream.codec_context.name.startswith("pcm_"):  # silence; what .mp4 has against PCM it says at the end
+                packet = av.Packet(bytes(24 * stream.layout.nb_channels))
+                packet.stream, packet.pts, packet.dts, packet.time_base = trial, 0, 0, trial.time_base
+                container.mux(packet)
+    except (FFmpegError, OSError, ValueError):
+        return False
     return True
 
 

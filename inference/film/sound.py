@@ -4,10 +4,13 @@ import contextlib
 from typing import Any
 
 import av
+from av.audio.layout import AudioLayout
 from av.container import OutputContainer
 
 BITS_A_CHANNEL = 96_000  # a second
 OPUS_RATE = 48_000
+LARGER = ("5.1", "7.1")  # layouts for those that Opus does not hold: 2.1, say
+MIXED_UP = ("5.0", "6.1")  # by FFmpeg 8.1's libopus: the center comes from behind
 
 
 class SoundEncoder:
@@ -16,7 +19,7 @@ class SoundEncoder:
     Args:
         container: where the sound goes. source: the stream whose packets will come.
     Attributes:
-        name: of the codec. skipped: packets that could not be decoded or encoded.
+        name: of the codec, and of the layout where channels are lost. skipped: packets that could not be decoded or encoded.
     Raises:
         ValueError: it cannot be decoded, or no encoder opens.
     """
@@ -28,9 +31,11 @@ class SoundEncoder:
         encoder, self.name = ("libopus", "Opus") if container.format.name == "webm" else ("aac", "AAC")
         rates = [OPUS_RATE] if encoder == "libopus" else av.Codec(encoder, "w").audio_rates or [OPUS_RATE]
         rate = min((each for each in rates if each >= decoder.sample_rate), default=max(rates))
-        layout = next((each for each in (decoder.layout.name, "stereo") if _opens(encoder, rate, each)), None)
+        layout = next((each for each in _layouts(decoder.layout) if _opens(encoder, rate, each)), None)
         if layout is None:
             raise ValueError(f"no {self.name} encoder opens")
+        if AudioLayout(layout).nb_channels < decoder.layout.nb_channels:
+            self.name += f" ({layout} instead of {decoder.layout.name})"
         self._source, self.skipped = source, 0
         stream: Any = container.add_stream(encoder, rate)
         stream.layout = layout
@@ -56,7 +61,23 @@ class SoundEncoder:
         return packets
 
 
+def _layouts(source: AudioLayout) -> list[str]:
+    """Layouts for its channels, best first: its own; with what is at the sides behind; larger ones that hold each channel;
+    stereo, into which all are mixed."""
+    own = source.name
+    if own.endswith(" channels"):  # only their number is known
+        own = f"{source.nb_channels}c"  # the usual layout
+    behind = own.replace("(side)", "")
+    with contextlib.suppress(ValueError):  # there is none of that number
+        channels = {channel.name for channel in AudioLayout(behind).channels}
+        larger = [name for name in LARGER if channels <= {channel.name for channel in AudioLayout(name).channels}]
+        return [own, behind, *larger, "stereo"]
+    return ["stereo"]
+
+
 def _opens(encoder: str, rate: int, layout: str) -> bool:
+    if encoder == "libopus" and AudioLayout(layout).name in MIXED_UP:
+        return False
     context: Any = av.CodecContext.create(encoder, "w")
     context.sample_rate, context.layout, context.format = rate, layout, context.codec.audio_formats[0].name
     try:

@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -27,6 +28,7 @@ SILENT_S = 1.8  # without a new picture: the camera is blocked, or frozen; so wi
 OPENING_S = 10.0  # may take longer than a picture
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between two attempts to open it again
 MAX_STUCK = 2  # threads that hang in a blocked camera before no more are started
+MAX_ASPECT = Fraction(4)  # of a pixel; more is a damaged header's
 INDEXES = 5  # devices looked for where the system cannot list them
 
 T = TypeVar("T")
@@ -114,6 +116,7 @@ class FileCamera:
 
     Args:
         path: the film. size: (height, width) that frames are made to fit within, with their aspect; None for their own.
+            Pixels that are not square become so.
     Raises:
         VideoError: not a film.
     """
@@ -134,7 +137,7 @@ class FileCamera:
             if isinstance(item, Moment):
                 self._wait_for(float(item.pts * self._reader.time_base))
                 self._stays_s = float(item.duration * self._reader.time_base or 1 / self._reader.rate)
-                return _shrunk(item.frame, self._size, self._buffers)
+                return _square(item.frame, self._reader.sample_aspect, self._size, self._buffers)
             if item is None:
                 self._rewind()
         return None
@@ -194,7 +197,8 @@ class StreamCamera:
         if av_frame is None:
             return None
         self._to_rgb = self._to_rgb or ToRgb(av_frame)
-        return _shrunk(self._to_rgb(av_frame), self._size, self._buffers)
+        aspect = Fraction(self._container.streams.video[0].sample_aspect_ratio or 1) or Fraction(1)
+        return _square(self._to_rgb(av_frame), 1 / aspect if self._to_rgb.turned else aspect, self._size, self._buffers)
 
     def close(self) -> None:
         self._container.close()
@@ -239,10 +243,19 @@ def cameras_found() -> str:
     return "no camera was found; --camera FILE plays a film as if it were one"
 
 
-def _shrunk(frame: np.ndarray, size: tuple[int, int] | None, buffers: Buffers) -> np.ndarray:
-    if size is None:
-        return frame
-    height, width = fitted_within(frame.shape[0], frame.shape[1], *size)
+def _square(frame: np.ndarray, aspect: Fraction, size: tuple[int, int] | None, buffers: Buffers) -> np.ndarray:
+    """A frame with square pixels, of which none gets lost, that fits within a size.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB. aspect: width to height of its pixels. size: (height, width), or None.
+    """
+    height, width = frame.shape[:2]
+    if 1 < aspect <= MAX_ASPECT:
+        width = 2 * round(width * aspect / 2)  # even, for encoders
+    elif 1 / MAX_ASPECT <= aspect < 1:
+        height = 2 * round(height / aspect / 2)
+    if size is not None:
+        height, width = fitted_within(height, width, *size)
     if (height, width) == frame.shape[:2]:
         return frame
     return np.asarray(cv2.resize(frame, (width, height), buffers.take((height, width, 3)), interpolation=cv2.INTER_AREA))

@@ -11,8 +11,9 @@ from av.stream import Disposition
 from films import drifting, paint, psnr, read_film, write_film
 from PIL import Image, ImageOps
 
-from allaprima.inference.film import frames
+from allaprima.inference.film import frames, sinks
 from allaprima.inference.film.frames import VideoReader
+from allaprima.inference.film.sinks import VideoWriter
 from allaprima.models.errors import VideoError
 
 
@@ -211,6 +212,103 @@ def test_sound_that_a_format_refuses_is_encoded_anew_and_stays_in_step(tmp_path,
     assert report.end_s == pytest.approx(2.0, abs=0.1)
 
 
+def write_sound(path: Path, codec: str, layout: str) -> Path:
+    """A film of a second whose channels are tones, each louder than the one before."""
+    with av.open(str(path), "w") as out:
+        film, tone = out.add_stream("mpeg4", 25), out.add_stream(codec, 48000, layout=layout)
+        film.width, film.height, film.pix_fmt = 128, 96, "yuv420p"
+        out.start_encoding()
+        for frame in drifting(25):
+            out.mux(film.encode(av.VideoFrame.from_ndarray(frame)))
+        out.mux(film.encode(None))
+        wave = np.stack([0.1 * (i + 1) * np.sin(np.arange(48000) * 0.05) for i in range(tone.layout.nb_channels)])
+        for start in range(0, 48000, 1536):
+            part = np.ascontiguousarray(wave[:, start : start + 1536], np.float32)
+            sound = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+            sound.sample_rate, sound.pts, sound.time_base = 48000, start, Fraction(1, 48000)
+            out.mux(tone.encode(sound))
+        out.mux(tone.encode(None))
+    return path
+
+
+def heard(path: Path) -> tuple[str, list[float]]:
+    """The layout of a film's sound, and how loud each channel is."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        resampler = av.AudioResampler(format="fltp", rate=48000)
+        parts = [part.to_ndarray() for sound in container.decode(stream) for part in resampler.resample(sound)]
+        return stream.layout.name, [float(np.abs(channel).max()) for channel in np.concatenate(parts, 1)[:, 5000:20000]]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "layout"),
+    [("a.avi", "pcm_s16le", "stereo"), ("a.mkv", "pcm_s24le", "5.1"), ("a.mov", "pcm_s16be", "2.1")],
+)
+def test_pcm_goes_into_an_mp4_as_it_is_with_the_usual_layout_where_only_the_number_of_channels_is_known(
+    tmp_path, name, codec, layout
+):
+    source = write_sound(tmp_path / name, codec, layout)
+    assert not paint(source, tmp_path / "b.mp4").notes
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        assert container.streams.audio[0].codec_context.name == codec
+    assert heard(tmp_path / "b.mp4") == (layout, pytest.approx(heard(source)[1], abs=0.001))
+
+
+def test_pcm_that_an_mp4_refuses_only_at_its_end_is_encoded_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sinks, "_add_as_it_is", lambda container, source: container.add_stream_from_template(source))
+    source = write_sound(tmp_path / "a.avi", "pcm_s16le", "stereo")
+    [note] = paint(source, tmp_path / "b.mp4").notes
+    assert note == ".mp4 cannot take the sound as it is; it is encoded anew: pcm_s16le as AAC"
+    assert len(read_film(tmp_path / "b.mp4")[0]) == 25
+
+
+@pytest.mark.parametrize(
+    ("codec", "layout", "wanted", "levels", "said"),
+    [
+        ("ac3", "5.1(side)", "5.1", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "ac3 as Opus"),
+        ("pcm_s16le", "5.1", "5.1", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "pcm_s16le as Opus"),
+        ("ac3", "2.1", "5.1", [0.1, 0.2, 0.0, 0.3, 0.0, 0.0], "ac3 as Opus"),
+        ("ac3", "5.0(side)", "5.1", [0.1, 0.2, 0.3, 0.0, 0.4, 0.5], "ac3 as Opus"),
+        ("ac3", "4.0", "stereo", None, "ac3 as Opus (stereo instead of 4.0)"),
+    ],
+)
+def test_sound_encoded_anew_keeps_its_channels_in_their_places_or_it_is_said(tmp_path, codec, layout, wanted, levels, said):
+    source = write_sound(tmp_path / "a.mkv", codec, layout)
+    [note] = paint(source, tmp_path / "b.webm").notes
+    assert note.endswith(f"encoded anew: {said}")
+    found, loud = heard(tmp_path / "b.webm")
+    assert found == wanted
+    if levels:
+        assert loud == pytest.approx(levels, abs=0.05)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+@pytest.mark.parametrize(
+    "times_ms",
+    [
+        [40 * i for i in range(24)],
+        [0, 33, 40, 190, 191, 450, 1450, 1467, 2000],
+        [0, 40, 80, 120, 160, 200, 1200, 4200],
+        [0],
+    ],
+    ids=["steady", "variable", "slow at its end", "one frame"],
+)
+@pytest.mark.parametrize("last_ms", [40, 3000])
+def test_decoding_times_add_up_to_the_film(tmp_path, suffix, times_ms, last_ms):
+    """H.264 with B-frames: the packet that is the last in the file is not the last frame. Readers divide frames by the sum."""
+    end_ms = times_ms[-1] + last_ms
+    lasting_ms = [later - sooner for sooner, later in zip(times_ms, [*times_ms[1:], end_ms], strict=True)]
+    with VideoWriter(tmp_path / f"a{suffix}", height=96, width=128, rate=Fraction(25), time_base=Fraction(1, 1000)) as writer:
+        for frame, time_ms, duration_ms in zip(drifting(len(times_ms)), times_ms, lasting_ms, strict=True):
+            writer.write(frame, time_ms, duration_ms)
+    with av.open(str(writer.path)) as container:
+        stream = container.streams.video[0]
+        assert float(stream.average_rate) == pytest.approx(1000 * len(times_ms) / end_ms, rel=1e-4)
+        assert float(stream.duration * stream.time_base) == pytest.approx(end_ms / 1000, abs=0.001)
+    assert length_s(writer.path) == pytest.approx(end_ms / 1000, abs=0.001)
+    assert read_film(writer.path)[1] == pytest.approx(times_ms, abs=1)
+
+
 @pytest.mark.parametrize(("codec", "options"), [("libvpx", {"auto-alt-ref": "0"}), ("libvpx-vp9", {"auto-alt-ref": "0"})])
 @pytest.mark.parametrize("known", [True, False])
 def test_hidden_parts_of_a_vp8_or_vp9_are_white_or_it_is_said(tmp_path, monkeypatch, codec, options, known):
@@ -252,6 +350,13 @@ def test_where_the_first_film_in_a_file_is_empty_the_next_one_is_painted(tmp_pat
                 out.mux(packet)
     report = paint(tmp_path / "b.mkv", tmp_path / "c.mkv")
     assert (report.frames, report.notes) == (5, ("left out: video",))
+
+
+def test_a_film_of_a_codec_that_nobody_knows_is_said(tmp_path):
+    source = write_film(tmp_path / "a.avi", drifting(3), codec="mpeg4")
+    source.write_bytes(source.read_bytes().replace(b"FMP4", b"ZZZZ"))
+    with pytest.raises(VideoError, match=r"a\.avi holds video of a kind that cannot be decoded here"):
+        paint(source, tmp_path / "b.mp4")
 
 
 def test_an_animated_webp_is_no_film_and_it_is_said_what_paints_it(tmp_path):

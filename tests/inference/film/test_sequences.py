@@ -10,7 +10,9 @@ from films import drifting, packets_of, paint, psnr, read_film, write_film
 from PIL import Image
 
 from allaprima.inference.film.frames import VideoReader
+from allaprima.inference.film.sequences import UNREAD
 from allaprima.inference.film.video import plan_films
+from allaprima.inference.pictures import FORMATS
 from allaprima.models.errors import VideoError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -55,6 +57,50 @@ def test_transparency_goes_from_pictures_to_pictures(tmp_path):
         np.testing.assert_array_equal(painted[:, :, 3], frame[:, :, 3])
     [note] = paint(source, tmp_path / "%d.jpg").notes
     assert "white shows through" in note
+
+
+def test_each_picture_has_its_own_transparency_and_what_it_hides_never_shows(tmp_path):
+    """The first is opaque, as optimizers of PNGs leave it; the third is a palette with a transparent color."""
+    (tmp_path / "in").mkdir()
+    red, blue = np.full((64, 64, 3), (200, 40, 30), np.uint8), (20, 60, 200)
+    red[:, 32:] = blue
+    hidden = np.dstack([red, np.full((64, 64), 255, np.uint8)])
+    hidden[:, :32, 3] = 0
+    palette = Image.fromarray(red).quantize(2)
+    pictures = [Image.fromarray(red), Image.fromarray(hidden), palette, palette]
+    for i, picture in enumerate(pictures, 1):
+        picture.save(tmp_path / "in" / f"{i}.png", **({"transparency": palette.getpixel((5, 5))} if i == 3 else {}))
+    assert not paint(tmp_path / "in" / "%d.png", tmp_path / "%d.png").notes
+    painted = [Image.open(tmp_path / f"{i}.png") for i in range(1, 5)]
+    assert [picture.mode for picture in painted] == ["RGB", "RGBA", "RGBA", "RGB"]
+    colors = [picture.convert("RGBA").getpixel((5, 5)) for picture in painted]
+    assert [color[3] for color in colors] == [255, 0, 0, 255]
+    assert min(colors[1][:3] + colors[2][:3]) > 240
+    [note] = paint(tmp_path / "in" / "%d.png", tmp_path / "b.mp4").notes
+    assert "white shows through" in note
+
+
+def test_an_empty_picture_and_a_format_that_is_not_read_are_said(tmp_path):
+    source = write_pictures(tmp_path / "in", drifting(5))
+    (tmp_path / "in" / "00003.png").write_bytes(b"")
+    with pytest.raises(VideoError, match=r"00003\.png is empty; a film has no gaps"):
+        paint(source, tmp_path / "b.mp4")
+    for suffix in UNREAD:
+        Image.fromarray(drifting(1)[0]).save(tmp_path / f"1{suffix}")
+        with pytest.raises(VideoError, match=rf"not read as {suffix}; convert them to one of \.jpg"):
+            paint(tmp_path / f"%d{suffix}", tmp_path / "b.mp4")
+    assert not list(tmp_path.glob("b*"))
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in FORMATS if suffix not in UNREAD])
+def test_numbered_pictures_are_read_in_all_other_formats(tmp_path, suffix):
+    frame = drifting(1)[0]
+    for i in (1, 2):
+        Image.fromarray(frame).save(tmp_path / f"{i}{suffix}")
+    with VideoReader(tmp_path / f"%d{suffix}") as reader:
+        found = [moment.frame for moment in reader]
+    assert len(found) == 2
+    assert psnr(found[1], frame) > 25
 
 
 def test_a_gap_in_the_numbers_and_pictures_that_are_not_there_are_said(tmp_path):
@@ -108,7 +154,7 @@ def test_a_film_goes_through_standard_input_and_output(tmp_path, style_file):
     (tmp_path / "b.mkv").write_bytes(result.stdout)
     assert len(read_film(tmp_path / "b.mkv")[0]) == 5
     assert len(packets_of(tmp_path / "b.mkv", "audio")[0]) == len(packets_of(source, "audio")[0])
-    assert b"5 frames" in result.stderr
+    assert b"\nstandard output: 5 frames" in result.stderr
     result = subprocess.run(command, input=b"", capture_output=True, timeout=60, check=False)
     assert result.returncode == 1
     assert b"standard input has no name; give -o" in result.stderr

@@ -189,6 +189,18 @@ def test_subtitles_pass_through_where_the_format_holds_them(tmp_path):
     assert "left out: subtitle (srt); .mkv holds more" in note
 
 
+@pytest.mark.parametrize("keyframes", ["1", "10"])
+def test_a_subtitle_that_is_there_at_the_start_of_a_part_stays_and_none_outlasts_the_part(tmp_path, keyframes):
+    """It is shown from 0.04 s to 0.12 s, and may lie before the key frame that reading begins at."""
+    source = write_film(tmp_path / "a.mkv", drifting(10), subtitle=True, options={"g": keyframes})
+    for start_s, duration_s, shown in ((0.08, 0.0, (0, 40)), (0.08, 0.02, (0, 20)), (0.0, 0.08, (40, 80)), (0.12, 0.0, None)):
+        paint(source, tmp_path / f"{start_s}{duration_s}.mkv", start_s=start_s, duration_s=duration_s)
+        with av.open(str(tmp_path / f"{start_s}{duration_s}.mkv")) as container:
+            packets = [packet for packet in container.demux(subtitles=0) if packet.size]
+            found = [(packet.pts, packet.pts + packet.duration) for packet in packets]
+        assert found == ([shown] if shown else [])
+
+
 def test_ten_bits_are_read_and_said(tmp_path):
     frames = drifting(3)
     source = write_film(tmp_path / "a.mkv", frames, codec="libx265", pixel_format="yuv420p10le", options={"crf": "5"})

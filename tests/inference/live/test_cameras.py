@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -236,8 +237,26 @@ def test_size_fits_a_film_in_without_squashing_it(tmp_path):
         camera.close()
 
 
+@pytest.mark.parametrize(
+    ("aspect", "rotation", "wanted"),
+    [
+        (Fraction(4, 3), 0, (96, 170)),
+        (Fraction(8, 9), 0, (108, 128)),
+        (Fraction(4, 3), 90, (170, 96)),
+        (Fraction(200), 0, (96, 128)),
+    ],
+)
+def test_pixels_of_a_film_that_are_not_square_become_so(tmp_path, aspect, rotation, wanted):
+    film = write_film(tmp_path / "a.mp4", drifting(2, 96, 128), sample_aspect=aspect, rotation=rotation)
+    camera = FileCamera(film, None, Buffers())
+    frame = camera.read()
+    camera.close()
+    assert frame is not None
+    assert frame.shape == (*wanted, 3)
+
+
 def test_a_stream_over_the_network_is_a_camera_and_its_end_is_noticed(tmp_path, monkeypatch):
-    write_film(tmp_path / "a.ts", drifting(4))
+    write_film(tmp_path / "a.ts", drifting(4), sample_aspect=Fraction(2))
     handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     monkeypatch.chdir(tmp_path)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -257,7 +276,7 @@ def test_a_stream_over_the_network_is_a_camera_and_its_end_is_noticed(tmp_path, 
         with pytest.raises(VideoError, match="there is no video in it"):
             open_camera(f"{address}/sound.ts", None, Buffers())
         server.shutdown()
-    assert all(frame is not None and frame.shape == (96, 128, 3) for frame in frames[:4])
+    assert all(frame is not None and frame.shape == (96, 256, 3) for frame in frames[:4])
     assert frames[4] is None
 
 
