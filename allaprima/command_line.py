@@ -58,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:  # a name too long, a folder that may not be entered, a full disk
         text = f"{error.filename or options.command.__name__}: {error.strerror or error}"
+        try:
+            os.getcwd()
+        except OSError:
+            text = "the folder that this was started in is gone; go to one that is there"
         print(f"allaprima: {without_secrets(text)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ that --help is instant."""
 import argparse
 from dataclasses import dataclass
 
-from allaprima.models.contract import MAX_STROKES
+from allaprima.models.contract import LEAST_STROKES, MAX_STROKES
 from allaprima.models.errors import StyleError, VideoError
 from allaprima.models.options import check, option, strokes
 
@@ -68,6 +68,8 @@ class StylizeOptions:
 
     def __post_init__(self) -> None:
         check(self, StyleError)
+        if self.strokes is not None and 0 < self.strokes < LEAST_STROKES:
+            raise StyleError(f"--strokes is {self.strokes:g}; at least {LEAST_STROKES:g} is needed, or 0 for one pass")
 
 
 @dataclass(frozen=True)

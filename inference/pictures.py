@@ -23,7 +23,7 @@ from PIL.Image import Resampling
 from PIL.PngImagePlugin import PngInfo
 
 from allaprima.inference.atomic import write_atomically
-from allaprima.inference.tiff import is_misread, read_page
+from allaprima.inference.tiff import is_misread, page_kind, read_page
 from allaprima.models.errors import AllaPrimaError, PictureError
 from allaprima.models.memory import free_bytes
 
@@ -57,7 +57,9 @@ PNG_GAMMA = 0.45455  # which stands for sRGB
 KEPT_TAGS = (270, 271, 272, 305, 306, 315, 33432)
 DROPPED_TAGS = (37500, ExifTags.IFD.Interop)
 TURNED_TAGS = ((40962, 40963), (41486, 41487))  # pixels, and pixels a unit of the sensor, across and down
-SUBFILE, XMP = 254, 700  # tags of a TIFF
+SUBFILE, SUBFILES, XMP, DNG_VERSION = 254, 330, 700, 50706  # tags of a TIFF
+SMALLER, MASK = 1, 4  # kinds of a TIFF's page
+HEAD_BYTES = 64  # that say what a file is
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 # Motion photos, and Ultra HDR's gain maps (developer.android.com: motion-photo-format, hdr-image-format).
@@ -137,10 +139,10 @@ def _first_picture(file: BinaryIO, name: str, max_pixels: int, draft_px: int) ->
     def first(image: Image.Image) -> Picture:
         if draft_px:
             image.draft(None, (draft_px, draft_px))
-        start, count = _pages(image)
-        if start:  # of an APNG, what is shown where it cannot be played
-            image.seek(start)
-        return dataclasses.replace(_upright(_reread(image, file, name)), later=count - 1)
+        own, *later = _pages(image, name)
+        if own:  # of an APNG, 0 is what is shown where it cannot be played
+            image.seek(own)
+        return dataclasses.replace(_upright(_reread(image, file, name)), later=len(later))
 
     return _decoded(file, name, max_pixels or MAX_PIXELS, first)
 
@@ -167,15 +169,16 @@ def read_animation(path: Path, max_pixels: int = 0) -> Animation:
     most = max_pixels or MAX_PIXELS
 
     def all_of(file: BinaryIO, image: Image.Image) -> Animation:
-        start, count = _pages(image)
+        pages = _pages(image, str(path))
+        count = len(pages)
         if count * math.prod(image.size) > most:
             raise PictureError(
                 f"{path} holds {count} pictures of {image.width}x{image.height} px, together over the limit of {most} pixels; "
                 "raise --max-pixels, or make a film of it for: allaprima video"
             )
         pictures, durations_ms = [], []
-        for i in range(start, start + count):
-            image.seek(i)
+        for page in pages:
+            image.seek(page)
             image.load()
             durations_ms.append(float(image.info.get("duration") or 0.0))
             pictures.append(_upright(_reread(image, file, str(path)).copy()))
@@ -208,7 +211,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.Image], T]) -> T:
     """What `take` makes of a file's opened picture; whatever Pillow raises becomes a `PictureError`."""
-    head = file.read(12)
+    head = file.read(HEAD_BYTES)
     file.seek(0)
     if not head:
         raise PictureError(f"{name} is empty; a picture is wanted")
@@ -225,7 +228,8 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
             raise PictureError(f"{text}, {free / 2**30:.1f} GB are free; make it smaller first")
 
     formats = READABLE_FORMATS
-    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
+    # An AVIF may have HEIC's most general brand, and its own only among those that it is compatible with.
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and not {b"avif", b"avis"} & set(_brands(head)):
         try:
             import pillow_heif
         except ImportError as error:
@@ -300,18 +304,38 @@ def _without_damaged_words(file: BinaryIO, head: bytes) -> BinaryIO | None:
     return io.BytesIO(mended) if len(mended) < len(data) else None
 
 
-def _pages(image: Image.Image) -> tuple[int, int]:
-    """The first picture of a file to look at, and how many there are."""
+def _brands(head: bytes) -> list[bytes]:
+    """What the beginning of an ISO media file says that it is, and is compatible with."""
+    end = min(len(head), int.from_bytes(head[:4], "big"))
+    return [head[at : at + 4] for at in range(8, end, 4)]
+
+
+def _pages(image: Image.Image, name: str) -> list[int]:
+    """The pictures of a file to look at, in order.
+
+    Raises:
+        PictureError: a camera's raw file, of which only the thumbnail could be read.
+    """
     count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1  # a phone's JPEG may hold a depth map, too
-    if image.format == "TIFF" and count > 1:  # smaller copies of the first page are no pages
-        for i in range(1, count):
+    if image.format != "TIFF":
+        return list(range(1 if count > 1 and getattr(image, "default_image", False) else 0, count))
+    pages = []
+    for i in range(count):
+        try:
             image.seek(i)
-            if image.tag_v2.get(SUBFILE, 0) & 1:  # type: ignore[attr-defined]
-                count = i
-                break
-        image.seek(0)
-    start = 1 if count > 1 and getattr(image, "default_image", False) else 0
-    return start, count - start
+        except SyntaxError:  # a kind that Pillow does not know, as a mask of 1 bit
+            assert image.fp
+            if page_kind(image.fp, i) & MASK:
+                continue
+            raise
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        kind = int(tags.get(SUBFILE, 0))
+        if i == 0 and (DNG_VERSION in tags or (kind & SMALLER and SUBFILES in tags)):
+            raise PictureError(f"{name} is a camera's raw file; make a JPEG or TIFF of it")
+        if not kind & (SMALLER | MASK):  # smaller copies of a page, and its mask, are no pages
+            pages.append(i)
+    image.seek(0)
+    return pages or [0]
 
 
 def _upright(image: Image.Image) -> Picture:
@@ -372,6 +396,8 @@ def _about(image: Image.Image) -> dict[str, Any]:
 def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bool) -> Picture:
     alpha = None
     gamma = PNG_GAMMA if icc_profile or "srgb" in image.info else image.info.get("gamma", PNG_GAMMA)
+    if image.mode == "La":  # Pillow takes it no farther than that
+        image = image.convert("LA")
     if image.mode == "F" or image.mode.startswith("I"):
         if image.mode != "F" and isinstance(transparent := image.info.get("transparency"), int):
             alpha = np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)

@@ -77,6 +77,8 @@ def plan_jobs(
     Raises:
         PictureError: nothing found, several photos for one output file, or two results with one name.
     """
+    if "-" in (*inputs, output):
+        raise PictureError("standard input and output are for `allaprima video`; give files' names (./- for a file named so)")
     folder = Path(output) if output is not None else None
     # `Path.resolve` gives up on a link to itself.
     found = {os.path.realpath(source): (source, root) for text in inputs for source, root in _expand(text, folder, say)}
@@ -109,11 +111,23 @@ def plan_jobs(
         if other != source:
             raise PictureError(f"{other} and {source} would both become {destination}; paint them into two folders")
         jobs.append(Job(source, destination))
+    files = {identity for source in found if (identity := _identity(Path(source)))}
     for job in jobs:
-        if os.path.realpath(job.destination) in found:
+        if os.path.realpath(job.destination) in found or _identity(job.destination) in files:
             raise PictureError(f"{job.destination} is a photo to be painted and would be replaced; give another -o")
+        if output is None and job.source.exists() and not job.source.is_file():
+            raise PictureError(f"{job.source} is no file that a painting could lie beside; give -o FILE")
     order = {source: i for i, (source, _) in enumerate(found.values())}
     return sorted(jobs, key=lambda job: order[job.source])
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a file has in common with its hard links, and with other spellings of its name."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _expand(text: str, output: Path | None, say: Callable[[str], None]) -> Iterator[tuple[Path, Path | None]]:
@@ -263,6 +277,8 @@ def make_folder(folder: Path) -> None:
     Raises:
         PictureError: a file is in the way, or no permission.
     """
+    if folder.exists() and not folder.is_dir():
+        raise PictureError(f"{folder} is there already, and no folder; give another -o")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -23,6 +23,13 @@ def is_misread(tags: Mapping[int, Any]) -> bool:
     return (apart and (bits > 8 or channels == 2)) or (bits == 32 and kinds[0] == 1)
 
 
+def page_kind(file: BinaryIO, page: int) -> int:
+    """What a page is to the others: the bits of TIFF's NewSubfileType."""
+    file.seek(0)
+    with tifffile.TiffFile(file) as pages:
+        return int(pages.pages[page].aspage().subfiletype)
+
+
 def read_page(
     file: BinaryIO, page: int, name: str, check_size: Callable[[int, int], object] = lambda width, height: None
 ) -> Image.Image:

@@ -19,7 +19,7 @@ from allaprima.models.errors import StyleError
 VERSION = "2"
 WITH_LEVELS = "3"
 READABLE = ("1", VERSION, WITH_LEVELS)  # 1 had images in fp32 only
-MAX_STROKES = 10.0
+LEAST_STROKES, MAX_STROKES = 0.1, 10.0  # 0 is one pass
 MAX_SIDE_PX = 16384  # of a file for one size
 OPSET = 18  # the highest: ONNX Runtime had no CUDA kernel for opset 19's Pad for long
 LOWEST_OPSET = 11  # from here on all nodes of an image file are written alike

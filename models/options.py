@@ -4,12 +4,13 @@ checks are made from them. Standard library only, so that --help is instant."""
 import argparse
 import dataclasses
 import math
+import numbers
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from allaprima.models.contract import MAX_STROKES, size_px
+from allaprima.models.contract import LEAST_STROKES, MAX_STROKES, size_px
 from allaprima.models.errors import AllaPrimaError
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
@@ -85,12 +86,14 @@ def _fault(about: Option, kind: type, value: Any) -> str | None:
     shown = ",".join(map(str, parts))
     if about.choices and not set(parts) <= set(about.choices):
         return f'"{shown}"; one of {", ".join(map(str, about.choices))} is wanted'
-    if kind is int and any(type(part) is not int for part in parts):
+    if kind is bool and not (isinstance(value, int) or type(value).__name__ == "bool"):  # NumPy's
+        return f"{value!r}; True or False is wanted"
+    if kind is int and not all(isinstance(part, numbers.Integral) and not isinstance(part, bool) for part in parts):
         return f"{value!r}; a whole number is wanted"
     least = about.least or 0
     if kind is int and any(part < least for part in parts):
         return f"{shown}; at least {least:g} is needed"
-    if kind is float and not all(isinstance(part, int | float) and least <= part < math.inf for part in parts):
+    if kind is float and not all(isinstance(part, numbers.Real) and least <= float(part) < math.inf for part in parts):
         wanted = "finite numbers of at least {} are" if isinstance(value, tuple) else "a finite number of at least {} is"
         return f"{shown}; {wanted.format(f'{least:g}')} needed"
     if kind in (int, float) and any(part > about.most for part in parts):
@@ -225,7 +228,7 @@ def number(least: float, most: float) -> Callable[[str], float]:
 
 def strokes(text: str) -> float:
     """Reads how large strokes are; 0 for "fine"."""
-    return 0.0 if text == "fine" else number(0.1, MAX_STROKES)(text)
+    return 0.0 if text == "fine" else number(LEAST_STROKES, MAX_STROKES)(text)
 
 
 def size(text: str) -> tuple[int, int]:

@@ -98,7 +98,7 @@ def train_style(style_image: Path, photos: Path, run_folder: Path, quick: bool, 
 
     config = _config_of({"style_image": str(style_image), "photos": str(photos), **options})
     config = quick_config(config) if quick else config
-    _check_new(run_folder)
+    _check_new(run_folder, photos)
     _save_options(run_folder, config)
     train_together([config], [run_folder], Console(highlight=False))
     style = run_folder / "style.onnx"
@@ -145,14 +145,16 @@ def _new_runs(options: argparse.Namespace) -> list[tuple[Path, TrainConfig]]:
         run_folder = Path("runs", name) if not options.output else Path(options.output)
         if options.output and len(options.style_images) > 1:
             run_folder /= name
-        _check_new(run_folder)
+        _check_new(run_folder, Path(config.photos))
         if run_folder in [other for other, _ in runs]:
             raise TrainingError(f"two paintings are named {Path(style_image).stem}; rename one")
         runs.append((run_folder, config))
     return runs
 
 
-def _check_new(run_folder: Path) -> None:
+def _check_new(run_folder: Path, photos: Path) -> None:
+    if photos.is_dir() and run_folder.resolve().is_relative_to(photos.resolve()):
+        raise TrainingError(f"{run_folder} lies among the photos, where its previews would be learned, too; give another -o")
     if any(run_folder.glob("step_*.safetensors")) or (run_folder / "weights.safetensors").exists():
         raise TrainingError(
             f"{run_folder} holds a training; go on with --resume {shlex.quote(str(run_folder))}, or give another -o"

@@ -181,6 +181,10 @@ class Run:
             TrainingError: it could not be written even at the last attempt.
         """
         path = self.folder / "weights.safetensors"
+        if not self.newest:
+            raise TrainingError(
+                "nothing was learned: loss or gradient was not finite at any step; train with a smaller --lr or --style-weight"
+            )
         if not self.ranks.writes:
             return path
         if self.bad_photos.names:

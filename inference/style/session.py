@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 
 from allaprima.inference.buffers import Scratch
+from allaprima.inference.options import DEVICES
 from allaprima.inference.style import engines
 from allaprima.inference.style.onnx_file import read_style, rebuilt
 from allaprima.models.contract import Contract
@@ -60,6 +61,8 @@ class StyleSession:
     def __init__(self, source: str | Path | bytes, device: str = "auto", shared: bool = False, engine: str = "auto") -> None:
         self.name = "the style" if isinstance(source, bytes) else str(source)  # for messages
         self._data, self.contract = rebuilt(source, self.name) if isinstance(source, bytes) else read_style(Path(source))
+        if device not in DEVICES:
+            raise StyleError(f"there is no device {device!r}; one of {', '.join(DEVICES)} is wanted")
         self._shared = shared
         options = self._options()
         self.device, self.cuda_trouble, self.engine = "cpu", "", engines.Choice("onnxruntime")

@@ -7,6 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
@@ -18,6 +19,7 @@ from allaprima.inference.pictures import (
     Picture,
     contact_sheet,
     decode_picture,
+    picture_of,
     read_animation,
     read_picture,
     resize_short_side,
@@ -548,3 +550,61 @@ def test_width_and_height_in_the_metadata_turn_with_the_picture(tmp_path, orient
         ifd = image.getexif().get_ifd(34665)
         assert (ifd[40962], ifd[40963]) == image.size == picture.frame.shape[1::-1]
         assert image.info["dpi"] == ((200, 100) if orientation in (6, 8) else (100, 200))
+
+
+def tiff_of_pages(path, *pages, **more):
+    """A TIFF of (gray level, subfile kind) pages, the first 20x30, smaller ones 10x15."""
+    with tifffile.TiffWriter(path) as writer:
+        for i, (level, kind) in enumerate(pages):
+            shape = (10, 15) if kind & 1 else (20, 30)
+            tags = more.get("extratags", []) if i == 0 else []
+            levels = np.full(shape, level, np.uint8) if kind != 4 else np.full(shape, level > 127, bool)
+            writer.write(
+                levels,
+                photometric="minisblack",
+                subfiletype=kind,
+                metadata=None,
+                extratags=tags,
+                subifds=more.get("subifds", 0) if i == 0 else None,
+            )
+        for _ in range(more.get("subifds", 0)):
+            writer.write(np.full((40, 60), 9, np.uint8), photometric="minisblack", metadata=None)
+
+
+@pytest.mark.parametrize(
+    ("pages", "levels"),
+    [
+        ([(10, 1), (50, 0)], [50]),  # the small copy first
+        ([(50, 0), (10, 1), (90, 0), (10, 1)], [50, 90]),
+        ([(50, 0), (255, 4), (90, 0)], [50, 90]),  # a mask is no page
+        ([(10, 1)], [10]),
+    ],
+)
+def test_small_copies_and_masks_are_no_pages(tmp_path, pages, levels):
+    tiff_of_pages(tmp_path / "x.tif", *pages)
+    assert [int(each.frame[0, 0, 0]) for each in read_animation(tmp_path / "x.tif").pictures] == levels
+    first = read_picture(tmp_path / "x.tif")
+    assert (int(first.frame[0, 0, 0]), first.later) == (levels[0], len(levels) - 1)
+
+
+@pytest.mark.parametrize(
+    "more", [{"subifds": 1}, {"extratags": [(50706, "B", 4, (1, 4, 0, 0), True)]}], ids=["small copy, raw beside", "DNG"]
+)
+def test_a_cameras_raw_file_is_not_read_by_its_small_copy(tmp_path, more):
+    tiff_of_pages(tmp_path / "x.tif", (10, 1), **more)
+    with pytest.raises(PictureError, match="is a camera's raw file; make a JPEG or TIFF of it"):
+        read_picture(tmp_path / "x.tif")
+
+
+def test_an_avif_with_the_most_general_brand_is_read_as_avif(tmp_path, landscape):
+    Image.fromarray(landscape).save(tmp_path / "x.avif", quality=95)
+    data = bytearray((tmp_path / "x.avif").read_bytes())
+    size = int.from_bytes(data[:4], "big")
+    assert b"avif" in data[16:size]
+    data[8:12] = b"mif1"
+    assert np.abs(decode_picture(bytes(data), "x").frame.astype(int) - landscape).mean() < 8
+
+
+def test_premultiplied_gray_is_taken(landscape):
+    picture = picture_of(Image.fromarray(landscape).convert("LA").convert("La"))
+    assert picture.frame.shape == landscape.shape

@@ -18,7 +18,7 @@ from allaprima.inference.options import StylizeOptions
 from allaprima.inference.painter import FilmPainter, paint_photo, paint_where
 from allaprima.inference.pictures import FORMATS, read_animation, read_picture
 from allaprima.inference.style.session import StyleSession
-from allaprima.inference.stylize import Job, plan_jobs, read_mask, run_jobs
+from allaprima.inference.stylize import Job, make_folder, plan_jobs, read_mask, run_jobs
 from allaprima.models.errors import PictureError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -433,3 +433,23 @@ def test_masks_that_do_not_work_are_refused(run, style_file, half_mask, landscap
     assert code == 1
     assert message in err
     assert half_mask.read_bytes() == before
+
+
+def test_a_photo_is_not_replaced_under_another_of_its_names(tmp_path, photo):
+    link = tmp_path / "link.png"
+    os.link(photo, link)
+    with pytest.raises(PictureError, match=r"link\.png is a photo to be painted and would be replaced"):
+        plan_jobs([str(photo)], str(link), "s")
+
+
+@pytest.mark.parametrize(("inputs", "output"), [(["-"], None), (["photo.png"], "-")])
+def test_standard_streams_are_no_photos(inputs, output):
+    with pytest.raises(PictureError, match="standard input and output are for `allaprima video`"):
+        plan_jobs(inputs, output, "s")
+
+
+def test_a_device_is_no_folder_and_nothing_is_written_beside_one(tmp_path):
+    with pytest.raises(PictureError, match="is there already, and no folder"):
+        make_folder(Path(os.devnull))
+    with pytest.raises(PictureError, match="is no file that a painting could lie beside; give -o FILE"):
+        plan_jobs([os.devnull], None, "s")

@@ -1,9 +1,11 @@
 import argparse
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from allaprima.models.errors import OptimizeError, TrainingError
+from allaprima.inference.options import StylizeOptions
+from allaprima.models.errors import OptimizeError, StyleError, TrainingError
 from allaprima.models.options import add_options, check, chosen, options_of
 from allaprima.models.options import option as an_option
 from allaprima.training.config import EvaluateConfig, OptimizeConfig, ReconstructConfig, TrainConfig
@@ -75,3 +77,24 @@ def test_options_of_every_kind_are_read():
     assert found == Config(3, 2.0, ("x", "y"), (1, 2), 16, True)
     check(found, TrainingError)
     assert "(default: a)" in parser.format_help()
+
+
+def test_numpys_numbers_are_numbers():
+    found = StylizeOptions(
+        strength=np.float32(0.5), max_side_px=np.int64(64), match_luminance=np.bool_(True), strokes=np.float64(2)
+    )
+    assert (found.strength, found.max_side_px, found.strokes) == (0.5, 64, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"match_luminance": "no"}, "--match-luminance is 'no'; True or False is wanted"),
+        ({"max_side_px": True}, "--max-side is True; a whole number is wanted"),
+        ({"strokes": 0.01}, r"--strokes is 0\.01; at least 0\.1 is needed, or 0 for one pass"),
+        ({"strength": "1"}, "--strength is 1; a finite number"),
+    ],
+)
+def test_options_from_python_are_checked_as_those_of_the_command_line(values, message):
+    with pytest.raises(StyleError, match=message):
+        StylizeOptions(**values)

@@ -444,3 +444,9 @@ def test_train_interrupt_resume_export_and_stylize_by_command_line(painting, pho
     out, _ = painted.communicate(timeout=60)
     assert painted.returncode == 0, out
     assert np.asarray(Image.open(tmp_path / "painted.png")).shape == (120, 160, 3)
+
+
+def test_a_training_of_which_no_step_counted_says_so(config, tmp_path):
+    with pytest.raises(TrainingError, match="nothing was learned: loss or gradient was not finite at any step"):
+        train(dataclasses.replace(config, style_weight=1e38, steps=2), tmp_path / "run", Console(file=io.StringIO()))
+    assert not (tmp_path / "run" / "weights.safetensors").exists()

@@ -92,3 +92,10 @@ def test_import_and_bench_refuse_what_they_cannot_do(run, tmp_path):
     code, _, err = run("bench", "--training")
     assert code == 1
     assert "a PAINTING and --photos FOLDER are needed" in err
+
+
+def test_a_run_folder_among_the_photos_is_refused(run, painting, photo_folder):
+    code, _, err = run("train", painting, "--photos", photo_folder, "-o", photo_folder / "run")
+    assert code == 1
+    assert "lies among the photos, where its previews would be learned, too; give another -o" in err
+    assert not (photo_folder / "run").exists()

@@ -315,3 +315,9 @@ def test_an_image_that_needs_more_memory_than_there_is_is_refused_with_the_size_
     with pytest.raises(StyleError, match=r"painting 400x100 px needs about .* GB are free; --max-side 189 would fit"):
         session.stylize_image(black(100, 400))
     session.stylize_image(black(47, 189))
+
+
+@pytest.mark.parametrize("device", ["gpu", "CUDA", "cuda:0", None])
+def test_an_unknown_device_is_named(device):
+    with pytest.raises(StyleError, match="there is no device .*; one of auto, cpu, cuda is wanted"):
+        StyleSession(find_style("the_scream"), device)
