@@ -318,12 +318,18 @@ class VideoReader:
         # Threads that decode several pictures at once lose good ones beside a damaged one at the end.
         self._stream.thread_type = "SLICE" if is_sequence(self.path) else "AUTO"
         others = [stream for stream in self._container.streams if stream not in (*self.others, self._stream)]
-        self.left_out = [_kind(stream) for stream in others if stream.discard != Discard.all]  # else chapters in disguise
+        others = [stream for stream in others if stream.discard != Discard.all]  # else chapters in disguise
+        if self._container.metadata.get("major_brand") == "avis":  # an animated AVIF has its first picture as a still, too
+            self.left_out = ["transparency" for stream in others if stream.duration]
+        else:
+            self.left_out = [_kind(stream) for stream in others]
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
         # A raw stream has no timestamps to take an average of; FFmpeg then says 25. Its header may say better.
-        self.timeless = self._stream.start_time is None and not self._stream.duration
-        rates = (self._stream.guessed_rate, self._stream.average_rate)
-        self.rate = Fraction(next(filter(None, rates if self.timeless else reversed(rates)), 25))
+        untimed = self._stream.start_time is None and not self._stream.duration
+        self.timeless = untimed and self._container.format.name != "apng"  # of which FFmpeg does not say when it begins
+        rates = (self._stream.average_rate, self._stream.guessed_rate)
+        rates = (self._stream.codec_context.framerate, *reversed(rates)) if self.timeless else rates
+        self.rate = Fraction(next(filter(None, rates), 25))
         leaping = self._container.format.flags & _LEAPING and not self.timeless
         self._clock = Clock(self._stream.index, 1 / self.rate) if leaping else None
 

@@ -23,9 +23,10 @@ def length_s(path: Path) -> float:
         return container.duration / av.time_base
 
 
-def write_gif(path: Path, durations_ms: list[int]) -> Path:
+def write_animation(path: Path, durations_ms: list[int]) -> Path:
     first, *others = [Image.fromarray(frame) for frame in drifting(len(durations_ms))]
-    first.save(path, save_all=True, append_images=others, duration=durations_ms, disposal=2)
+    disposal = {"disposal": 2} if path.suffix == ".gif" else {}
+    first.save(path, save_all=True, append_images=others, duration=durations_ms, **disposal)
     return path
 
 
@@ -75,7 +76,7 @@ def test_what_a_decoder_throws_costs_one_packet(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".webm"])
 def test_the_last_picture_of_a_gif_stays_as_long_as_it_did(tmp_path, suffix):
-    source = write_gif(tmp_path / "a.gif", [100, 200, 3000])
+    source = write_animation(tmp_path / "a.gif", [100, 200, 3000])
     report = paint(source, tmp_path / f"b{suffix}")
     assert not report.notes  # none about transparency: every GIF could be, this one is not
     assert report.end_s == pytest.approx(3.3, abs=0.001)
@@ -84,7 +85,7 @@ def test_the_last_picture_of_a_gif_stays_as_long_as_it_did(tmp_path, suffix):
 
 
 def test_a_part_of_a_gif_begins_with_the_picture_that_is_there_and_ends_with_the_part(tmp_path):
-    source = write_gif(tmp_path / "a.gif", [100, 200, 3000])
+    source = write_animation(tmp_path / "a.gif", [100, 200, 3000])
     pictures, _ = read_film(source)
     for start_s, duration_s, wanted, times_ms in ((0.15, 1.0, [1, 2], [0, 150]), (2.0, 0.5, [2], [0]), (0.1, 0.1, [1], [0])):
         output = tmp_path / f"{start_s}.mkv"
@@ -110,16 +111,33 @@ def test_slow_and_fast_films_last_as_long_as_before(tmp_path, rate, count):
     assert length_s(tmp_path / "b.mp4") == pytest.approx(float(count / rate), abs=0.001)
 
 
+@pytest.mark.parametrize("rate", [10, 12])
 @pytest.mark.parametrize(("codec", "suffix"), [("libx264", ".h264"), ("libx265", ".hevc")])
-def test_a_raw_stream_plays_at_its_own_rate(tmp_path, codec, suffix):
+def test_a_raw_stream_plays_at_its_own_rate(tmp_path, codec, suffix, rate):
     options = {"libx265": {"x265-params": "log-level=none"}}.get(codec, {})
-    source = write_film(tmp_path / f"a{suffix}", drifting(10), codec=codec, rate=10, options=options)
+    source = write_film(tmp_path / f"a{suffix}", drifting(10), codec=codec, rate=rate, options=options)
     report = paint(source, tmp_path / "b.mp4")
-    assert (report.frames, report.end_s) == (10, pytest.approx(1.0, abs=0.001))
-    assert read_film(tmp_path / "b.mp4")[1] == pytest.approx([100 * i for i in range(10)], abs=1)
-    assert "there are no timestamps in it; 10 frames a second are taken" in report.notes
+    assert (report.frames, report.end_s) == (10, pytest.approx(10 / rate, abs=0.001))
+    assert read_film(tmp_path / "b.mp4")[1] == pytest.approx([1000 / rate * i for i in range(10)], abs=1)
+    assert f"there are no timestamps in it; {rate} frames a second are taken" in report.notes
     with VideoReader(source) as reader:
-        assert reader.rate == 10
+        assert reader.rate == rate
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".avif"])
+def test_an_animation_keeps_its_times_and_nothing_false_is_said(tmp_path, suffix):
+    source = write_animation(tmp_path / f"a{suffix}", [100, 300, 50, 200])
+    report = paint(source, tmp_path / "b.mp4")
+    assert not report.notes
+    assert read_film(tmp_path / "b.mp4")[1] == pytest.approx([0, 100, 400, 450], abs=1)
+
+
+def test_the_transparency_of_an_animated_avif_is_left_out_by_its_name(tmp_path):
+    pictures = [Image.fromarray(frame).convert("RGBA") for frame in drifting(2)]
+    for picture in pictures:
+        picture.putalpha(100)
+    pictures[0].save(tmp_path / "a.avif", save_all=True, append_images=pictures[1:])
+    assert paint(tmp_path / "a.avif", tmp_path / "b.mp4").notes == ("left out: transparency",)
 
 
 def write_rich(path: Path) -> Path:
