@@ -23,7 +23,7 @@ from PIL.Image import Resampling
 from PIL.PngImagePlugin import PngInfo
 
 from allaprima.inference.atomic import write_atomically
-from allaprima.inference.tiff import is_misread, page_kind, read_page
+from allaprima.inference.tiff import is_misread, page_kinds, read_page
 from allaprima.models.errors import AllaPrimaError, PictureError
 from allaprima.models.memory import free_bytes
 
@@ -139,10 +139,8 @@ def _first_picture(file: BinaryIO, name: str, max_pixels: int, draft_px: int) ->
     def first(image: Image.Image) -> Picture:
         if draft_px:
             image.draft(None, (draft_px, draft_px))
-        own, *later = _pages(image, name)
-        if own:  # of an APNG, 0 is what is shown where it cannot be played
-            image.seek(own)
-        return dataclasses.replace(_upright(_reread(image, file, name)), later=len(later))
+        own, *later = _pages(image, file, name)  # of an APNG, 0 is what is shown where it cannot be played
+        return dataclasses.replace(_upright(_page(image, file, own, name)), later=len(later))
 
     return _decoded(file, name, max_pixels or MAX_PIXELS, first)
 
@@ -169,7 +167,7 @@ def read_animation(path: Path, max_pixels: int = 0) -> Animation:
     most = max_pixels or MAX_PIXELS
 
     def all_of(file: BinaryIO, image: Image.Image) -> Animation:
-        pages = _pages(image, str(path))
+        pages = _pages(image, file, str(path))
         count = len(pages)
         if count * math.prod(image.size) > most:
             raise PictureError(
@@ -178,10 +176,9 @@ def read_animation(path: Path, max_pixels: int = 0) -> Animation:
             )
         pictures, durations_ms = [], []
         for page in pages:
-            image.seek(page)
-            image.load()
+            each = _page(image, file, page, str(path)).copy()
             durations_ms.append(float(image.info.get("duration") or 0.0))
-            pictures.append(_upright(_reread(image, file, str(path)).copy()))
+            pictures.append(_upright(each))
         loop = int(image.info.get("loop", 0 if image.format == "GIF" else 1))
         if image.format == "GIF" and (loop or "loop" not in image.info):  # which counts repeats
             loop += 1
@@ -310,32 +307,29 @@ def _brands(head: bytes) -> list[bytes]:
     return [head[at : at + 4] for at in range(8, end, 4)]
 
 
-def _pages(image: Image.Image, name: str) -> list[int]:
+def _pages(image: Image.Image, file: BinaryIO, name: str) -> list[int]:
     """The pictures of a file to look at, in order.
 
     Raises:
         PictureError: a camera's raw file, of which only the thumbnail could be read.
     """
-    count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1  # a phone's JPEG may hold a depth map, too
-    if image.format != "TIFF":
-        return list(range(1 if count > 1 and getattr(image, "default_image", False) else 0, count))
-    pages = []
-    for i in range(count):
-        try:
-            image.seek(i)
-        except SyntaxError:  # a kind that Pillow does not know, as a mask of 1 bit
-            assert image.fp
-            if page_kind(image.fp, i) & MASK:
-                continue
-            raise
+    if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
-        kind = int(tags.get(SUBFILE, 0))
-        if i == 0 and (DNG_VERSION in tags or (kind & SMALLER and SUBFILES in tags)):
+        if DNG_VERSION in tags or (int(tags.get(SUBFILE, 0)) & SMALLER and SUBFILES in tags):
             raise PictureError(f"{name} is a camera's raw file; make a JPEG or TIFF of it")
-        if not kind & (SMALLER | MASK):  # smaller copies of a page, and its mask, are no pages
-            pages.append(i)
-    image.seek(0)
-    return pages or [0]
+        # Smaller copies of a page, and its mask, are no pages.
+        return [i for i, kind in enumerate(page_kinds(file)) if not kind & (SMALLER | MASK)] or [0]
+    count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1  # a phone's JPEG may hold a depth map, too
+    return list(range(1 if count > 1 and getattr(image, "default_image", False) else 0, count))
+
+
+def _page(image: Image.Image, file: BinaryIO, page: int, name: str) -> Image.Image:
+    """One of a file's pictures."""
+    try:
+        image.seek(page)
+    except SyntaxError:  # a page that lies behind one of a kind that Pillow does not know
+        return read_page(file, page, name)
+    return _reread(image, file, name)
 
 
 def _upright(image: Image.Image) -> Picture:

@@ -1,6 +1,7 @@
 """TIFF pages that Pillow does not read, or reads wrongly: 16 bits in planes of their own, 32 bits without sign, floats in
 color, gray of 16 bits with alpha. tifffile reads them."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -23,11 +24,16 @@ def is_misread(tags: Mapping[int, Any]) -> bool:
     return (apart and (bits > 8 or channels == 2)) or (bits == 32 and kinds[0] == 1)
 
 
-def page_kind(file: BinaryIO, page: int) -> int:
-    """What a page is to the others: the bits of TIFF's NewSubfileType."""
+def page_kinds(file: BinaryIO) -> list[int]:
+    """What each page is to the others: the bits of TIFF's NewSubfileType; of a damaged file's end nothing."""
+    kinds = []
+    at = file.tell()
     file.seek(0)
-    with tifffile.TiffFile(file) as pages:
-        return int(pages.pages[page].aspage().subfiletype)
+    with contextlib.suppress(Exception), tifffile.TiffFile(file) as pages:
+        for page in pages.pages:
+            kinds.append(int(page.aspage().subfiletype))
+    file.seek(at)
+    return kinds
 
 
 def read_page(

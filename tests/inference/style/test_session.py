@@ -319,5 +319,5 @@ def test_an_image_that_needs_more_memory_than_there_is_is_refused_with_the_size_
 
 @pytest.mark.parametrize("device", ["gpu", "CUDA", "cuda:0", None])
 def test_an_unknown_device_is_named(device):
-    with pytest.raises(StyleError, match="there is no device .*; one of auto, cpu, cuda is wanted"):
+    with pytest.raises(StyleError, match=r"there is no device .*; one of auto, cpu, cuda is wanted"):
         StyleSession(find_style("the_scream"), device)
