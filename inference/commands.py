@@ -137,6 +137,7 @@ def stylize(options: argparse.Namespace) -> int:
             at_once=at_once,
             stopped=lambda: received,
             progress=_share_done if len(jobs) == 1 and sys.stderr.isatty() else lambda _: None,
+            say=lambda text: print(f"allaprima: {text}", file=sys.stderr),
         )
         if len(jobs) > 1 and sys.stderr.isatty():
             from rich.console import Console

@@ -62,6 +62,11 @@ SMALLER, MASK = 1, 4  # kinds of a TIFF's page
 HEAD_BYTES = 64  # that say what a file is
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers that say how pixels are coded
+READ_JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # baseline, extended, progressive; the last two arithmetic
+ODD_JPEG = "a kind that is not read (lossless, JPEG-LS, or 12 bits); make a PNG of it"
+TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+JPEG_MAGIC, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 # Motion photos, and Ultra HDR's gain maps (developer.android.com: motion-photo-format, hdr-image-format).
 GONE_FROM_XMP = tuple(
     re.compile(pattern, re.DOTALL)
@@ -91,6 +96,7 @@ class Picture:
         icc_profile: of `frame`'s numbers, as in the file; None means sRGB.
         about: what else the file told, as `Image.save` takes it: "exif" (date, place, camera; no orientation), "xmp", "dpi".
         later: how many more pictures the file holds, as an animation or a TIFF of several pages does.
+        note: what is odd about the file, for the user; as a rule nothing.
     """
 
     frame: np.ndarray
@@ -98,6 +104,7 @@ class Picture:
     icc_profile: bytes | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     later: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,10 +144,11 @@ def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 
 
 def _first_picture(file: BinaryIO, name: str, max_pixels: int, draft_px: int) -> Picture:
     def first(image: Image.Image) -> Picture:
+        note = "the mark of the file's end is missing; all of the picture is there" if _is_mended(image) else ""
         if draft_px:
             image.draft(None, (draft_px, draft_px))
         own, *later = _pages(image, file, name)  # of an APNG, 0 is what is shown where it cannot be played
-        return dataclasses.replace(_upright(_page(image, file, own, name)), later=len(later))
+        return dataclasses.replace(_upright(_page(image, file, own, name)), later=len(later), note=note)
 
     return _decoded(file, name, max_pixels or MAX_PIXELS, first)
 
@@ -244,10 +252,16 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
     except MemoryError as error:
         raise PictureError(f"{name} needs more memory to decode than there is; make it smaller first") from error
     except UnidentifiedImageError as error:
+        if _is_odd_jpeg(file, head):
+            raise PictureError(f"{name} is a JPEG of {ODD_JPEG}") from error
         raise PictureError(f"{name} is not a picture ({KINDS} is wanted)") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         if isinstance(error, OSError) and error.errno:  # of the disk, not of a decoder
             raise
+        if mended := _with_its_end(file, head) or (_without_damaged_words(file, head) if "TEXT" in str(error) else None):
+            return _decoded(mended, name, max_pixels, take)
+        if _is_odd_jpeg(file, head):
+            raise PictureError(f"{name} is a JPEG of {ODD_JPEG}") from error
         raise PictureError(f"{name} is damaged: {error}") from error
 
 
@@ -283,8 +297,8 @@ def _reread(image: Image.Image, file: BinaryIO, name: str) -> Image.Image:
 
 
 def _without_damaged_words(file: BinaryIO, head: bytes) -> BinaryIO | None:
-    """A PNG without those chunks that it can do without and whose checksums are wrong, as browsers show it; None where there
-    is none."""
+    """A PNG without those chunks that it can do without and whose checksums are wrong, or that hold more text than Pillow
+    reads, as browsers show it; None where there is none."""
     if head[:8] != PNG_MAGIC or 2 * file.seek(0, os.SEEK_END) > free_bytes():
         return None
     file.seek(0)
@@ -294,7 +308,7 @@ def _without_damaged_words(file: BinaryIO, head: bytes) -> BinaryIO | None:
         chunk = data[at:end]
         whole = len(chunk) == end - at and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
         needed = not chunk[4] & 32  # the first letter's case says so
-        if whole or needed:
+        if (whole and chunk[4:8] not in TEXT_CHUNKS) or needed:
             parts.append(chunk)
         at = end
     mended = b"".join(parts)
@@ -305,6 +319,46 @@ def _brands(head: bytes) -> list[bytes]:
     """What the beginning of an ISO media file says that it is, and is compatible with."""
     end = min(len(head), int.from_bytes(head[:4], "big"))
     return [head[at : at + 4] for at in range(8, end, 4)]
+
+
+def _with_its_end(file: BinaryIO, head: bytes) -> BinaryIO | None:
+    """A JPEG that lacks nothing but the mark of its end, with that; None where there is none. Browsers show such files.
+
+    Whatever is put before the mark then changes no pixel; where pixels are missing, they are made of it.
+    """
+    if head[:3] != JPEG_MAGIC or isinstance(file, _Mended) or 4 * file.seek(0, os.SEEK_END) > free_bytes():
+        return None
+    file.seek(0)
+    data = file.read()
+    pixels = []
+    for filler in (b"", b"\x55" * 64):
+        try:
+            with Image.open(io.BytesIO(data + filler + JPEG_END), formats=("JPEG",)) as image:
+                pixels.append(np.asarray(image))
+        except Exception:
+            return None
+    return _Mended(data + JPEG_END) if np.array_equal(pixels[0], pixels[1]) else None
+
+
+def _is_odd_jpeg(file: BinaryIO, head: bytes) -> bool:
+    """Whether a file is a JPEG of a kind that browsers do not show either: neither baseline nor progressive, or its samples
+    have not 8 bits."""
+    if head[:3] != JPEG_MAGIC:
+        return False
+    file.seek(2)
+    while len(marker := file.read(4)) == 4 and marker[0] == 0xFF:
+        if marker[1] in JPEG_FRAMES:
+            return marker[1] not in READ_JPEG_FRAMES or file.read(1) != b"\x08"
+        file.seek(int.from_bytes(marker[2:], "big") - 2, os.SEEK_CUR)
+    return False
+
+
+class _Mended(io.BytesIO):
+    """A JPEG whose end was missing."""
+
+
+def _is_mended(image: Image.Image) -> bool:
+    return isinstance(getattr(image, "fp", None), _Mended)  # as long as it is not decoded
 
 
 def _pages(image: Image.Image, file: BinaryIO, name: str) -> list[int]:

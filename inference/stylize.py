@@ -161,6 +161,7 @@ def run_jobs(
     at_once: int = 1,
     stopped: Callable[[], object] = lambda: False,
     progress: Callable[[float], object] = lambda _: None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> Iterator[tuple[Job, AllaPrimaError | None]]:
     """Paint the photos; yields each job, in order, with the error that stopped it, or None.
 
@@ -171,6 +172,7 @@ def run_jobs(
             session should be a shared one.
         stopped: whether to end early; asked ten times a second.
         progress: is told, in the photos' threads, the share of a large photo that is painted, 0 to 1.
+        say: is told, there, too, what is odd about a photo that is painted.
     Raises:
         Interrupted: it was stopped; the photos in work are given up and nothing is written of them, unless they are being
             written already.
@@ -181,7 +183,7 @@ def run_jobs(
     ahead = deque[tuple[Job, Future[AllaPrimaError | None]]]()  # only the threads hold pictures
     try:
         for job in jobs:
-            run = functools.partial(_run_job, overwrite=overwrite, max_pixels=max_pixels, progress=progress)
+            run = functools.partial(_run_job, overwrite=overwrite, max_pixels=max_pixels, progress=progress, say=say)
             ahead.append((job, pool.submit(run, job, session, options, fine_session, mask)))
             if len(ahead) > 8 * at_once:  # while a large photo is painted, the small ones after it go on
                 job, future = ahead.popleft()
@@ -216,11 +218,14 @@ def _run_job(
     overwrite: bool,
     max_pixels: int,
     progress: Callable[[float], object],
+    say: Callable[[str], object],
 ) -> AllaPrimaError | None:
     try:
         if not overwrite and job.destination.exists():  # before the work, not after it
             raise PictureError(f"{job.destination} exists; give --overwrite to replace it, or another -o")
         picture = read_picture(job.source, max_pixels)
+        if picture.note:
+            say(f"{job.source}: {picture.note}")
         if picture.later:
             check_animated(job.destination, 1 + picture.later)
             animation = read_animation(job.source, max_pixels)

@@ -608,3 +608,39 @@ def test_an_avif_with_the_most_general_brand_is_read_as_avif(tmp_path, landscape
 def test_premultiplied_gray_is_taken(landscape):
     picture = picture_of(Image.fromarray(landscape).convert("LA").convert("La"))
     assert picture.frame.shape == landscape.shape
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0, "restart_marker_blocks": 4}, {"quality": 30}]
+)
+@pytest.mark.parametrize("size", [(64, 64), (120, 161)])
+def test_a_jpeg_without_the_mark_of_its_end_is_read_and_one_that_lacks_more_is_not(tmp_path, options, size):
+    path = tmp_path / "x.jpg"
+    Image.fromarray(paint_landscape(*size)).save(path, **options)
+    data, whole = path.read_bytes(), read_picture(path)
+    assert data.endswith(b"\xff\xd9")
+    assert whole.note == ""
+    path.write_bytes(data[:-2])
+    found = read_picture(path)
+    assert np.array_equal(found.frame, whole.frame)
+    if "restart_marker_blocks" not in options:  # some of which Pillow reads as they are
+        assert "the mark of the file's end is missing" in found.note
+    for lost in (12, 100, len(data) // 3):
+        path.write_bytes(data[:-lost])
+        with pytest.raises(PictureError, match="is damaged"):
+            read_picture(path)
+
+
+def test_a_jpeg_of_a_kind_that_is_not_read_is_called_one(tmp_path, landscape):
+    path = tmp_path / "x.jpg"
+    Image.fromarray(landscape).save(path)
+    path.write_bytes(path.read_bytes().replace(b"\xff\xc0", b"\xff\xc3", 1))  # lossless
+    with pytest.raises(PictureError, match="is a JPEG of a kind that is not read"):
+        read_picture(path)
+
+
+def test_a_png_with_more_text_than_is_read_is_shown(tmp_path, landscape):
+    words = PngInfo()
+    words.add_text("comment", "x" * 5_000_000, zip=True)
+    Image.fromarray(landscape).save(tmp_path / "x.png", pnginfo=words)
+    assert np.array_equal(read_picture(tmp_path / "x.png").frame, landscape)

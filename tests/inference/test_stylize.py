@@ -453,3 +453,12 @@ def test_a_device_is_no_folder_and_nothing_is_written_beside_one(tmp_path):
         make_folder(Path(os.devnull))
     with pytest.raises(PictureError, match="is no file that a painting could lie beside; give -o FILE"):
         plan_jobs([os.devnull], None, "s")
+
+
+def test_what_is_odd_about_a_photo_is_said(run, tmp_path, photo):
+    path = tmp_path / "cut.jpg"
+    Image.open(photo).save(path)
+    path.write_bytes(path.read_bytes()[:-2])
+    code, _, err = run("stylize", path, "-s", "great_wave/realtime", "-o", tmp_path / "out.png")
+    assert code == 0
+    assert "cut.jpg: the mark of the file's end is missing; all of the picture is there" in err
