@@ -23,6 +23,7 @@ from PIL.Image import Resampling
 from PIL.PngImagePlugin import PngInfo
 
 from allaprima.inference.atomic import write_atomically
+from allaprima.inference.hdr import coded_as_srgb
 from allaprima.inference.tiff import is_misread, page_kinds, read_page
 from allaprima.models.errors import AllaPrimaError, PictureError
 from allaprima.models.memory import free_bytes
@@ -466,6 +467,9 @@ def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bo
         alpha = np.asarray(image.getchannel("A"))
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     rgb = _as_srgb(rgb, gamma)
+    if icc_profile is None and (coded := image.info.get("nclx_profile")):  # of a HEIC picture
+        primaries, transfer = (int(coded.get(name, 0)) for name in ("color_primaries", "transfer_characteristics"))
+        rgb = Image.fromarray(coded_as_srgb(np.asarray(rgb), primaries, transfer))
     if alpha is None or alpha.min() == 255:
         return Picture(np.asarray(rgb), None, icc_profile)
     return Picture(

@@ -26,8 +26,8 @@ from av.stream import Discard, Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from allaprima.inference.film.clock import BEHIND_S, Clock
-from allaprima.inference.film.hdr import NAMES, ToSdr
 from allaprima.inference.film.sequences import is_sequence, sequence_options
+from allaprima.inference.hdr import NAMES, ToSdr
 from allaprima.models.errors import VideoError
 
 UNSPECIFIED = 2  # of a color space, primaries or transfer, in every standard that has the field

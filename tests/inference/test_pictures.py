@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from allaprima.inference import pictures
+from allaprima.inference.hdr import ToSdr
 from allaprima.inference.landscape import paint_landscape
 from allaprima.inference.pictures import (
     FORMATS,
@@ -644,3 +645,31 @@ def test_a_png_with_more_text_than_is_read_is_shown(tmp_path, landscape):
     words.add_text("comment", "x" * 5_000_000, zip=True)
     Image.fromarray(landscape).save(tmp_path / "x.png", pnginfo=words)
     assert np.array_equal(read_picture(tmp_path / "x.png").frame, landscape)
+
+
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "expected"),
+    [
+        (1, 13, (220, 40, 30)),
+        (12, 13, (240, 0, 0)),  # Display P3
+        (9, 13, (255, 0, 6)),  # BT.2020's primaries
+    ],
+)
+def test_a_heic_picture_of_wider_colors_is_brought_to_srgb(tmp_path, primaries, transfer, expected):
+    heif = pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (64, 64), (220, 40, 30))
+    coded = {"color_primaries": primaries, "transfer_characteristics": transfer, "matrix_coefficients": 1, "full_range_flag": 1}
+    heif.from_pillow(image).save(tmp_path / "x.heic", quality=100, **coded)
+    assert np.abs(read_picture(tmp_path / "x.heic").frame[32, 32].astype(int) - expected).max() <= 8
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_a_heic_picture_in_hdr_is_tone_mapped(tmp_path, transfer):
+    heif = pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (64, 64), (128, 128, 128))
+    coded = {"color_primaries": 9, "transfer_characteristics": transfer, "matrix_coefficients": 9, "full_range_flag": 1}
+    heif.from_pillow(image).save(tmp_path / "x.heic", quality=100, **coded)
+    found = read_picture(tmp_path / "x.heic").frame[32, 32].astype(int)
+    wanted = ToSdr(transfer, 9)(np.full((1, 1, 3), 128, np.uint8))[0, 0].astype(int)
+    assert np.abs(found - wanted).max() <= 4
+    assert abs(int(found[0]) - 128) > 8

@@ -5,7 +5,7 @@ import pytest
 from films import drifting, paint, read_film, write_film
 
 from allaprima.inference.film.frames import VideoReader
-from allaprima.inference.film.hdr import HLG, PEAK_NITS, PQ, WHITE_NITS, ToSdr
+from allaprima.inference.hdr import HLG, PEAK_NITS, PQ, WHITE_NITS, ToSdr
 
 
 def gray(level: int) -> np.ndarray:

@@ -1,16 +1,18 @@
-"""HDR films as SDR: networks know sRGB-like pictures, and what is written has 8 bits."""
+"""HDR and wide colors of films and pictures as SDR: networks know sRGB-like pictures, and what is written has 8 bits."""
 
 import cv2
 import numpy as np
 
 PQ, HLG = 16, 18  # transfer characteristics of H.273
 NAMES = {PQ: "PQ", HLG: "HLG"}
-BT2020 = 9  # primaries of H.273
+BT2020, P3 = 9, 12  # primaries of H.273
 WHITE_NITS, PEAK_NITS = 203.0, 1000.0  # of the paper's white, and the brightest that is told apart (ITU-R BT.2408)
 PEAK = PEAK_NITS / WHITE_NITS
 KNEE = 0.3  # below it, light stays as it is
 GAMMA = 2.4  # of an SDR display (ITU-R BT.1886)
 TO_BT709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])  # BT.2087
+# Of Display P3's light to sRGB's; both have the same white.
+P3_TO_SRGB = np.array([[1.2249, -0.2247, 0.0], [-0.0420, 1.0419, 0.0], [-0.0197, -0.0786, 1.0979]])
 LUMINANCE = np.array([[0.2627, 0.6780, 0.0593]])  # of BT.2020
 STEPS = 4096
 
@@ -39,6 +41,20 @@ class ToSdr:
             light = cv2.transform(light, TO_BT709)
         steps = np.sqrt(np.clip(light, 0.0, PEAK) / PEAK) * (STEPS - 1) + 0.5
         return self._levels[steps.astype(np.uint16)]
+
+
+def coded_as_srgb(frame: np.ndarray, primaries: int, transfer: int) -> np.ndarray:
+    """A picture whose colors are said by H.273's numbers, (H, W, 3) uint8, in sRGB; other ones than those here stay."""
+    if transfer in NAMES:
+        return ToSdr(transfer, primaries)(frame)
+    matrix = {BT2020: TO_BT709, P3: P3_TO_SRGB}.get(primaries)
+    if matrix is None:
+        return frame
+    code = np.arange(256) / 255.0  # of sRGB's curve, which is near enough to BT.2020's
+    light = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4).astype(np.float32)
+    light = cv2.transform(light[frame], matrix).clip(0.0, 1.0)
+    shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1.0 / 2.4) - 0.055)
+    return np.rint(255.0 * shown).astype(np.uint8)
 
 
 def _pq_nits(code: np.ndarray) -> np.ndarray:
