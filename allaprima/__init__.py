@@ -39,12 +39,12 @@ class Style:
     Args:
         style: a shipped style ("great_wave", see `styles`), one of its tiers ("great_wave/realtime"), an .onnx file that
             `train` or `allaprima export` wrote, or such a file's bytes.
-        device: "auto" takes CUDA where it works and else the CPU; "cpu" or "cuda".
+        device: "auto" takes CUDA where it works and else the CPU; "cpu", "cuda", "coreml" or "directml".
         engine: on the CPU: "auto" takes OpenVINO where it is installed and faster here; "onnxruntime" or "openvino".
     Attributes:
         card: what is known of it: "title", "painter", "year", "license", ...
         strokes: how large its strokes are where a call does not say.
-        device: where it runs, "cpu" or "cuda".
+        device: where it runs, as above but "auto".
     Raises:
         allaprima.models.errors.StyleError: there is no such style, or the file is none of ours; or "cuda" does not work
             here. The message says what to do.

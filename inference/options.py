@@ -9,7 +9,7 @@ from allaprima.models.errors import StyleError, VideoError
 from allaprima.models.options import check, option, strokes
 
 COLOR_MODES = ("none", "luminance", "histogram", "linear")
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "coreml", "directml")
 ENGINES = ("auto", "onnxruntime", "openvino")  # on the CPU
 CODECS = ("auto", "h264", "hevc", "av1")
 MAX_STEADY = 0.9  # more would hardly let anything new in
@@ -76,7 +76,7 @@ class StylizeOptions:
 class MachineOptions:
     """What the machine is to do: where networks run, and how large a picture it is to bear, 0 for 179 million pixels."""
 
-    device: str = option("auto", "where to run; auto takes CUDA where it works", choices=DEVICES)
+    device: str = option("auto", "where to run; auto takes CUDA where it works, else the CPU", choices=DEVICES)
     engine: str = option("auto", "on the CPU; auto takes OpenVINO where it is installed and faster here", choices=ENGINES)
     max_pixels: int = option(
         0, "refuse larger pictures, which may be decompression bombs", "N", least=1, default_text="179 million"

@@ -35,6 +35,13 @@ WHOLE_BYTES = 2**29  # what takes more is painted tile by tile, after a look at 
 MEASURED_BYTES = 3 * 2**29
 TILES_SHARE = 0.6  # of the free memory; from tile to tile the C library keeps some
 
+# Taken where they are asked for alone: ONNX Runtime's name, ours, and what brings them. Picked by their documents, never run.
+PROVIDERS = {
+    "coreml": ("CoreMLExecutionProvider", "CoreML", "a Mac's `pip install onnxruntime` has it"),
+    "directml": ("DmlExecutionProvider", "DirectML", "on Windows: pip install onnxruntime-directml in onnxruntime-gpu's place"),
+}
+DEVICE_NAMES = {"cuda": "CUDA", **{device: name for device, (_, name, _) in PROVIDERS.items()}}
+
 CUDA_VERSION = 13000  # as the driver tells it: what onnxruntime-gpu is built for, and NVIDIA's drivers know from 580 on
 
 _preloading = threading.Lock()
@@ -45,12 +52,12 @@ class StyleSession:
 
     Args:
         source: an .onnx file of ours, or its bytes.
-        device: "auto" takes CUDA where it truly works and else the CPU; "cpu" or "cuda".
+        device: "auto" takes CUDA where it truly works and else the CPU; "cpu", "cuda", "coreml" or "directml".
         engine: on the CPU; one of `options.ENGINES`. "auto" takes OpenVINO where it is installed and a trial finds it faster.
         shared: other threads or processes need the cores, too. One picture alone is then painted a little slower.
     Attributes:
         contract: the file's promises, with its card.
-        device: "cpu" or "cuda", where it really runs.
+        device: where it really runs, one of `options.DEVICES` but "auto".
         cuda_trouble: why "auto" took the CPU although there is a GPU, in one line; else empty.
         engine: what runs it on the CPU, with its precision and why.
         run_options: of every run; `terminate`, while it is set, ends those under way and those to come with a StyleError.
@@ -74,6 +81,9 @@ class StyleSession:
                 if device == "cuda":
                     raise StyleError(f"CUDA was asked for and does not work here: {error}") from error
                 self.cuda_trouble = str(error)
+        if device in PROVIDERS:
+            self._session = _open_on_provider(self._data, options, self.contract, device)
+            self.device = device
         if self.device == "cpu":
             opened = functools.cache(lambda: self._open_on_cpu(options))
             if self.contract.io == "image":
@@ -117,8 +127,8 @@ class StyleSession:
     @property
     def where(self) -> str:
         """The device, for a message; with what keeps it from the GPU, if there is one."""
-        if self.device == "cuda":
-            return "a GPU (CUDA)"
+        if self.device != "cpu":
+            return "a GPU (CUDA)" if self.device == "cuda" else DEVICE_NAMES[self.device]
         on = "the CPU"
         if self.engine.why:
             name = "OpenVINO" if self.engine.engine == "openvino" else "ONNX Runtime"
@@ -225,9 +235,10 @@ class StyleSession:
             return list(session.run(wanted, given, self.run_options))
         except Exception as error:
             text = f"{size[1]}x{size[0]} px"
-            if self.device == "cuda":
+            if self.device != "cpu":
+                where = DEVICE_NAMES[self.device]
                 raise StyleError(
-                    f"painting {text} on CUDA failed: {_reason(error)}; try --max-side 2000 or --device cpu"
+                    f"painting {text} on {where} failed: {_reason(error)}; try --max-side 2000 or --device cpu"
                 ) from error
             raise StyleError(f"painting {text} failed, for want of memory as a rule; try --max-side 2000") from error
 
@@ -334,18 +345,46 @@ def _open_on_cuda(data: bytes, options: onnxruntime.SessionOptions, contract: Co
     reason = _preload_cuda() or "ONNX Runtime cannot load its CUDA provider"
     # The default, EXHAUSTIVE, tries every algorithm of each convolution again for each new size of picture.
     cuda = ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})
-    side = -(-max(32, contract.least_px) // contract.stride_px) * contract.stride_px
-    tensors = contract.tensors
-    shape = [dim if isinstance(dim, int) else 1 if dim == "batch" else side for dim in tensors.dims]
     try:
-        session = _open(data, options, cuda, "CPUExecutionProvider")
-        if session.get_providers()[0] == "CUDAExecutionProvider":
-            # Without cuDNN all is well until the first convolution.
-            session.run(None, {tensors.input: np.zeros(shape, tensors.type)})
+        if session := _open_tried(data, options, contract, cuda):
             return session
     except Exception as error:
         reason = _reason(error)
     raise StyleError(f"{reason} (CUDA's libraries: {install_line('gpu')})")
+
+
+def _open_on_provider(
+    data: bytes, options: onnxruntime.SessionOptions, contract: Contract, device: str
+) -> onnxruntime.InferenceSession:
+    """A session that has painted on one of `PROVIDERS`.
+
+    Raises:
+        StyleError: why there is none, in one line.
+    """
+    provider, name, wanted = PROVIDERS[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise StyleError(f"{name} was asked for, and this onnxruntime is built without it; {wanted}")
+    reason = "ONNX Runtime cannot load it"
+    try:
+        if session := _open_tried(data, options, contract, (provider, {})):
+            return session
+    except Exception as error:
+        reason = _reason(error)
+    raise StyleError(f"{name} was asked for and does not work here: {reason}")
+
+
+def _open_tried(
+    data: bytes, options: onnxruntime.SessionOptions, contract: Contract, provider: tuple[str, dict]
+) -> onnxruntime.InferenceSession | None:
+    """A session that has painted a picture, as some providers fail at that only; None where it is not the provider's."""
+    side = -(-max(32, contract.least_px) // contract.stride_px) * contract.stride_px
+    tensors = contract.tensors
+    shape = [dim if isinstance(dim, int) else 1 if dim == "batch" else side for dim in tensors.dims]
+    session = _open(data, options, provider, "CPUExecutionProvider")
+    if session.get_providers()[0] != provider[0]:
+        return None
+    session.run(None, {tensors.input: np.zeros(shape, tensors.type)})  # without cuDNN all is well until the first convolution
+    return session
 
 
 @functools.cache

@@ -319,5 +319,56 @@ def test_an_image_that_needs_more_memory_than_there_is_is_refused_with_the_size_
 
 @pytest.mark.parametrize("device", ["gpu", "CUDA", "cuda:0", None])
 def test_an_unknown_device_is_named(device):
-    with pytest.raises(StyleError, match=r"there is no device .*; one of auto, cpu, cuda is wanted"):
+    with pytest.raises(StyleError, match=r"there is no device .*; one of auto, cpu, cuda, coreml, directml is wanted"):
+        StyleSession(find_style("the_scream"), device)
+
+
+class Elsewhere:
+    """ONNX Runtime's session on another provider, as far as it is asked here."""
+
+    fails = ""
+    falls_back = False
+
+    def __init__(self, data, options, providers, enable_fallback):
+        assert enable_fallback == 0
+        if self.fails == "opening":
+            raise RuntimeError("no such device\nmore of that")
+        self.providers = providers
+
+    def get_providers(self):
+        return ["CPUExecutionProvider"] if self.falls_back else [self.providers[0][0], "CPUExecutionProvider"]
+
+    def run(self, wanted, given, options=None):
+        if self.fails == "painting":
+            raise RuntimeError("an operator it does not know")
+        return [np.zeros_like(next(iter(given.values())))]
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    monkeypatch.setattr(Elsewhere, "fails", "")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Elsewhere)
+    names = ["CoreMLExecutionProvider", "DmlExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(("device", "name"), [("coreml", "CoreML"), ("directml", "DirectML")])
+def test_another_provider_is_taken_where_it_is_asked_for_or_says_why_not(elsewhere, device, name):
+    session = StyleSession(find_style("the_scream"), device)
+    assert (session.device, session.where) == (device, name)
+    assert session.stylize(np.zeros((32, 40, 3), np.uint8)).shape == (32, 40, 3)
+    for fails, reason in {"opening": "no such device", "painting": "an operator it does not know"}.items():
+        elsewhere.setattr(Elsewhere, "fails", fails)
+        with pytest.raises(StyleError, match=f"{name} was asked for and does not work here: {reason}$"):
+            StyleSession(find_style("the_scream"), device)
+    elsewhere.setattr(Elsewhere, "fails", "")
+    elsewhere.setattr(Elsewhere, "falls_back", True)
+    with pytest.raises(StyleError, match=f"{name} was asked for and does not work here: ONNX Runtime cannot load it"):
+        StyleSession(find_style("the_scream"), device)
+
+
+@pytest.mark.parametrize(("device", "words"), [("coreml", "a Mac's"), ("directml", "pip install onnxruntime-directml")])
+def test_a_provider_that_is_not_built_in_is_named_with_what_brings_it(device, words):
+    with pytest.raises(StyleError, match=f"was asked for, and this onnxruntime is built without it; .*{words}"):
         StyleSession(find_style("the_scream"), device)
