@@ -4,11 +4,13 @@ network are <tier>.frame.onnx, <tier>.int8.onnx, <tier>.fp16.onnx."""
 import difflib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allaprima.inference.style.palette import mixed_file, parse_mix
 from allaprima.models.errors import StyleError
 
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
@@ -74,12 +76,14 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] | None = N
 
     Args:
         name: a shipped style ("great_wave"), one of its tiers ("great_wave/realtime"), a flavor of it
-            ("great_wave/realtime.int8"), or a path to an .onnx file.
+            ("great_wave/realtime.int8"), a mix ("great_wave:0.6,starry_night:0.4", see `palette`), or a path to an .onnx file.
         tiers: which one a bare name means, see `shipped_styles`.
     Raises:
         StyleError: no such style; the message suggests the nearest name.
     """
     path = Path(name)
+    if not path.exists() and (weights := parse_mix(name)):
+        return mixed_file(weights)
     if path.suffix.lower() == ".onnx":
         if not path.is_file():
             raise StyleError(f"{name} is a folder" if path.is_dir() else f"there is no file {name}")
@@ -117,4 +121,4 @@ def _spelled_as_shipped(name: str) -> str:
 
 def style_name(style: str) -> str:
     """What a user called a style, as a part of a file's name."""
-    return Path(style).stem if style.lower().endswith(".onnx") else style.replace("/", "_").replace(" ", "_")
+    return Path(style).stem if style.lower().endswith(".onnx") else re.sub("[/ :,]+", "_", style)
