@@ -61,6 +61,7 @@ TURNED_TAGS = ((40962, 40963), (41486, 41487))  # pixels, and pixels a unit of t
 SUBFILE, SUBFILES, XMP, DNG_VERSION = 254, 330, 700, 50706  # tags of a TIFF
 SMALLER, MASK = 1, 4  # kinds of a TIFF's page
 HEAD_BYTES = 64  # that say what a file is
+CODED_BYTES = 4096  # among which a file says what its colors are
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers that say how pixels are coded
@@ -284,7 +285,24 @@ def _open_image(
             raise
         image = Image.open(mended, formats=formats)
     check_size(*image.size)
+    if image.format in ("PNG", "AVIF") and (coded := _coded_colors(file, image.format)):
+        image.info["nclx_profile"] = coded  # as pillow-heif has it
     return image
+
+
+def _coded_colors(file: BinaryIO, picture_format: str) -> dict[str, int] | None:
+    """Colors that a file says by H.273's numbers, a PNG's cICP or an AVIF's nclx; None where it does not, or far behind."""
+    at = file.tell()
+    file.seek(0)
+    start = file.read(CODED_BYTES)
+    file.seek(at)
+    word, size = (b"cICP", 1) if picture_format == "PNG" else (b"colrnclx", 2)
+    found = start.find(word, 0, start.find(b"IDAT") if b"IDAT" in start else len(start))
+    numbers = start[found + len(word) : found + len(word) + 2 * size]
+    if found < 0 or len(numbers) < 2 * size:
+        return None
+    primaries, transfer = (int.from_bytes(numbers[i : i + size], "big") for i in (0, size))
+    return {"color_primaries": primaries, "transfer_characteristics": transfer}
 
 
 def _reread(image: Image.Image, file: BinaryIO, name: str) -> Image.Image:
@@ -467,7 +485,7 @@ def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bo
         alpha = np.asarray(image.getchannel("A"))
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     rgb = _as_srgb(rgb, gamma)
-    if icc_profile is None and (coded := image.info.get("nclx_profile")):  # of a HEIC picture
+    if icc_profile is None and (coded := image.info.get("nclx_profile")):
         primaries, transfer = (int(coded.get(name, 0)) for name in ("color_primaries", "transfer_characteristics"))
         rgb = Image.fromarray(coded_as_srgb(np.asarray(rgb), primaries, transfer))
     if alpha is None or alpha.min() == 255:

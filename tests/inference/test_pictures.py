@@ -3,6 +3,7 @@ import io
 import os
 import struct
 import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from allaprima.inference import pictures
-from allaprima.inference.hdr import ToSdr
+from allaprima.inference.hdr import ToSdr, coded_as_srgb
 from allaprima.inference.landscape import paint_landscape
 from allaprima.inference.pictures import (
     FORMATS,
@@ -673,3 +674,22 @@ def test_a_heic_picture_in_hdr_is_tone_mapped(tmp_path, transfer):
     wanted = ToSdr(transfer, 9)(np.full((1, 1, 3), 128, np.uint8))[0, 0].astype(int)
     assert np.abs(found - wanted).max() <= 4
     assert abs(int(found[0]) - 128) > 8
+
+
+@pytest.mark.parametrize(("primaries", "transfer"), [(1, 13), (12, 13), (9, 16), (9, 18)])
+def test_a_png_and_an_avif_whose_colors_are_numbers_are_brought_to_srgb(tmp_path, primaries, transfer):
+    image = Image.new("RGB", (64, 64), (120, 90, 60))
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    chunk = b"cICP" + bytes([primaries, transfer, 0, 1])
+    after_header = 8 + 25
+    png = data.getvalue()[:after_header] + struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    found = {"png": decode_picture(png + data.getvalue()[after_header:], "x").frame}
+    image.save(tmp_path / "x.avif", quality=100)
+    avif = bytearray((tmp_path / "x.avif").read_bytes())
+    at = avif.index(b"colrnclx") + 8
+    avif[at : at + 4] = struct.pack(">HH", primaries, transfer)
+    found["avif"] = decode_picture(bytes(avif), "x").frame
+    expected = coded_as_srgb(np.asarray(image), primaries, transfer)
+    for frame in found.values():
+        assert np.abs(frame.astype(int) - expected).max() <= 6

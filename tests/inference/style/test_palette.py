@@ -33,10 +33,8 @@ def test_a_mix_is_a_style_file_between_its_styles():
         session = StyleSession(mixed_style(parse_mix(mix)))
         painted[mix] = session.stylize_image(image)
     wave, night, between, photo, gentle = painted.values()
-    assert (
-        "75% great_wave + 25% starry_night"
-        in StyleSession(mixed_style({"great_wave": 3, "starry_night": 1})).contract.card["title"]
-    )
+    card = StyleSession(mixed_style({"great_wave": 3, "starry_night": 1})).contract.card
+    assert card["title"] == "75% great_wave + 25% starry_night"
 
     def apart(one, other):
         return float(np.abs(one - other).mean())
