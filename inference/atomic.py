@@ -80,7 +80,11 @@ class AtomicFile:
 
 
 def _moved(source: Path, target: Path) -> bool:
-    """Give a file a name, if nobody has it, another program at the same moment neither; returns whether it has it now."""
+    """Give a file a name unless another file has it, even one that another program makes at this moment.
+
+    Returns:
+        whether it has the name now.
+    """
     try:
         os.link(source, target)
     except FileExistsError:

@@ -195,7 +195,7 @@ def video(options: argparse.Namespace) -> int:
 
 
 def _paint_standard_streams(options: argparse.Namespace, folder: Path) -> int:
-    """`-` as a film, which must be there in whole first, as files are read twice; as OUT, it is a Matroska."""
+    """Paint standard input, which is stored whole first, as films are read twice; or paint to standard output, as Matroska."""
     import contextlib
     import shutil
 
@@ -241,7 +241,7 @@ def _paint_standard_streams(options: argparse.Namespace, folder: Path) -> int:
 
 
 def _paint_films(options: argparse.Namespace, plain: Callable[[str], str] = str) -> int:
-    """`plain` makes of a message what is printed."""
+    """Paint films; `plain` rewrites a message before it is printed."""
     from allaprima.inference.film.video import check_output, plan_films
     from allaprima.inference.interrupt import catch_interrupt
     from allaprima.inference.precision import pick_precision

@@ -15,7 +15,7 @@ VGG19_DOWNLOAD = "vgg19-dcbb9e9d.pth"  # torchvision's name for it
 
 
 def examine() -> list[tuple[str, bool, str]]:
-    """What was looked at, whether it is well, and what was found or what to do. What does not even load is said, too."""
+    """Each check: its name, whether it passed, and what was found or what to do. What does not even load is reported, too."""
     return [_examined(name, look) for name, look in LOOKS.items()]
 
 

@@ -150,7 +150,7 @@ class Run:
             self.say(f"step {step} is NOT saved: {error}. Older checkpoints are intact; trying again every {LOG_EVERY} steps")
 
     def go_back_(self, state: TrainingState, step: int, fault: str | None) -> None:
-        """Take up an earlier state; where it was this style's picture that went bad, with half the learning rate.
+        """Go back to an earlier state, with half the learning rate if it was this style's picture that went bad.
 
         Raises:
             TrainingError: it went bad more than `MAX_ROLLBACKS` times.
@@ -213,7 +213,7 @@ def not_finite(skipped_in_a_row: int) -> str | None:
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be done after a step; on a GPU reading the losses waits, so not at every one."""
+    """What is to be done after a step. Reading the losses makes a GPU wait, so it is not done at every step."""
 
     save: bool
     look: bool

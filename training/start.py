@@ -80,7 +80,7 @@ def start_runs(
 def targets_of(
     config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, target_vgg: VGG19Features
 ) -> tuple[StyleTarget, StyleTarget | None]:
-    """What a network is trained towards, and for the painter's recipe the same twice as large, for its second level.
+    """The target of a training and, for the painter's recipe, that of the painting twice as large, for the second level.
 
     Args:
         vgg: float32; looks at the painting. target_vgg: in the precision to train with.

@@ -1,4 +1,5 @@
-"""One step: paint the photos, compare, go down; for one style or several at once. Nothing in it waits for a GPU."""
+"""One step of gradient descent: paint the photos, compare, update the weights; for one style or several at once. Nothing in
+it waits for a GPU."""
 
 import copy
 import math
@@ -33,7 +34,7 @@ StepLosses = Callable[
 
 @dataclass(frozen=True)
 class Functions:
-    """The two that take almost all of a step's time, plain or compiled.
+    """The two functions that take almost all of a step's time, plain or compiled.
 
     Attributes:
         compiled: "on" or "off".
@@ -62,7 +63,7 @@ class Reading:
 
 
 class Update:
-    """One style's part of a step, and everything that it changes: network, average, optimizer, style weight.
+    """One style's part of a step, and everything that it changes: network, average, optimizer.
 
     All of these stay where they are in memory, and what changes from step to step is written into tensors beforehand, so
     that a CUDA graph may replay the rest.

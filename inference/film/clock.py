@@ -80,7 +80,7 @@ class Clock:
             yield from self._shifted(packet)
 
     def _follow(self, stream: int) -> None:
-        """A stream of sound goes on in the film's part, if it is not there yet."""
+        """Move a stream of sound to the part that the film is in, if it is not there yet."""
         if self._part[stream] < self._part[self._film]:
             self._part[stream] = self._part[self._film]
             self._joined.add(stream)

@@ -111,7 +111,7 @@ class ColorTags:
 
 
 class ToRgb:
-    """From what a decoder gives to upright RGB frames, by what the first of a stream says.
+    """Turns decoded frames into upright RGB frames, as the first frame of a stream says.
 
     Args:
         first: the first one.
@@ -270,7 +270,7 @@ class VideoReader:
         self.length_s = self._length_s()
 
     def _chapters(self) -> list[Any]:
-        """Those of the part that is read, counted from its beginning."""
+        """The chapters of the part that is read, counted from its beginning."""
         chapters = []
         for chapter in self._container.chapters():
             unit_s = chapter["time_base"] or Fraction(1, av.time_base)
@@ -477,7 +477,7 @@ class VideoReader:
 
 
 def _decoder(stream: Any) -> Any:
-    """Of the transparency of VP8 and VP9, which lies beside the pictures in the file, FFmpeg's own decoders know nothing."""
+    """FFmpeg's own decoders ignore the transparency of VP8 and VP9, which lies beside the pictures in the file."""
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
     if name and stream.metadata.get("alpha_mode") == "1":
         with contextlib.suppress(UnknownCodecError):

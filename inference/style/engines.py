@@ -36,7 +36,7 @@ MEAN_LEVELS, MOST_LEVELS = 0.5, 6.0
 WORTH = 0.9  # of ONNX Runtime's time
 TRIAL_PX = 512  # a side, for networks that take less than `FAST_S` at half of it; for others half of it
 FAST_S = 0.1
-TRIAL_S = 0.6
+TRIAL_S = 0.3
 FEATURES = "features_in_float32"
 POLL_MS = 50  # between two looks whether a run is to end
 
