@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their final name, flushed to the disk, then renamed."""
+"""Files that are complete or absent: written next to their final name, flushed to the disk, then renamed."""
 
 import contextlib
 import errno
@@ -7,22 +7,22 @@ import os
 import tempfile
 from pathlib import Path
 
-# What file systems without it, network ones mostly, and folders that may be written but not read answer.
+# Errors of file systems without it, mostly network ones, and of folders that may be written but not read.
 NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
-_UMASK = os.umask(0)  # can be read only by setting it, which is not safe once there are threads
+_UMASK = os.umask(0)  # can only be read by setting it, which is not safe once there are threads
 os.umask(_UMASK)
 
 
 class AtomicFile:
-    """An empty file `temporary` beside `path`, to be filled by whoever needs a name, then committed or discarded.
+    """An empty file `temporary` next to `path`, for writers that need a file name; then committed or discarded.
 
     Raises:
         OSError: the folder cannot be written to.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(os.path.realpath(path)) if path.is_symlink() else path  # a link stays, what it leads to is written
+        self.path = Path(os.path.realpath(path)) if path.is_symlink() else path  # a link stays; its target is written
         prefix = f".{self.path.name[:20]}."  # a letter may take four bytes of the 255 that a name may have
         self.handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=self.path.parent)
         self.temporary = Path(temporary)
@@ -31,13 +31,13 @@ class AtomicFile:
         """Give the file its name.
 
         Args:
-            overwrite: whether what has that name may be replaced, though it appeared only now.
-            numbered: if not, whether the file gets a number: clip.mp4 becomes clip_2.mp4.
+            overwrite: whether a file of that name may be replaced, even one that has just appeared.
+            numbered: if not, whether to add a number: clip.mp4 becomes clip_2.mp4.
         Returns:
             the name it got.
         Raises:
-            FileExistsError: neither may be.
-            OSError: what was there before still is, unless only the folder failed to be flushed at the very end.
+            FileExistsError: neither is allowed.
+            OSError: an earlier file is still there, unless only the final flush of the folder failed.
         """
         try:
             try:
@@ -57,7 +57,7 @@ class AtomicFile:
         except BaseException:
             self.discard()
             raise
-        if os.name == "posix":  # the new name, too, survives a power cut
+        if os.name == "posix":  # makes the new name survive a power cut, too
             try:
                 folder = os.open(self.path.parent, os.O_RDONLY)
                 try:
@@ -70,7 +70,7 @@ class AtomicFile:
         return self.path
 
     def discard(self) -> None:
-        """Leave nothing behind; harmless after `commit`."""
+        """Remove the temporary file; harmless after `commit`."""
         with contextlib.suppress(OSError):
             if self.handle >= 0:
                 os.close(self.handle)
@@ -101,16 +101,16 @@ def _moved(source: Path, target: Path) -> bool:
 
 
 def write_atomically(path: Path, data: bytes, overwrite: bool = True) -> None:
-    """Write a whole file or nothing.
+    """Write a complete file or nothing.
 
     Raises:
         FileExistsError: there is a file of that name, and `overwrite` is False.
-        OSError: what was there before still is, unless only the folder failed to be flushed at the very end.
+        OSError: an earlier file is still there, unless only the final flush of the folder failed.
     """
     file = AtomicFile(path)
     try:
         left = memoryview(data)
-        while left:  # one write may take only a part: 2 GB on Linux, less where the disk is nearly full
+        while left:  # one call may write only a part: 2 GB on Linux, less if the disk is nearly full
             left = left[os.write(file.handle, left) :]
     except BaseException:
         file.discard()
@@ -119,7 +119,7 @@ def write_atomically(path: Path, data: bytes, overwrite: bool = True) -> None:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Delete what a killed `write_atomically` left in a folder; nobody may be writing there."""
+    """Delete what a killed `write_atomically` left in a folder; nothing may be writing there."""
     for path in folder.glob(".*.part"):
         with contextlib.suppress(OSError):
             path.unlink()

@@ -1,4 +1,4 @@
-"""Frames that are used again: allocating one anew for every step costs more than most of the steps."""
+"""Reusable frames: allocating a new one for every step costs more than most of the steps."""
 
 import threading
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Scratch:
-    """Arrays by name, for one thread; each is made anew only when another shape is asked for.
+    """Arrays by name, for one thread; each is reallocated only when another shape is asked for.
 
     The colors of a 640x480 frame take 0.25 ms with them and 1.3 ms with new arrays, whose pages the system must clear.
     """
@@ -15,7 +15,7 @@ class Scratch:
         self._arrays: dict[str, np.ndarray] = {}
 
     def get(self, name: str, shape: tuple[int, ...], dtype: np.typing.DTypeLike = np.uint8) -> np.ndarray:
-        """An array with anything in it."""
+        """An array with undefined contents."""
         array = self._arrays.get(name)
         if array is None or array.shape != shape or array.dtype != dtype:
             array = self._arrays[name] = np.empty(shape, dtype)
@@ -23,14 +23,14 @@ class Scratch:
 
 
 class Buffers:
-    """Frames that travel between threads, taken and given back."""
+    """A pool of frames that threads take, pass on and give back."""
 
     def __init__(self) -> None:
         self._free: list[np.ndarray] = []
         self._lock = threading.Lock()
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array, (H, W, 3) uint8, with anything in it."""
+        """An array, (H, W, 3) uint8, with undefined contents."""
         with self._lock:
             while self._free:
                 array = self._free.pop()
@@ -39,7 +39,7 @@ class Buffers:
         return np.empty(shape, np.uint8)
 
     def give(self, array: np.ndarray | None) -> None:
-        """Take back an array that nobody looks at any more; what belongs to a decoder is left to it."""
+        """Take back an array that is no longer in use; one that belongs to a decoder is left to it."""
         if array is not None and array.base is None and array.flags.owndata:
             with self._lock:
                 if len(self._free) < 8:

@@ -1,6 +1,6 @@
 """Keep the content's colors (Gatys, Bethge, Hertzmann, Shechtman 2016, "Preserving Color in Neural Artistic Style
-Transfer"). A network's palette froze at training, so its output is mended per picture; the classic optimization
-(training/classic/optimize.py) applies the same maths to the style image, before the transfer, as the paper does."""
+Transfer"). A network's palette is fixed by training, so its output is corrected for each picture; the classic optimization
+(training/classic/optimize.py) applies the same math to the style image before the transfer, as the paper does."""
 
 import cv2
 import numpy as np
@@ -23,10 +23,10 @@ def keep_color(
 
     Args:
         content_frame, stylized_frame: (H, W, 3) uint8 RGB of one size.
-        mode: one of `COLOR_MODES`. "none" returns the stylized frame; "luminance" takes only its light and dark; "histogram"
-            and "linear" move its palette to the content's, statistics of the whole picture.
+        mode: one of `COLOR_MODES`. "none" returns the stylized frame; "luminance" takes only its luminance; "histogram" and
+            "linear" move its palette to the content's, by statistics of the whole picture.
         match_luminance: with "luminance", see `keep_luminance`.
-        out: where to write the result; may be `stylized_frame`. scratch: for what lies between.
+        out: where to write the result; may be `stylized_frame`. scratch: for intermediate arrays.
     Returns:
         (H, W, 3) uint8 RGB.
     Raises:
@@ -50,11 +50,10 @@ def _check(content_frame: np.ndarray, stylized_frame: np.ndarray, mode: str) -> 
 
 
 class SteadyColor:
-    """`keep_color` for the frames of a film, one after the other.
+    """`keep_color` for the frames of a film, one after another.
 
-    "histogram" and "linear" work by statistics of the whole picture, which jump a little from frame to frame: the colors
-    would flicker. Here both pictures' statistics are averaged over time (exponentially, `HOLD_S`). At a cut they start
-    anew.
+    "histogram" and "linear" use statistics of the whole picture, which jump a little from frame to frame, so that colors
+    would flicker. Here both pictures' statistics are averaged over time (exponentially, `HOLD_S`). They restart at a cut.
 
     Attributes:
         mode: one of `COLOR_MODES`; may be changed between two frames.
@@ -64,13 +63,13 @@ class SteadyColor:
         self.mode = mode
         self._scratch = Scratch()
         self._statistics: list[np.ndarray] = []
-        self._of = (mode, 0.0)  # mode and time of the frame before
+        self._of = (mode, 0.0)  # mode and time of the previous frame
         self._histogram = np.zeros(0)  # of its content
 
     def keep(
         self, content_frame: np.ndarray, stylized_frame: np.ndarray, time_s: float, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """As `keep_color`; `time_s` is the frame's, in seconds from any beginning."""
+        """As `keep_color`; `time_s` is the frame's time in seconds, from any origin."""
         _check(content_frame, stylized_frame, self.mode)
         if self.mode not in ("histogram", "linear"):
             return keep_color(content_frame, stylized_frame, self.mode, out=out, scratch=self._scratch)
@@ -93,7 +92,7 @@ class SteadyColor:
         return _apply(stylized_frame, *linear_transform(mean_s, cov_s, mean_c, cov_c), out)
 
     def forget(self) -> None:
-        """Start anew with the next frame, of another film or style."""
+        """Restart with the next frame, which is of another film or style."""
         self._statistics = []
 
     def _is_cut(self, histogram: np.ndarray) -> bool:
@@ -102,8 +101,8 @@ class SteadyColor:
         return bool(0.5 * np.abs(coarse / coarse.sum() - before / before.sum()).sum() > CUT)
 
 
-HOLD_S = 0.5  # after this time 63 % of a change of light is followed
-CUT = 0.35  # share of pixels in other sixteenths of the range than a frame before
+HOLD_S = 0.5  # after this time, 63 % of a change of light has been followed
+CUT = 0.35  # share of pixels in other sixteenths of the range than in the previous frame
 
 
 def _sample(frame: np.ndarray) -> np.ndarray:
@@ -128,7 +127,7 @@ def keep_luminance(
         content_frame: (H, W, 3) uint8 or uint16 RGB.
         stylized_frame: (H, W, 3) RGB of the same type, or (H, W), its luminance alone.
         match: first give the stylized luminance the content's mean and standard deviation.
-        out: where to write the result; may be `stylized_frame`. scratch: for what lies between.
+        out: where to write the result; may be `stylized_frame`. scratch: for intermediate arrays.
     Returns:
         (H, W, 3) RGB of the same type.
     """
@@ -141,8 +140,8 @@ def keep_luminance(
     if match:
         matched = match_luminance(stylized_y, content_y)
         stylized_y = np.rint(matched).clip(0, np.iinfo(dtype).max).astype(dtype)
-    # What gets lighter and what gets darker, each in whole numbers that stop at the range's ends; a signed difference
-    # takes 2.6 times as long in OpenCV, and longer in numpy.
+    # Lightening and darkening are done separately, in saturating whole numbers; a signed difference takes 2.6 times as long
+    # in OpenCV, and longer in numpy.
     change, changes = scratch.get("change", shape[:2], dtype), scratch.get("changes", shape, dtype)
     cv2.cvtColor(cv2.subtract(stylized_y, content_y, change), cv2.COLOR_GRAY2RGB, changes)
     out = np.asarray(cv2.add(content_frame, changes, out))
@@ -187,7 +186,7 @@ def channel_histograms(frame: np.ndarray) -> np.ndarray:
 
 
 def histogram_table(histograms: np.ndarray, reference_histograms: np.ndarray) -> np.ndarray:
-    """(256, 1, 3) uint8, for cv2.LUT: the value whose quantile in the reference is that of each value, by channel."""
+    """(256, 1, 3) uint8, for cv2.LUT: for each value, by channel, the reference's value at the same quantile."""
     table = np.empty((256, 1, 3), np.uint8)
     for channel, (histogram, reference) in enumerate(zip(histograms, reference_histograms, strict=True)):
         values = np.nonzero(reference)[0]
@@ -199,7 +198,7 @@ def histogram_table(histograms: np.ndarray, reference_histograms: np.ndarray) ->
 def linear_transform(
     mean_s: np.ndarray, cov_s: np.ndarray, mean_c: np.ndarray, cov_c: np.ndarray, method: str = "optimal-transport"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A and b of x' = A x + b that takes colors of mean and covariance S to those of C: A cov_s A^T = cov_c.
+    """A and b of x' = A x + b, which maps colors with mean and covariance S to those of C: A cov_s A^T = cov_c.
 
     Args:
         mean_s, mean_c: (3,). cov_s, cov_c: (3, 3), positive definite.
@@ -232,7 +231,7 @@ def match_linear(
         method: see `linear_transform`.
         out: where to write the result; may be `frame`.
     Returns:
-        (H, W, 3) uint8; values beyond [0, 255] are clipped, which is where the match ends.
+        (H, W, 3) uint8; values beyond [0, 255] are clipped, so those do not match exactly.
     """
     return _apply(frame, *linear_transform(*color_statistics(frame), *color_statistics(reference_frame), method), out)
 
@@ -242,7 +241,7 @@ def _apply(frame: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray | No
 
 
 def color_statistics(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (3,) and covariance (3, 3) of a frame's colors, values 0-255; regularized so that gray has an inverse."""
+    """Mean (3,) and covariance (3, 3) of a frame's colors, values 0-255; regularized so that gray's can be inverted."""
     covariance, mean = cv2.calcCovarMatrix(
         frame.reshape(-1, 3), np.zeros((1, 3)), cv2.COVAR_NORMAL | cv2.COVAR_ROWS | cv2.COVAR_SCALE, ctype=cv2.CV_64F
     )

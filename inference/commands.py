@@ -1,4 +1,4 @@
-"""The commands that paint: demo, stylize, video, webcam, web, info, styles, doctor; each with its options beside its work.
+"""The commands that paint: demo, stylize, video, webcam, web, info, styles, doctor; each one's options are next to its code.
 
 Everything heavier than the standard library is imported inside a command, so that --help is instant.
 """
@@ -54,7 +54,7 @@ def demo(options: argparse.Namespace) -> int:
     frames = [read_picture(photo, options.max_pixels).frame for photo in options.photos]
     frames = [resize_short_side(frame, 480) if min(frame.shape[:2]) > 480 else frame for frame in frames]
     sheet, times_ms = demo_sheet(frames or [paint_landscape(480, 640, seed=2)], styles)
-    # The default name is the demo's own; a name that the user chose may be somebody's picture.
+    # The default name is the demo's own; a name that the user chose may be an existing picture's.
     write_picture(output, Picture(sheet), overwrite=options.overwrite or not options.output)
     wide = max(map(len, times_ms))
     for name, milliseconds in times_ms.items():
@@ -156,7 +156,7 @@ def stylize(options: argparse.Namespace) -> int:
 
 
 def _share_done(share: float) -> None:
-    """Writes the share of a picture that is painted, 0 to 1, over the one before; 1 wipes it away."""
+    """Prints the painted share of a picture, 0 to 1, over the previous one; 1 clears it."""
     print(f"\r{share:4.0%}" if share < 1.0 else "\r    \r", end="", file=sys.stderr, flush=True)
 
 
@@ -203,7 +203,7 @@ def _paint_standard_streams(options: argparse.Namespace, folder: Path) -> int:
         raise VideoError("standard input has no name; give -o")
     if options.output == "-" and len(options.films) > 1:
         raise VideoError(f"{len(options.films)} films do not go into one; give a folder with -o")
-    if options.output == "-" and getattr(sys.stdout, "name", "") == os.devnull:  # the command line puts it there
+    if options.output == "-" and getattr(sys.stdout, "name", "") == os.devnull:  # set by the command line
         raise VideoError("standard output is closed; give a file with -o, or a pipe")
     if options.output == "-" and sys.stdout.isatty():
         raise VideoError("a film is nothing for a terminal; give a file with -o, or a pipe")

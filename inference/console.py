@@ -1,4 +1,4 @@
-"""What a long run says: the progress bar, how long it takes."""
+"""What a long run prints: a progress bar, how long it takes."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +27,8 @@ def progress_bar(console: Console) -> Progress:
 
 @contextmanager
 def film_progress() -> Iterator[Callable[[int, float, float | None], None]]:
-    """A progress bar on stderr, where that is a terminal: call it with the frames and seconds of film that are done, and
-    the seconds in all, if known."""
+    """A progress bar on stderr, if that is a terminal: call it with the frames and seconds of film done so far, and the total
+    seconds, if known."""
     columns = (
         TextColumn("{task.fields[frames]} frames"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""`allaprima demo`: one picture in every shipped style, on one sheet. The picture is painted here, out of noise."""
+"""`allaprima demo`: one picture in every shipped style, on one sheet. The picture itself is generated from noise."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from allaprima.inference.pictures import contact_sheet
 from allaprima.inference.style.session import StyleSession
 from allaprima.inference.style.styles import Style
 
-COLUMNS = 5  # as many as a screen shows
+COLUMNS = 5  # as many as fit on a screen
 
 
 def demo_sheet(
@@ -24,8 +24,8 @@ def demo_sheet(
         frames: (H, W, 3) uint8 RGB contents.
         styles: what to paint them in.
     Returns:
-        the contact sheet, (H', W', 3) uint8, `COLUMNS` to a row, and the milliseconds that a picture took (mean over the
-        frames), by full name.
+        the contact sheet, (H', W', 3) uint8, `COLUMNS` to a row, and the milliseconds per picture (mean over the frames), by
+        full name.
     """
     sessions = {style.full_name: StyleSession(style.path) for style in styles}
     times_ms: dict[str, list[float]] = {name: [] for name in sessions}

@@ -1,20 +1,20 @@
-"""What stands still in a film stands still in the painting: networks paint noise with different strokes in each frame."""
+"""Keeps still parts of a film still in the painting: networks paint noise with different strokes in each frame."""
 
 import cv2
 import numpy as np
 
 from allaprima.inference.buffers import Scratch
 
-STILL = 5.0  # of 255: a larger change, the mean of the neighbourhood, is movement
+STILL = 5.0  # of 255: a larger change, averaged over the neighborhood, is movement
 NEIGHBOURHOOD_PX = 5
 
 
 class TemporalDenoiser:
     """Holds each part of the picture until it changes by more than a sensor's or a codec's noise.
 
-    Where nothing moves, the network then sees the same numbers in every frame. In a filmed clip (a fox before a wall,
+    Where nothing moves, the network then sees the same numbers in every frame. In a filmed clip (a fox in front of a wall,
     640x640, realtime tier), where the film changed by at most 3 of 255 from one frame to the next, the painting changed by
-    8.1 without it and 3.7 with it as a Great Wave, by 12.0 and 5.0 as a Starry Night (means of 70 frames).
+    8.1 without it and 3.7 with it as The Great Wave, by 12.0 and 5.0 as The Starry Night (means of 70 frames).
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class TemporalDenoiser:
         self._held: np.ndarray | None = None
 
     def filter(self, frame: np.ndarray) -> np.ndarray:
-        """The next frame, (H, W, 3) uint8 RGB, with what stands still as it was. The result is good until the next call."""
+        """The next frame, (H, W, 3) uint8 RGB, with still parts unchanged. The result is valid until the next call."""
         if self._held is None or self._held.shape != frame.shape:
             self._held = frame.copy()
             return self._held

@@ -1,4 +1,4 @@
-"""What this machine can really run, found by trying it: what `allaprima doctor` prints."""
+"""What this machine can really run, found by trying: the output of `allaprima doctor`."""
 
 import importlib.metadata
 import importlib.util
@@ -22,7 +22,7 @@ def examine() -> list[tuple[str, bool, str]]:
 def _examined(name: str, look: Callable[[], tuple[str, bool, str]]) -> tuple[str, bool, str]:
     try:
         return look()
-    except Exception as error:  # of a library that is built for another machine, say
+    except Exception as error:  # such as of a library that is built for another machine
         reason = " ".join(str(error).split()) or type(error).__name__
         return name, False, f"does not load: {reason[:200]}; install it anew"
 
@@ -129,7 +129,7 @@ def vgg19_weights() -> tuple[str, bool, str]:
         try:
             with open(named, "rb") as file:
                 head = file.read(9)
-            # A safetensors file begins with the length of its JSON, a state dict as a zip or a pickle.
+            # A safetensors file begins with the length of its JSON, a state dict like a zip or a pickle.
             if not (head[8:] == b"{" or head.startswith((b"PK", b"\x80"))):
                 trouble = ": neither safetensors nor a state dict"
         except OSError as error:

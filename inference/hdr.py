@@ -8,7 +8,7 @@ NAMES = {PQ: "PQ", HLG: "HLG"}
 BT2020, P3 = 9, 12  # primaries of H.273
 WHITE_NITS, PEAK_NITS = 203.0, 1000.0  # of the paper's white, and the brightest that is told apart (ITU-R BT.2408)
 PEAK = PEAK_NITS / WHITE_NITS
-KNEE = 0.3  # below it, light stays as it is
+KNEE = 0.3  # below it, light is unchanged
 GAMMA = 2.4  # of an SDR display (ITU-R BT.1886)
 TO_BT709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])  # BT.2087
 # Of Display P3's light to sRGB's; both have the same white.
@@ -18,10 +18,10 @@ STEPS = 4096
 
 
 class ToSdr:
-    """Frames of a PQ or HLG film in BT.709's colors, tone-mapped (Mobius, as FFmpeg's tonemap filter has it).
+    """Frames of a PQ or HLG film in BT.709's colors, tone-mapped (Mobius, as in FFmpeg's tonemap filter).
 
     Args:
-        transfer: `PQ` or `HLG`. primaries: as H.273 numbers them.
+        transfer: `PQ` or `HLG`. primaries: H.273's number.
     """
 
     def __init__(self, transfer: int, primaries: int) -> None:
@@ -32,8 +32,8 @@ class ToSdr:
         self._levels = np.rint(255.0 * mapped ** (1.0 / GAMMA)).astype(np.uint8)
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, as coded, to the same in BT.709."""
-        light = self._light[frame]  # of the scene for HLG, else of the display, in whites
+        """(H, W, 3) uint8 RGB, as coded in the film, to the same in BT.709."""
+        light = self._light[frame]  # relative to white, of the scene for HLG, else of the display
         if self._is_hlg:  # the display's own curve, by luminance (ITU-R BT.2100, Table 5, gamma 1.2)
             luminance = np.maximum(cv2.transform(light, LUMINANCE), 1e-6)
             light *= (PEAK * luminance**0.2)[..., None]
@@ -71,7 +71,7 @@ def _hlg_scene(code: np.ndarray) -> np.ndarray:
 
 
 def _mobius(light: np.ndarray) -> np.ndarray:
-    """Light in whites to [0, 1]: unchanged up to the knee, `PEAK` to 1, smooth between."""
+    """Light relative to white, to [0, 1]: unchanged up to the knee, `PEAK` to 1, smooth in between."""
     j, peak = KNEE, PEAK
     a = -j * j * (peak - 1.0) / (j * j - 2.0 * j + peak)
     b = (j * j - 2.0 * j * peak + peak) / (peak - 1.0)

@@ -1,5 +1,5 @@
-"""Ctrl-C noted rather than thrown: raised in the midst of anything, Python may lose it (in a finalizer, a callback of a
-future), and it leaves halves behind."""
+"""Ctrl-C noted rather than raised: raised in the middle of something, it may get lost (in a finalizer or a future's
+callback) and leaves half-finished work behind."""
 
 import signal
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from typing import Any
 
 @contextmanager
 def catch_interrupt() -> Iterator[list[int]]:
-    """A list that gets the number of the first Ctrl-C, SIGTERM or closed terminal (not under `nohup`). A second one ends the
-    program at once."""
+    """A list that receives the signal number of the first Ctrl-C, SIGTERM or closed terminal (not under `nohup`). A second
+    signal ends the program at once."""
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -1,11 +1,11 @@
-"""A landscape painted out of noise: a photo where there is none."""
+"""A landscape generated from noise, for use when there is no photo."""
 
 import cv2
 import numpy as np
 
 
 def paint_landscape(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A lake below mountains at sunset, out of noise.
+    """A lake below mountains at sunset, generated from noise.
 
     Args:
         height, width: in pixels, at least 32.

@@ -1,8 +1,8 @@
-"""Strokes that belong to the picture: a large photo is painted small, where the strokes are large, and from there, level by
-level, that painting is painted again, larger each time, with the photo's own finer lines put in.
+"""Strokes in proportion to the picture: a large photo is first painted small, where the strokes are large. Level by level,
+that painting is then painted again, larger each time, with the photo's own finer lines added.
 
-A network's strokes have a size in pixels. Painted in one pass, those of a photo of 12 megapixels are four pixels wide of
-four thousand, and vanish on a screen. The idea is that of Gatys et al. 2017 ("Controlling Perceptual Factors in Neural
+A network's strokes have a fixed size in pixels. Painted in one pass, a photo of 12 megapixels gets strokes four pixels wide
+in four thousand, which vanish on a screen. The idea is that of Gatys et al. 2017 ("Controlling Perceptual Factors in Neural
 Style Transfer", Sec. 6, coarse to fine), with a network in place of the optimization."""
 
 import math
@@ -16,16 +16,16 @@ from allaprima.inference.style.session import StyleSession
 from allaprima.models.levels_graph import MAX_GAIN, MIN_FINER, OWN, STROKES_PIXELS
 
 BAND_ROWS = 256
-SLOW_PIXELS = 1_000_000  # levels of at most so many are painted by the better of two tiers
+SLOW_PIXELS = 1_000_000  # levels of at most this size are painted by the better of two tiers
 
 ENLARGE, REDUCE = cv2.INTER_CUBIC, cv2.INTER_AREA
 
 
 def level_sizes(height: int, width: int, strokes: float) -> list[tuple[int, int]]:
-    """The sizes to paint a picture at, one after the other, the last its own; each some two times the one before.
+    """The sizes at which to paint a picture, in order, the last being its own; each is about twice the previous one.
 
     Args:
-        strokes: how large the strokes are, 1 as on a picture of `STROKES_PIXELS`, 2 twice as large; 0 for one pass at the
+        strokes: how large the strokes are: 1 as on a picture of `STROKES_PIXELS`, 2 twice as large; 0 for one pass at the
             picture's own size.
     """
     finer = strokes * math.sqrt(height * width / STROKES_PIXELS)
@@ -49,12 +49,12 @@ def paint_levels(
         content_frame: (H, W, 3) uint8 RGB.
         strokes: see `level_sizes`.
         detail: how much of the photo's own lines every finer level gets to see, 0 to 1.
-        fine_session: paints the levels of more than `SLOW_PIXELS` instead; None for the same.
-        progress: is told the share that is painted, 0 to 1, where the picture is large.
+        fine_session: paints the levels of more than `SLOW_PIXELS`; None uses `session` for all.
+        progress: receives the painted share, 0 to 1, if the picture is large.
     Returns:
         (H, W, 3) uint8 RGB.
     Raises:
-        StyleError: ONNX Runtime failed, for want of memory as a rule.
+        StyleError: ONNX Runtime failed, usually for lack of memory.
     """
     sizes = level_sizes(content_frame.shape[0], content_frame.shape[1], strokes)
     contents = [content_frame]
@@ -62,7 +62,7 @@ def paint_levels(
         contents.insert(0, scaled(contents[0], size))
     todo, done = sum(height * width for height, width in sizes), 0
 
-    def tell(share: float) -> None:  # of the level in work, whose content is the first one left
+    def tell(share: float) -> None:  # of the current level, whose content is the first one left
         progress((done + share * contents[0].shape[0] * contents[0].shape[1]) / todo)
 
     stylized_frame = session.stylize(contents[0], tell)
@@ -75,13 +75,13 @@ def paint_levels(
     return stylized_frame
 
 
-# Both work channel by channel and in bands of rows: of a picture of 100 megapixels, 300 MB, what they need beside it would
-# be three times as much.
+# Both work channel by channel and in bands of rows: otherwise, for a picture of 100 megapixels (300 MB), they would need
+# three times as much memory besides.
 
 
 def _with_detail(coarse: np.ndarray, coarse_content: np.ndarray, content: np.ndarray, detail: float) -> np.ndarray:
-    """What a level's network is to paint: the painting of the level before, enlarged, with the photo's detail, which is the
-    photo less what the level before saw of it."""
+    """The input of a level's network: the previous level's painting, enlarged, plus the photo's detail, which is the photo
+    minus what the previous level saw of it."""
     to_paint = np.empty_like(content)
     for i in range(3):
         seen = cv2.convertScaleAbs(coarse_content[:, :, i], alpha=detail)
@@ -93,8 +93,8 @@ def _with_detail(coarse: np.ndarray, coarse_content: np.ndarray, content: np.nda
 
 
 def _held(finer: np.ndarray, coarse: np.ndarray) -> np.ndarray:
-    """A level's painting, `finer` itself, held to the one of the level before."""
-    # Its palette is the coarse painting's, in mean and deviation; then most of its own light and color goes.
+    """A level's painting, held to the previous level's; `finer` itself is changed."""
+    # It gets the coarse painting's palette, in mean and deviation; then most of its own light and color is removed.
     small = scaled(finer, coarse.shape[:2])
     (mean, std), (wanted_mean, wanted_std) = cv2.meanStdDev(small), cv2.meanStdDev(coarse)
     gain = np.clip((wanted_std + 1.0) / (std + 1.0), 1.0 / MAX_GAIN, MAX_GAIN)
@@ -114,7 +114,7 @@ def _bands(frame: np.ndarray) -> Iterator[slice]:
 
 
 def scaled(frame: np.ndarray, size: tuple[int, int], scratch: Scratch | None = None) -> np.ndarray:
-    """A frame, (H, W, 3) or (H, W), uint8 or int16, at a size; in `scratch`, where that is given, (H, W, 3) uint8."""
+    """A frame, (H, W, 3) or (H, W), uint8 or int16, scaled to a size; if `scratch` is given, in it and (H, W, 3) uint8."""
     if frame.shape[:2] == size:
         return frame
     way = REDUCE if size[0] * size[1] < frame.shape[0] * frame.shape[1] else ENLARGE

@@ -1,5 +1,5 @@
-"""How to paint, and how to write a film: the one home of these defaults, bounds, choices and help. Standard library only, so
-that --help is instant."""
+"""How to paint, and how to write a film: the only place for these defaults, bounds, choices and help. Standard library only,
+so that --help is instant."""
 
 import argparse
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ class StylizeOptions:
         max_side_px: paint at this size at most, 0 for the photo's own; the result is scaled back. Smaller means
             larger strokes, and less time and memory.
         strokes: how large they are: 1 as on a picture of 768 px, 2 twice as large; 0 paints in one pass at the
-            picture's own size; None is the style's own size, as its card has it.
-        detail: how much of the photo's own fine lines comes back where it is painted coarse to fine, 0 to 1.
-        steady: of films, how much of the painting before stays where the movement is sure, 0 to `MAX_STEADY`.
+            picture's own size; None is the style's own size, from its card.
+        detail: how much of the photo's own fine lines comes back when it is painted coarse to fine, 0 to 1.
+        steady: for films, how much of the previous painting stays where the movement is certain, 0 to `MAX_STEADY`.
     Raises:
         StyleError: one is out of its range; the message says which, and what is wanted.
     """
@@ -74,7 +74,7 @@ class StylizeOptions:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """What the machine is to do: where networks run, and how large a picture it is to bear, 0 for 179 million pixels."""
+    """What to ask of the machine: where networks run, and how large a picture to accept, 0 for 179 million pixels."""
 
     device: str = option("auto", "where to run; auto takes CUDA where it works, else the CPU", choices=DEVICES)
     engine: str = option("auto", "on the CPU; auto takes OpenVINO where it is installed and faster here", choices=ENGINES)
@@ -104,7 +104,7 @@ def _length(text: str) -> float:
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """Which part to paint and how to write it; see `VideoReader` and `VideoWriter`.
+    """Which part of a film to paint and how to write it; see `VideoReader` and `VideoWriter`.
 
     Raises:
         VideoError: one is out of its range; the message says which, and what is wanted.

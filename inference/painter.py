@@ -1,4 +1,4 @@
-"""One frame through a style: scaled to the size to be painted at, painted, scaled back, its colors kept, blended."""
+"""Paints one frame: scaled to the working size, painted, scaled back, its colors kept, blended."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def paint_photo(
     *,
     progress: Callable[[float], object] = lambda _: None,
 ) -> np.ndarray:
-    """Paint one photo, (H, W, 3) uint8 RGB, coarse to fine; returns the same shape. For the rest see `paint_levels`."""
+    """Paint one photo, (H, W, 3) uint8 RGB, coarse to fine; returns the same shape. See also `paint_levels`."""
     height, width = content_frame.shape[:2]
     work = scaled(content_frame, fitted(height, width, options.max_side_px))
     strokes = session.contract.own_strokes if options.strokes is None else options.strokes
@@ -36,10 +36,10 @@ def paint_photo(
 
 
 def paint_where(mask: np.ndarray, white_frame: np.ndarray, black_frame: np.ndarray) -> np.ndarray:
-    """Two frames in one, by a mask.
+    """Combine two frames by a mask.
 
     Args:
-        mask: (h, w) uint8, scaled to the frames' size: 255 for `white_frame`, 0 for `black_frame`, both in between.
+        mask: (h, w) uint8, scaled to the frames' size: 255 for `white_frame`, 0 for `black_frame`, mixed in between.
         white_frame, black_frame: (H, W, 3) uint8 RGB.
     Returns:
         the same shape.
@@ -56,16 +56,16 @@ def paint_where(mask: np.ndarray, white_frame: np.ndarray, black_frame: np.ndarr
 
 
 class FilmPainter:
-    """Paints the frames of a film or a camera one after the other, in buffers that are used again: what stands still, and
-    the colors' statistics, are kept steady.
+    """Paints the frames of a film or a camera one after another, in reused buffers; still parts and color statistics are kept
+    steady.
 
     Args:
         session: the style.
-        profile: is told how long each stage takes.
+        profile: receives the time of each stage.
     Attributes:
         session, strength, max_side_px, steady: as in `StylizeOptions`; may be changed between two frames.
         color: keeps the content's colors, steadily; its `mode` may be changed, too.
-        scale: the frames are painted at this share of their size, 0 to 1.
+        scale: share of their size at which frames are painted, 0 to 1.
     """
 
     def __init__(self, session: StyleSession, options: StylizeOptions, profile: Profile | None = None) -> None:
@@ -79,7 +79,7 @@ class FilmPainter:
         self._before, self._after = Scratch(), Scratch()  # for `stylize` and `finish`, which run in two threads
 
     def work_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size that such a frame is painted at; scaled sizes are multiples of what the network takes."""
+        """The size at which such a frame is painted; scaled sizes are multiples of the network's stride."""
         size = fitted(height, width, self.max_side_px)
         if self.scale >= 1.0:
             return size
@@ -93,9 +93,9 @@ class FilmPainter:
         Args:
             content_frame: (H, W, 3) uint8 RGB.
         Returns:
-            (1, 3, H', W') float32 in [0, 1], of the size that `work_size` says; for `finish`.
+            (1, 3, H', W') float32 in [0, 1], of the size that `work_size` returns; for `finish`.
         Raises:
-            StyleError: ONNX Runtime failed, for want of memory as a rule.
+            StyleError: ONNX Runtime failed, usually for lack of memory.
         """
         with self._profile.stage("convert"):
             size = self.work_size(*content_frame.shape[:2])
@@ -113,12 +113,12 @@ class FilmPainter:
     def finish(
         self, content_frame: np.ndarray, stylized_image: np.ndarray, time_s: float, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """The rest: back to the frame's size, colors, strength. May run in another thread than `stylize`, so that the
+        """The rest: back to the frame's size, colors, strength. It may run in another thread than `stylize`, so that the
         network need not wait for it.
 
         Args:
-            content_frame: (H, W, 3) uint8 RGB. stylized_image: what `stylize` made of it.
-            time_s: when it appears, in seconds from any beginning, for the colors' statistics.
+            content_frame: (H, W, 3) uint8 RGB. stylized_image: the result of `stylize` for it.
+            time_s: when it appears, in seconds from any origin, for the color statistics.
             out: where to write the result, else a new array; not `content_frame`.
         Returns:
             (H, W, 3) uint8 RGB.
@@ -138,7 +138,7 @@ class FilmPainter:
 
 @contextlib.contextmanager
 def one_opencv_thread() -> Iterator[None]:
-    """OpenCV in the calling thread alone: while the network has the cores, helpers of its own cost more than they bring
+    """Run OpenCV only in the calling thread: while the network uses the cores, OpenCV's own threads cost more than they gain
     (on two cores, 640x480, a camera's frames came 3 % faster without them, median of six pairs of runs)."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)

@@ -1,4 +1,4 @@
-"""Picture files: read any common kind as a frame, write a frame back with what the file had besides its colors."""
+"""Picture files: read any common kind as a frame, write a frame back with the file's other information."""
 
 import contextlib
 import dataclasses
@@ -43,21 +43,21 @@ FORMATS = {
 }
 READABLE_FORMATS = tuple(dict.fromkeys(FORMATS.values()))
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-SEARCHED = (*FORMATS, ".jfif", ".jpe", ".heic", ".heif")  # what a folder is searched for
+SEARCHED = (*FORMATS, ".jfif", ".jpe", ".heic", ".heif")  # suffixes that are looked for in folders
 KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC"
-ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")  # formats that hold several pictures; pages in a TIFF
+ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")  # formats that can hold several pictures, which in a TIFF are pages
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
-PIXEL_BYTES = 24  # of a picture that is decoded and painted: 12 megapixels take 0.9 GB in all, 100 take 1.8
-LARGE_BYTES = 2**28  # what is worth a look at the free memory
-# The largest side that a format holds, its header or its encoder.
+PIXEL_BYTES = 24  # a cautious bound on decoding and painting: 12 megapixels took 0.9 GB in all, 100 took 1.8
+LARGE_BYTES = 2**28  # from here on, free memory is checked first
+# The largest side that a format, by its header or encoder, can hold.
 MAX_SIDE_PX = {"WEBP": 16383, "JPEG": 65500, "GIF": 65535, "AVIF": 65535}
-PNG_GAMMA = 0.45455  # which stands for sRGB
+PNG_GAMMA = 0.45455  # the value that stands for sRGB
 
-# Of a file's EXIF block: description, maker, model, program, date, artist, copyright; then what stands in the blocks of the
-# camera and the place, but for the maker's notes, which hold addresses in the old file.
+# Of a file's EXIF block: description, maker, model, program, date, artist, copyright; and the blocks of camera and place,
+# except for the maker's notes, which contain byte offsets in the old file.
 KEPT_TAGS = (270, 271, 272, 305, 306, 315, 33432)
 DROPPED_TAGS = (37500, ExifTags.IFD.Interop)
-TURNED_TAGS = ((40962, 40963), (41486, 41487))  # pixels, and pixels a unit of the sensor, across and down
+TURNED_TAGS = ((40962, 40963), (41486, 41487))  # pixels, and pixels per unit of the sensor, across and down
 SUBFILE, SUBFILES, XMP, DNG_VERSION = 254, 330, 700, 50706  # tags of a TIFF
 SMALLER, MASK = 1, 4  # kinds of a TIFF's page
 HEAD_BYTES = 64  # that say what a file is
@@ -78,12 +78,12 @@ GONE_FROM_XMP = tuple(
         rb"\s(?:GCamera:(?:Motion|Micro)\w*|Camera:(?:Motion|Micro)\w*|hdrgm:\w+|HDRGainMap:\w+)\s*=\s*(?:\"[^\"]*\"|'[^']*')",
     )
 )
-MAX_ABOUT_BYTES = 65000  # what a JPEG file can hold in one piece
+MAX_ABOUT_BYTES = 65000  # as much as a JPEG file can hold in one piece
 
 T = TypeVar("T")
 
-# Pillow tells of broken EXIF blocks and the like; the pixels decide. Set once, as filters cannot be changed for the time
-# of a decoding without changing them under other threads.
+# Pillow warns of broken EXIF blocks and the like, but only the pixels matter. Set once, because changing filters just while
+# decoding would also affect other threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -111,11 +111,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Animation:
-    """Several pictures in one file, all of one size but for a TIFF's pages.
+    """Several pictures in one file, all of one size except for a TIFF's pages.
 
     Attributes:
-        durations_ms: how long each is shown; 0 where the file does not say.
-        loop: how often it is played, 0 for ever.
+        durations_ms: how long each is shown; 0 if the file does not say.
+        loop: how often it is played, 0 for forever.
         moving: whether they follow one another in time; a TIFF's pages do not.
     """
 
@@ -126,12 +126,12 @@ class Animation:
 
 
 def read_picture(path: str | Path, max_pixels: int = 0, draft_px: int = 0) -> Picture:
-    """Read a picture file of any depth and color mode; of an animation the first picture.
+    """Read a picture file of any depth and color mode; only the first picture of an animation.
 
     Args:
         path: the file.
         max_pixels: refuse larger pictures before decoding them; 0 for `MAX_PIXELS`.
-        draft_px: where not 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 size as long as both sides stay above this.
+        draft_px: if not 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 size as long as both sides stay above this.
     Raises:
         PictureError: missing, unreadable, empty, truncated, not a picture or too large; the message says which.
     """
@@ -140,7 +140,7 @@ def read_picture(path: str | Path, max_pixels: int = 0, draft_px: int = 0) -> Pi
 
 
 def decode_picture(data: bytes, name: str, max_pixels: int = 0, draft_px: int = 0) -> Picture:
-    """`read_picture` of a file's bytes; `name` is for messages."""
+    """`read_picture` for a file's bytes; `name` is for messages."""
     return _first_picture(io.BytesIO(data), name, max_pixels, draft_px)
 
 
@@ -169,10 +169,10 @@ def image_of(picture: Picture) -> Image.Image:
 
 
 def read_animation(path: Path, max_pixels: int = 0) -> Animation:
-    """All pictures of an animation, or of a TIFF of several pages.
+    """All pictures of an animation or of a multi-page TIFF.
 
     Raises:
-        PictureError: as `read_picture`; or all together have more pixels than `max_pixels`.
+        PictureError: as `read_picture`; or together they have more pixels than `max_pixels`.
     """
     most = max_pixels or MAX_PIXELS
 
@@ -190,7 +190,7 @@ def read_animation(path: Path, max_pixels: int = 0) -> Animation:
             durations_ms.append(float(image.info.get("duration") or 0.0))
             pictures.append(_upright(each))
         loop = int(image.info.get("loop", 0 if image.format == "GIF" else 1))
-        if image.format == "GIF" and (loop or "loop" not in image.info):  # which counts repeats
+        if image.format == "GIF" and (loop or "loop" not in image.info):  # GIF counts repeats
             loop += 1
         return Animation(pictures, durations_ms, loop, image.format != "TIFF")
 
@@ -200,7 +200,7 @@ def read_animation(path: Path, max_pixels: int = 0) -> Animation:
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[BinaryIO]:
-    """A file as far as it is asked for: what is no picture may be larger than memory. A pipe is read whole."""
+    """An open file, read only as needed: a file that is no picture may be larger than memory. A pipe is read completely."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             yield file if file.seekable() else io.BytesIO(file.read())
@@ -209,7 +209,7 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """A pipe that nobody writes to is empty rather than waited for."""
+    """Opens without waiting: a pipe that has no writer is empty."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if sys.platform != "win32":
         os.set_blocking(handle, True)
@@ -217,13 +217,13 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.Image], T]) -> T:
-    """What `take` makes of a file's opened picture; whatever Pillow raises becomes a `PictureError`."""
+    """The result of `take` for a file's opened picture; whatever Pillow raises becomes a `PictureError`."""
     head = file.read(HEAD_BYTES)
     file.seek(0)
     if not head:
         raise PictureError(f"{name} is empty; a picture is wanted")
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > max(MAX_PIXELS, Image.MAX_IMAGE_PIXELS):
-        Image.MAX_IMAGE_PIXELS = max_pixels  # never put back: another thread may be decoding
+        Image.MAX_IMAGE_PIXELS = max_pixels  # never restored: another thread may be decoding
 
     def check_size(width: int, height: int) -> None:
         if width * height > max_pixels:
@@ -235,7 +235,7 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
             raise PictureError(f"{text}, {free / 2**30:.1f} GB are free; make it smaller first")
 
     formats = READABLE_FORMATS
-    # An AVIF may have HEIC's most general brand, and its own only among those that it is compatible with.
+    # An AVIF's main brand may be HEIC's most general one, with its own only among the compatible brands.
     if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and not {b"avif", b"avis"} & set(_brands(head)):
         try:
             import pillow_heif
@@ -249,7 +249,7 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
             return take(image)
     except PictureError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's limit is passed before ours
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's limit is checked before ours
         raise PictureError(f"{name} is over the limit of {max_pixels} pixels; if you trust it, raise --max-pixels") from error
     except MemoryError as error:
         raise PictureError(f"{name} needs more memory to decode than there is; make it smaller first") from error
@@ -258,7 +258,7 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
             raise PictureError(f"{name} is a JPEG of {ODD_JPEG}") from error
         raise PictureError(f"{name} is not a picture ({KINDS} is wanted)") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        if isinstance(error, OSError) and error.errno:  # of the disk, not of a decoder
+        if isinstance(error, OSError) and error.errno:  # from the disk, not from a decoder
             raise
         if mended := _with_its_end(file, head) or (_without_damaged_words(file, head) if "TEXT" in str(error) else None):
             return _decoded(mended, name, max_pixels, take)
@@ -270,10 +270,10 @@ def _decoded(file: BinaryIO, name: str, max_pixels: int, take: Callable[[Image.I
 def _open_image(
     file: BinaryIO, head: bytes, formats: tuple[str, ...], name: str, check_size: Callable[[int, int], None]
 ) -> Image.Image:
-    """A file's picture, opened and not yet decoded; where Pillow does not know the file for one, by other ways.
+    """A file's picture, opened and not yet decoded; if Pillow does not recognize it, other ways are tried.
 
     Raises:
-        UnidentifiedImageError: it is none.
+        UnidentifiedImageError: it is not a picture.
     """
     try:
         image: Image.Image = Image.open(file, formats=formats)
@@ -306,7 +306,7 @@ def _coded_colors(file: BinaryIO, picture_format: str) -> dict[str, int] | None:
 
 
 def _reread(image: Image.Image, file: BinaryIO, name: str) -> Image.Image:
-    """The picture, or TIFF's page, that an opened file is at; read anew where Pillow would read it wrongly."""
+    """The current picture, or TIFF page, of an opened file; read in another way if Pillow would misread it."""
     if image.format != "TIFF" or not is_misread(image.tag_v2):  # type: ignore[attr-defined]
         return image
     page = read_page(file, image.tell(), name)
@@ -335,7 +335,7 @@ def _without_damaged_words(file: BinaryIO, head: bytes) -> BinaryIO | None:
 
 
 def _brands(head: bytes) -> list[bytes]:
-    """What the beginning of an ISO media file says that it is, and is compatible with."""
+    """The main and compatible brands at the beginning of an ISO media file."""
     end = min(len(head), int.from_bytes(head[:4], "big"))
     return [head[at : at + 4] for at in range(8, end, 4)]
 
@@ -390,7 +390,7 @@ def _pages(image: Image.Image, file: BinaryIO, name: str) -> list[int]:
         tags = image.tag_v2  # type: ignore[attr-defined]
         if DNG_VERSION in tags or (int(tags.get(SUBFILE, 0)) & SMALLER and SUBFILES in tags):
             raise PictureError(f"{name} is a camera's raw file; make a JPEG or TIFF of it")
-        # Smaller copies of a page, and its mask, are no pages.
+        # Smaller copies of a page, and its mask, do not count as pages.
         return [i for i, kind in enumerate(page_kinds(file)) if not kind & (SMALLER | MASK)] or [0]
     count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1  # a phone's JPEG may hold a depth map, too
     return list(range(1 if count > 1 and getattr(image, "default_image", False) else 0, count))
@@ -400,7 +400,7 @@ def _page(image: Image.Image, file: BinaryIO, page: int, name: str) -> Image.Ima
     """One of a file's pictures."""
     try:
         image.seek(page)
-    except SyntaxError:  # a page that lies behind one of a kind that Pillow does not know
+    except SyntaxError:  # a page after one of a kind that Pillow does not know
         return read_page(file, page, name)
     return _reread(image, file, name)
 
@@ -409,7 +409,7 @@ def _upright(image: Image.Image) -> Picture:
     icc_profile = image.info.get("icc_profile")
     white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of a TIFF
     if isinstance(transparent := image.info.get("transparency"), int) and image.mode == "L":
-        # Of a gray PNG with less than 8 bits Pillow scales the levels, but not the one that is transparent.
+        # For a gray PNG with less than 8 bits, Pillow scales the levels, but not the transparent one.
         image.info["transparency"] = transparent * 255 // (2 ** _gray_bits(image) - 1)
     about = _about(image)
     ImageOps.exif_transpose(image, in_place=True)  # a copy of 100 megapixels has 400 MB
@@ -419,21 +419,21 @@ def _upright(image: Image.Image) -> Picture:
 
 
 def _gray_bits(image: Image.Image) -> int:
-    """Bits a pixel that a gray PNG, not yet decoded, has in its file."""
+    """Bits per pixel in the file of a gray PNG that is not yet decoded."""
     tiles = getattr(image, "tile", [])
     _, _, bits = str(tiles[0][3] if tiles else "").partition(";")
     return int(bits) if bits in ("2", "4") else 8
 
 
 def without_what_is_gone(xmp: bytes) -> bytes:
-    """XMP without what it says of a film or a gain map behind the picture, as phones store them: a painting has none."""
+    """XMP without entries about a film or gain map that phones append to a picture: a painting has none."""
     for gone in GONE_FROM_XMP:
         xmp = gone.sub(b"", xmp)
     return xmp
 
 
 def _about(image: Image.Image) -> dict[str, Any]:
-    """What a file tells of its picture, but for how it is stored: no orientation, no thumbnail, no maker's notes."""
+    """A file's information about its picture, except how it is stored: no orientation, thumbnail or maker's notes."""
     about: dict[str, Any] = {}
     turned = False
     try:
@@ -451,10 +451,10 @@ def _about(image: Image.Image) -> dict[str, Any]:
                 kept[ifd] = tags
         if len(kept) and len(kept.tobytes()) < MAX_ABOUT_BYTES:
             about["exif"] = kept
-    except Exception:  # damaged blocks raise nearly anything; the pixels decide
+    except Exception:  # damaged blocks raise nearly anything; only the pixels matter
         about.clear()
     dpi = image.info.get("dpi")
-    if isinstance(dpi, tuple) and len(dpi) == 2 and all(0.5 <= float(x) < 65535.0 for x in dpi):  # nan fails, too
+    if isinstance(dpi, tuple) and len(dpi) == 2 and all(0.5 <= float(x) < 65535.0 for x in dpi):  # NaN fails, too
         across, down = reversed(dpi) if turned else dpi
         about["dpi"] = (float(across), float(down))
     return about
@@ -463,14 +463,14 @@ def _about(image: Image.Image) -> dict[str, Any]:
 def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bool) -> Picture:
     alpha = None
     gamma = PNG_GAMMA if icc_profile or "srgb" in image.info else image.info.get("gamma", PNG_GAMMA)
-    if image.mode == "La":  # Pillow takes it no farther than that
+    if image.mode == "La":  # the only mode that Pillow converts it to
         image = image.convert("LA")
     if image.mode == "F" or image.mode.startswith("I"):
         if image.mode != "F" and isinstance(transparent := image.info.get("transparency"), int):
             alpha = np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
         image = _deep_gray(image, white_is_zero)
     if image.mode not in ("RGB", "RGBA", "P") or not _is_profile(icc_profile):
-        # A CMYK or gray profile says nothing about the RGB we return: go to sRGB by it, then drop it.
+        # A CMYK or gray profile does not apply to the RGB we return: convert to sRGB with it, then drop it.
         if icc_profile and image.mode in ("L", "LA", "CMYK"):
             has_alpha = image.mode == "LA" or (image.mode == "L" and "transparency" in image.info)
             cover = image.convert("LA").getchannel("A") if has_alpha else None
@@ -496,8 +496,8 @@ def _to_picture(image: Image.Image, icc_profile: bytes | None, white_is_zero: bo
 
 
 def _as_srgb(image: Image.Image, gamma: float) -> Image.Image:
-    """RGB numbers that are light to the power of `gamma`, as a PNG's gAMA says, as sRGB; browsers show them so."""
-    if not 0.1 < gamma < 10.0 or abs(gamma - PNG_GAMMA) < 0.02:  # nonsense, or near enough
+    """RGB values that are light to the power of `gamma`, from a PNG's gAMA, as sRGB; browsers do the same."""
+    if not 0.1 < gamma < 10.0 or abs(gamma - PNG_GAMMA) < 0.02:  # nonsense, or close enough
         return image
     light = (np.arange(256) / 255.0) ** (1.0 / gamma)
     shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1.0 / 2.4) - 0.055)
@@ -512,14 +512,14 @@ def _deep_gray(image: Image.Image, white_is_zero: bool) -> Image.Image:
         black, white = 0.0, 65535.0
     elif image.mode == "F" and black == 0.0 and white <= 65535.0:
         white = 65535.0 if white > 255.0 else 255.0 if white > 1.0 else 1.0
-    light -= black  # of 32 bits, and of floats beyond all that, their own range
+    light -= black  # 32 bits, and floats beyond those ranges, use their own range
     light *= 255.0 / max(white - black, 1e-30)
     gray = (light.clip(0.0, 255.0) + 0.5).astype(np.uint8)
     return Image.fromarray(255 - gray if white_is_zero else gray)
 
 
 def _is_profile(icc_profile: bytes | None) -> bool:
-    """Whether a profile can be parsed and is one of RGB numbers."""
+    """Whether a profile can be parsed and is for RGB."""
     try:
         return bool(icc_profile) and ImageCms.ImageCmsProfile(io.BytesIO(icc_profile or b"")).profile.xcolor_space == "RGB "
     except (ImageCms.PyCMSError, OSError):
@@ -536,7 +536,7 @@ def _to_srgb(image: Image.Image, icc_profile: bytes) -> Image.Image:
 
 
 def write_picture(path: str | Path, picture: Picture, overwrite: bool = True) -> None:
-    """Write a picture in the format of the path's suffix; the name appears only when the file is whole.
+    """Write a picture in the format of the path's suffix; the file appears only when it is complete.
 
     Raises:
         PictureError: unknown suffix, a format that cannot hold the picture, a folder that cannot be written to, a full
@@ -551,7 +551,7 @@ def write_picture(path: str | Path, picture: Picture, overwrite: bool = True) ->
 
 
 def write_animation(path: Path, animation: Animation, overwrite: bool = True) -> None:
-    """Write pictures in one file.
+    """Write several pictures to one file.
 
     Raises:
         PictureError: as `write_picture`; or the format holds only one picture.
@@ -570,7 +570,7 @@ def write_animation(path: Path, animation: Animation, overwrite: bool = True) ->
 
 
 def check_animated(path: Path, count: int, shapes: Collection[tuple[int, ...]] = ()) -> None:
-    """Raises a `PictureError` where a file of this name holds one picture alone, or pictures of one size alone."""
+    """Raises a `PictureError` if a file of this name can hold only one picture, or only pictures of one size."""
     if FORMATS.get(path.suffix.lower()) not in ANIMATED:
         suffixes = ", ".join(suffix for suffix, name in FORMATS.items() if name in ANIMATED)
         raise PictureError(f"{path} holds one picture, not {count}; give one of {suffixes}")
@@ -604,12 +604,12 @@ def _encoded(path: Path, picture_format: str, picture: Picture, more: Mapping[st
 
 
 def _as_written(about: Mapping[str, Any], picture_format: str) -> dict[str, Any]:
-    """What a format holds of `Picture.about`, as `Image.save` wants it."""
+    """What a format can hold of `Picture.about`, in the form for `Image.save`."""
     options = {key: value for key, value in about.items() if key != "xmp"}
     exif = options.pop("exif", {})
     if picture_format == "TIFF":
         options["tiffinfo"] = dict(exif.items())
-        if all(not isinstance(value, dict) for value in exif.values()):  # Pillow compresses none with a camera's block
+        if all(not isinstance(value, dict) for value in exif.values()):  # Pillow cannot compress one with a camera's block
             options["compression"] = "tiff_lzw"
     elif exif and picture_format not in ("BMP", "GIF"):
         options["exif"] = exif
@@ -626,17 +626,17 @@ def _as_written(about: Mapping[str, Any], picture_format: str) -> dict[str, Any]
 
 def _with_alpha(picture: Picture, picture_format: str) -> Image.Image:
     image = Image.fromarray(picture.frame)
-    if picture.alpha is not None and picture_format not in ("JPEG", "BMP"):  # these have none: white paper shows through
+    if picture.alpha is not None and picture_format not in ("JPEG", "BMP"):  # these have no alpha: white paper shows through
         image = Image.fromarray(_without_white(picture.frame, picture.alpha))
         image.putalpha(Image.fromarray(picture.alpha))
     return image
 
 
 def _without_white(frame: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """The colors that look like `frame` on white paper if they cover it as `alpha` says; white where that is 0."""
+    """The colors that look like `frame` when they cover white paper with `alpha`; white where that is 0."""
     most = np.iinfo(frame.dtype).max
     out = np.empty_like(frame)
-    for start in range(0, len(frame), 256):  # in float32 a frame is four times as large
+    for start in range(0, len(frame), 256):  # in strips: in float32 a frame is four times as large
         rows = slice(start, start + 256)
         cover = alpha[rows, :, None].astype(np.float32) / 255.0
         color = most - (most - frame[rows].astype(np.float32)) / np.maximum(cover, 1e-6)
@@ -645,7 +645,7 @@ def _without_white(frame: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def check_writable(path: Path, overwrite: bool, bits: int = 8) -> str:
-    """What can be said about a picture file before there is a picture.
+    """Check a picture file before there is a picture.
 
     Returns:
         Pillow's name of the format.
@@ -664,7 +664,7 @@ def check_writable(path: Path, overwrite: bool, bits: int = 8) -> str:
 
 
 def check_folder(path: Path, error: type[AllaPrimaError] = PictureError) -> None:
-    """Raises an error where a file of this name cannot be written, as far as can be told before."""
+    """Raises an error if a file of this name cannot be written, as far as can be told beforehand."""
     if not path.parent.is_dir():
         raise error(f"{path} cannot be written: there is no folder {path.parent}")
     if path.is_dir():
@@ -674,7 +674,7 @@ def check_folder(path: Path, error: type[AllaPrimaError] = PictureError) -> None
 
 
 def check_no_input(output: str | Path, inputs: Iterable[str | Path], error: type[AllaPrimaError] = PictureError) -> None:
-    """Raises an error where what is to be written is one of the files that are read."""
+    """Raises an error if the output is one of the files that are read."""
     for path in inputs:
         same = os.path.realpath(output) == os.path.realpath(path)
         with contextlib.suppress(OSError):  # one of them is not there
@@ -684,21 +684,21 @@ def check_no_input(output: str | Path, inputs: Iterable[str | Path], error: type
 
 
 def write_encoded(path: Path, data: bytes, overwrite: bool = True) -> None:
-    """Write a whole file or nothing.
+    """Write a complete file or nothing.
 
     Raises:
         PictureError: a folder that cannot be written to, a full disk, ..., or the file exists and `overwrite` is False.
     """
     try:
         write_atomically(path, data, overwrite)
-    except FileExistsError as error:  # another program has made it meanwhile
+    except FileExistsError as error:  # another program has created it meanwhile
         raise PictureError(f"{path} exists; give --overwrite to replace it, or another -o") from error
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _encode_deep(picture: Picture, suffix: str) -> bytes:
-    """16 bits a channel, which Pillow cannot write; a profile cannot be written."""
+    """A file with 16 bits per channel, which Pillow cannot write; without a profile, which cannot be written here."""
     frame = picture.frame if picture.alpha is None else _without_white(picture.frame, picture.alpha)
     pixels = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     if picture.alpha is not None:
@@ -716,23 +716,23 @@ def to_srgb(picture: Picture) -> Picture:
 
 
 def list_pictures(folder: Path, without: Path | None = None) -> list[Path]:
-    """All files with a picture's suffix below a folder, in an order that does not depend on the file system; and folders
-    that cannot be read, which as pictures fail in their turn.
+    """All files with a picture's suffix in a folder, in an order that does not depend on the file system; also folders that
+    cannot be read, which later fail as pictures.
 
     Args:
-        folder: searched recursively, linked folders, too; hidden files are left out.
+        folder: searched recursively, including linked folders; hidden files are left out.
         without: a folder that is not searched.
     """
     return sort_files(folder, without)[0]
 
 
 def sort_files(folder: Path, without: Path | None = None) -> tuple[list[Path], Counter[str]]:
-    """What `list_pictures` finds, and how many other files there are by their suffix."""
+    """What `list_pictures` finds, and the number of other files by suffix."""
     paths, others, entered = list[Path](), Counter[str](), set[str]()
     left_out = os.path.realpath(without) if without else None
     for root, folders, names in os.walk(folder, onerror=lambda error: paths.append(Path(error.filename)), followlinks=True):
         entered.add(os.path.realpath(root))
-        # A link may lead to a folder that is searched already, its own parent, say.
+        # A link may lead to a folder that is already being searched, such as its own parent.
         folders[:] = sorted(name for name in folders if os.path.realpath(Path(root, name)) not in entered | {left_out})
         for name in names:
             suffix = Path(name).suffix.lower()
@@ -746,12 +746,12 @@ def sort_files(folder: Path, without: Path | None = None) -> tuple[list[Path], C
 
 
 def fitted(height: int, width: int, max_side_px: int) -> tuple[int, int]:
-    """A size with the same aspect whose longer side is at most that, 0 for any."""
+    """A size with the same aspect whose longer side is at most `max_side_px`, 0 for any."""
     return fitted_within(height, width, max_side_px, max_side_px) if max_side_px else (height, width)
 
 
 def fitted_within(height: int, width: int, max_height: int, max_width: int) -> tuple[int, int]:
-    """The largest size with the same aspect within another, never larger than it is."""
+    """The largest size with the same aspect that fits within another; never larger than the original."""
     scale = min(1.0, max_height / height, max_width / width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -776,7 +776,7 @@ def contact_sheet(
     """Frames side by side with a line of text under each.
 
     Args:
-        rows: rows of (H, W, 3) uint8 frames of any size; each is fitted into a square cell, whole; None leaves a cell empty.
+        rows: rows of (H, W, 3) uint8 frames of any size; each is fitted into a square cell, uncropped; None: an empty cell.
         labels: a text for each frame.
         cell_px: width of a cell, and its greatest height.
     Returns:

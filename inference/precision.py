@@ -1,4 +1,4 @@
-"""Which files hold a rate on this machine: the fp32 ones, or those in int8."""
+"""Which files reach a frame rate on this machine: those in fp32, or those in int8."""
 
 from pathlib import Path
 
@@ -6,22 +6,22 @@ from allaprima.inference.profile import bare_session_ms
 from allaprima.inference.style.session import StyleSession
 from allaprima.inference.style.styles import flavor_of
 
-WORTH = 0.9  # of the time; int8 is two or three levels of 255 off
+WORTH = 0.9  # int8 must take at most this share of the time, as it is two or three levels of 255 off
 TRIAL_S = 0.4  # of each precision
-TRIAL_SIZE = (480, 640)  # height and width, where the pictures may have any
+TRIAL_SIZE = (480, 640)  # height and width, if the pictures may have any
 
 
 def pick_precision(
     paths: dict[str, Path], device: str, target_fps: float, size: tuple[int, int] = TRIAL_SIZE, engine: str = "auto"
 ) -> tuple[dict[str, Path], str]:
-    """The files that hold a rate here: int8 where there is no GPU, fp32 is too slow, and int8 is faster in a short trial.
+    """The files that reach a rate here: int8 if there is no GPU, fp32 is too slow, and int8 is faster in a short trial.
 
     Args:
-        paths: .onnx files by name; those that come in int8, too, may change. device, engine: see `StyleSession`.
+        paths: .onnx files by name; those that also exist in int8 may change. device, engine: see `StyleSession`.
         target_fps: 0 for the best picture.
         size: (height, width) of the pictures.
     Returns:
-        the files by name, of which those in int8 say so, and what was found, in words.
+        the files by name, where those in int8 say so, and the findings, in words.
     """
     first = next(iter(paths.values()))
     int8 = flavor_of(first, "int8")

@@ -1,4 +1,4 @@
-"""How long each stage of a pipeline takes: what `--profile` prints."""
+"""How long each stage of a pipeline takes, for `--profile`."""
 
 import contextlib
 import threading
@@ -10,7 +10,7 @@ import numpy as np
 
 from allaprima.inference.style.session import StyleSession, frame_to_image
 
-KEPT = 2000  # of the newest times of a stage
+KEPT = 2000  # newest times of each stage
 
 
 class Profile:
@@ -22,7 +22,7 @@ class Profile:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times what is done inside."""
+        """Times the enclosed code."""
         start = time.perf_counter()
         yield
         self.add(name, 1000.0 * (time.perf_counter() - start))
@@ -35,13 +35,13 @@ class Profile:
         return self.percentile_ms(name, 50.0)
 
     def percentile_ms(self, name: str, percent: float) -> float:
-        """NaN where nothing was timed."""
+        """A percentile of a stage's times; NaN if nothing was timed."""
         with self._lock:
             times_ms = list(self._times_ms.get(name, ()))
         return float(np.percentile(times_ms, percent)) if times_ms else float("nan")
 
     def table(self) -> str:
-        """A line for each stage in the order in which they were first met: median, 95th percentile, how often."""
+        """One line per stage, in order of first appearance: median, 95th percentile, count."""
         with self._lock:
             names = {name: len(times_ms) for name, times_ms in self._times_ms.items()}
         lines = [f"{'stage':10} {'median':>10} {'95 %':>10} {'frames':>8}"]
@@ -52,7 +52,7 @@ class Profile:
 
 
 def bare_session_ms(session: StyleSession, height: int, width: int, seconds: float = 2.0) -> float:
-    """Median milliseconds that a session alone takes for an image of this size, with nothing around it."""
+    """Median milliseconds that the session alone takes for an image of this size, without the rest of the pipeline."""
     rng = np.random.default_rng(0)
     image = frame_to_image(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
     session.stylize_image(image)

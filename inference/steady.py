@@ -1,4 +1,4 @@
-"""What moves takes its strokes along: networks paint other strokes in each frame of a film, wherever anything moves."""
+"""Makes moving things carry their strokes along: wherever anything moves, networks paint other strokes in each frame."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ import numpy as np
 
 from allaprima.inference.buffers import Scratch
 
-LEAST_PX = 64  # of a painting; in smaller ones no movement is seen
-SHRINK = 2  # the movement is looked for at half the size
-SURE = 12.0  # of 255: by how much the film may differ from the frame before it, moved along, where it is to be trusted
-NO_SECOND_MAP: Any = None  # of cv2.remap: x and y are both in the first, which its types do not know
-CUT = 0.25  # where less of the picture can be trusted, another scene has begun
+LEAST_PX = 64  # side of a painting; in smaller ones movement is not looked for
+SHRINK = 2  # movement is looked for at half the size
+SURE = 12.0  # of 255: where frame and moved previous frame differ by more, the movement is not trusted
+NO_SECOND_MAP: Any = None  # for cv2.remap: x and y are both in the first map, which its type hints do not allow
+CUT = 0.25  # if less of the picture can be trusted, another scene has begun
 
 
 class Steadier:
-    """Blends each painting with the one before it, moved along with the film, where that movement is sure.
+    """Blends each painting with the previous one, moved along with the film, where that movement is certain.
 
-    The movement is OpenCV's DIS flow (Kroeger et al. 2016) from each frame to the one before. It is trusted as far as the
-    film's own frames agree, moved along by it; elsewhere, as behind a moving thing and after a cut, the painting stays as
+    The movement is OpenCV's DIS flow (Kroeger et al. 2016) from each frame to the previous one. It is trusted as far as the
+    film's own frames agree when moved by it; elsewhere, as behind a moving thing and after a cut, the painting stays as
     the network made it. Figures are in inference/README.md.
     """
 
@@ -30,14 +30,14 @@ class Steadier:
         self._stylized_before: np.ndarray | None = None
 
     def steady(self, content_frame: np.ndarray, stylized_frame: np.ndarray, amount: float) -> np.ndarray:
-        """The next frame of a film and its painting.
+        """Steady the painting of the next frame of a film.
 
         Args:
             content_frame: (H, W, 3) uint8 RGB.
-            painting: (h, w, 3) uint8 RGB, of any size; the result is written into it.
-            amount: how much of the painting before stays where the movement is sure, 0 to below 1.
+            stylized_frame: (h, w, 3) uint8 RGB, of any size; the result is written into it.
+            amount: how much of the previous painting stays where the movement is certain, from 0 to less than 1.
         Returns:
-            `painting`.
+            `stylized_frame`.
         """
         height, width = stylized_frame.shape[:2]
         get = self._scratch.get
@@ -54,7 +54,7 @@ class Steadier:
             and self._stylized_before is not None
             and self._stylized_before.shape == stylized_frame.shape
         ):
-            # With anything but zeros in it DIS would begin its search there.
+            # If it were not zero, DIS would begin its search there.
             flow = get("flow", (*gray.shape, 2), np.float32)
             flow.fill(0.0)
             flow = self._dis.calc(gray, before, flow)
@@ -67,21 +67,21 @@ class Steadier:
         return stylized_frame
 
     def _trust(self, gray: np.ndarray, before: np.ndarray, flow: np.ndarray) -> np.ndarray:
-        """Where the movement is sure: (h, w) float32, 0 to 1, of the small size."""
+        """How certain the movement is: (h, w) float32, 0 to 1, at the small size."""
         height, width = gray.shape
         there = flow + self._places(height, width)
         moved = cv2.remap(before, there, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         change = cv2.blur(cv2.absdiff(moved, gray), (3, 3)).astype(np.float32)
         trust = np.clip(1.5 - change / SURE, 0.0, 1.0)
         x, y = there[..., 0], there[..., 1]
-        trust[(x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)] = 0.0  # it came in from outside
+        trust[(x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)] = 0.0  # came in from outside
         return cv2.erode(trust, np.ones((5, 5), np.uint8))
 
     def _blend(self, stylized_frame: np.ndarray, before: np.ndarray, flow: np.ndarray, share: np.ndarray) -> None:
-        """Blend the painting before, moved along, into this one."""
+        """Blend the previous painting, moved along, into this one."""
         height, width = stylized_frame.shape[:2]
         get = self._scratch.get
-        # Scaled before it is enlarged, x and then y: over the two numbers of each pixel NumPy's broadcasting is slow.
+        # Scaled before it is enlarged, x and then y: NumPy's broadcasting over each pixel's two values is slow.
         scaled = np.empty_like(flow)
         for axis, scale in enumerate((width / flow.shape[1], height / flow.shape[0])):
             np.multiply(flow[..., axis], np.float32(scale), scaled[..., axis])
@@ -89,14 +89,14 @@ class Steadier:
         cv2.resize(scaled, (width, height), there, interpolation=cv2.INTER_LINEAR)
         cv2.add(there, self._places(height, width), there)
         moved = get("moved", stylized_frame.shape)
-        # Cubic is twelve times as slow and not sharper, linear blurs a little more with every frame.
+        # Cubic is twelve times as slow and no sharper; linear blurs a little more with every frame.
         cv2.remap(before, there, NO_SECOND_MAP, cv2.INTER_NEAREST, moved, cv2.BORDER_REPLICATE)
         mine = cv2.resize(share, (width, height), get("mine", (height, width), np.float32), interpolation=cv2.INTER_LINEAR)
         rest = np.subtract(1.0, mine, get("rest", (height, width), np.float32))
         cv2.blendLinear(moved, stylized_frame, mine, rest, stylized_frame)
 
     def _places(self, height: int, width: int) -> np.ndarray:
-        """Each pixel's own place, x and y."""
+        """Each pixel's own position, x and y."""
         if (height, width) not in self._grids:
             if len(self._grids) > 1:
                 self._grids.clear()  # of another film

@@ -43,8 +43,8 @@ class Mask:
     """Where to paint.
 
     Attributes:
-        white: (h, w) uint8, whatever the photos' size: 255 is painted, 0 is not, in between both are mixed.
-        session, fine_session: paint what is black; None leaves it to the photo.
+        white: (h, w) uint8, of any size: 255 is painted, 0 is not, in between both are mixed.
+        session, fine_session: paint the black part; None leaves it as in the photo.
     """
 
     white: np.ndarray
@@ -53,7 +53,7 @@ class Mask:
 
 
 def read_mask(path: str, max_pixels: int = 0) -> np.ndarray:
-    """A mask's light, (h, w) uint8; what is transparent is black.
+    """A mask's luminance, (h, w) uint8; transparent pixels are black.
 
     Raises:
         PictureError: as `read_picture`.
@@ -71,9 +71,9 @@ def plan_jobs(
     Args:
         inputs: files, folders (searched recursively) and globs.
         output: a file for a single photo, else a folder, in which folders keep their structure; None puts
-            `photo_style.jpg` beside the photo and `folder_style/` beside a folder.
+            `photo_style.jpg` next to the photo and `folder_style/` next to a folder.
         style_name: for those names.
-        say: is told what a folder holds beside pictures.
+        say: receives a note of what a folder holds besides pictures.
     Raises:
         PictureError: nothing found, several photos for one output file, or two results with one name.
     """
@@ -91,7 +91,7 @@ def plan_jobs(
     if folder and single and folder.suffix and not (to_file or folder.is_dir() or str(output).endswith(("/", os.sep))):
         raise PictureError(f"-o {output}: no format for {folder.suffix} ({', '.join(FORMATS)}); a folder's name ends in /")
     jobs, taken = [], dict[Path, Path]()
-    # Those that keep their names first: what is renamed, IMG_1.heic say, makes way for IMG_1.png.
+    # Files that keep their names come first: a renamed one, such as IMG_1.heic, gives way to IMG_1.png.
     for source, root in sorted(found.values(), key=lambda each: each[0].suffix.lower() not in FORMATS):
         if to_file:
             destination = Path(output or "")
@@ -101,7 +101,7 @@ def plan_jobs(
             destination = root.with_name(f"{root.name}_{style_name}") / source.relative_to(root)
         else:
             destination = source.with_name(f"{source.stem}_{style_name}{source.suffix}")
-        if destination.suffix.lower() not in FORMATS:  # a photo named oddly, .jfif say
+        if destination.suffix.lower() not in FORMATS:  # a photo with an unusual suffix, such as .jfif
             destination = destination.with_suffix(".png")
             if destination in taken:
                 other = taken[destination]
@@ -122,7 +122,7 @@ def plan_jobs(
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What a file has in common with its hard links, and with other spellings of its name."""
+    """An identity that a file shares with its hard links and with other spellings of its name."""
     try:
         status = path.stat()
     except OSError:
@@ -131,7 +131,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _expand(text: str, output: Path | None, say: Callable[[str], None]) -> Iterator[tuple[Path, Path | None]]:
-    """The files that one argument means, each with the folder it was found under; results of before are left out."""
+    """The files that one argument means, each with the folder in which it was found; earlier results are left out."""
     path = Path(text)
     if path.is_dir():
         root = path if path.name not in ("", "..") else path.resolve()  # "." has no name to build a result's name from
@@ -168,14 +168,14 @@ def run_jobs(
     Args:
         fine_session: see `paint_levels`.
         mask: where to paint; None for everywhere.
-        at_once: photos in work at the same time, each in a thread; the files are the same for any number. Above 1 the
+        at_once: photos painted at the same time, each in a thread; the files are the same for any number. Above 1 the
             session should be a shared one.
         stopped: whether to end early; asked ten times a second.
         progress: is told, in the photos' threads, the share of a large photo that is painted, 0 to 1.
         say: is told, there, too, what is odd about a photo that is painted.
     Raises:
-        Interrupted: it was stopped; the photos in work are given up and nothing is written of them, unless they are being
-            written already.
+        Interrupted: it was stopped; unfinished photos are given up, and nothing of them is written unless writing has
+            already begun.
     """
     used = (session, fine_session, *((mask.session, mask.fine_session) if mask else ()))
     sessions = [each for each in used if each]
@@ -185,7 +185,7 @@ def run_jobs(
         for job in jobs:
             run = functools.partial(_run_job, overwrite=overwrite, max_pixels=max_pixels, progress=progress, say=say)
             ahead.append((job, pool.submit(run, job, session, options, fine_session, mask)))
-            if len(ahead) > 8 * at_once:  # while a large photo is painted, the small ones after it go on
+            if len(ahead) > 8 * at_once:  # while a large photo is painted, smaller ones after it proceed
                 job, future = ahead.popleft()
                 yield job, _result(future, stopped)
         while ahead:
@@ -221,7 +221,7 @@ def _run_job(
     say: Callable[[str], object],
 ) -> AllaPrimaError | None:
     try:
-        if not overwrite and job.destination.exists():  # before the work, not after it
+        if not overwrite and job.destination.exists():  # checked before the work, not after it
             raise PictureError(f"{job.destination} exists; give --overwrite to replace it, or another -o")
         picture = read_picture(job.source, max_pixels)
         if picture.note:
@@ -246,7 +246,7 @@ def _run_job(
         return StyleError(f"{job.source}: {error}")
     except AllaPrimaError as error:
         return error
-    except OSError as error:  # a name too long, a folder that may not be looked into
+    except OSError as error:  # a name that is too long, a folder without permission
         return PictureError(f"{error.filename or job.source}: {error.strerror or error}")
     except MemoryError:
         return PictureError(f"{job.source} needs more memory than there is; try --max-side 2000")
@@ -256,7 +256,7 @@ def _run_job(
 def _paint_animation(
     animation: Animation, session: StyleSession, options: StylizeOptions, fine_session: StyleSession | None, mask: Mask | None
 ) -> Animation:
-    """Every picture painted, those of a moving one as the frames of a film."""
+    """The animation with every picture painted; those of a moving one are painted like the frames of a film."""
 
     def painter(session: StyleSession, fine_session: StyleSession | None) -> Callable[[np.ndarray, float], np.ndarray]:
         if not animation.moving:

@@ -1,5 +1,5 @@
-"""TIFF pages that Pillow does not read, or reads wrongly: 16 bits in planes of their own, 32 bits without sign, floats in
-color, gray of 16 bits with alpha. tifffile reads them."""
+"""TIFF pages that Pillow cannot read or misreads: 16 bits in separate planes, unsigned 32 bits, floats in color, 16-bit gray
+with alpha. tifffile reads them."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 def is_misread(tags: Mapping[int, Any]) -> bool:
-    """Whether Pillow opens a page of such tags and gives other pixels than are in it."""
+    """Whether Pillow opens a page with such tags but returns wrong pixels."""
     bits, kinds = max(tags.get(BITS, (1,))), tags.get(SAMPLE_FORMAT, (1,))
     channels = len(tags.get(BITS, (1,)))
     apart = tags.get(PLANES, 1) == 2 and channels > 1
@@ -25,7 +25,7 @@ def is_misread(tags: Mapping[int, Any]) -> bool:
 
 
 def page_kinds(file: BinaryIO) -> list[int]:
-    """What each page is to the others: the bits of TIFF's NewSubfileType; of a damaged file's end nothing."""
+    """How each page relates to the others: the bits of TIFF's NewSubfileType; a damaged file's last pages are left out."""
     kinds = []
     at = file.tell()
     file.seek(0)
@@ -39,12 +39,12 @@ def page_kinds(file: BinaryIO) -> list[int]:
 def read_page(
     file: BinaryIO, page: int, name: str, check_size: Callable[[int, int], object] = lambda width, height: None
 ) -> Image.Image:
-    """A page in 8 bits, L, LA, RGB or RGBA; its color profile and orientation in `info`, as Pillow has them.
+    """A page in 8 bits, L, LA, RGB or RGBA; its color profile and orientation are in `info`, as with Pillow.
 
     Args:
-        check_size: is told width and height before anything is decoded, and may raise.
+        check_size: receives width and height before anything is decoded, and may raise.
     Raises:
-        PictureError: a kind of TIFF that is not read; the message says which.
+        PictureError: an unsupported kind of TIFF; the message says which.
     """
     file.seek(0)
     try:
@@ -58,7 +58,7 @@ def read_page(
             orientation = int(about.tags.valueof(ORIENTATION, 1))
     except (MemoryError, PictureError):
         raise
-    except Exception as error:  # of a damaged file nearly anything, and of compressions that need a package more
+    except Exception as error:  # a damaged file raises nearly anything, as do compressions that need another package
         raise PictureError(f"{name} is a TIFF of a kind that is not read, or damaged ({error})") from error
     if values.ndim == 3 and apart:
         values = np.moveaxis(values, 0, 2)
@@ -84,7 +84,7 @@ def read_page(
 
 
 def _in_8_bits(values: np.ndarray) -> np.ndarray:
-    """Whole numbers by their type's range; floats by [0, 1], or by the range of 8 or 16 bits where they are larger."""
+    """Scales whole numbers by their type's range; floats by [0, 1], or by the range of 8 or 16 bits if they are larger."""
     light = np.nan_to_num(values.astype(np.float32))
     if values.dtype.kind == "f":
         most = float(light.max(initial=0.0))

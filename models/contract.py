@@ -2,11 +2,11 @@
 
 One network comes in two kinds of file.
 
-image  float32 NCHW RGB, sRGB-encoded, in [0, 1]; N, H and W are free, H and W multiples of `stride_px` and at least
-       `least_px`. The caller pads to that and crops the result.
+image  float32 NCHW RGB, sRGB-encoded, in [0, 1]; N, H and W are free, but H and W must be multiples of `stride_px` and at
+       least `least_px`. The caller pads the picture to such a size and crops the result.
 frame  uint8 NHWC RGB, any height and width from 1 up; padding, cropping and scaling are inside. The scalar inputs
-       `strength` and `keep_color` need not be fed. With the levels of `inference.levels` inside it has two more of them,
-       `strokes` and `detail`, and a loop, which not every runtime has.
+       `strength` and `keep_color` are optional. With the levels of `inference.levels` inside, the file has two more
+       optional inputs, `strokes` and `detail`, and a loop, which not every runtime supports.
 """
 
 import json
@@ -20,7 +20,7 @@ VERSION = "2"
 WITH_LEVELS = "3"
 READABLE = ("1", VERSION, WITH_LEVELS)  # 1 had images in fp32 only
 LEAST_STROKES, MAX_STROKES = 0.1, 10.0  # 0 is one pass
-MAX_SIDE_PX = 16384  # of a file for one size
+MAX_SIDE_PX = 16384  # of a fixed-size file
 OPSET = 18  # the highest: ONNX Runtime had no CUDA kernel for opset 19's Pad for long
 LOWEST_OPSET = 11  # from here on all nodes of an image file are written alike
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -31,7 +31,7 @@ def size_px(text: str) -> tuple[int, int]:
     """Width and height of "640x480".
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: the text does not have this form.
     """
     width, height = (int(side) for side in text.lower().split("x"))
     if not (1 <= width <= MAX_SIDE_PX and 1 <= height <= MAX_SIDE_PX):
@@ -41,7 +41,7 @@ def size_px(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Tensors:
-    """The ends of one kind of file: names, dims (free ones are named), element type, layout, range."""
+    """Input and output of one kind of file: names, dims (free ones are named), element type, layout, range."""
 
     input: str
     output: str
@@ -55,7 +55,7 @@ IMAGE = Tensors("content_image", "stylized_image", ("batch", 3, "height", "width
 FRAME = Tensors("content_frame", "stylized_frame", ("batch", "height", "width", 3), "uint8", "NHWC", "0..255")
 IO = {"image": IMAGE, "frame": FRAME}
 OPTIONAL_INPUTS = ("strength", "keep_color")  # of a frame file: float32 scalars, 0 to 1
-LEVELS_INPUTS = ("strokes", "detail")  # of one with levels inside, too: 0 to `MAX_STROKES`, 0 to 1
+LEVELS_INPUTS = ("strokes", "detail")  # more of them, with levels inside: 0 to `MAX_STROKES`, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,16 @@ class Contract:
         card: title, painter, year, license, tier, strokes, options, losses, ... as training wrote them.
         io: "image" or "frame".
         precision: one of `PRECISIONS`, of the network inside.
-        strength: 0 gives the content, 1 the stylized picture. In an image file it is fixed, in a frame file it is what
-            counts where the input of this name is not fed.
-        keep_color: 0 gives the style's colors, 1 the content's with the stylized luminance; as `strength`.
-        report: how the file compared with torch before it was kept.
+        strength: 0 gives the content, 1 the stylized picture. Fixed in an image file; in a frame file the default of the
+            input of this name.
+        keep_color: 0 gives the style's colors, 1 the content's with the stylized luminance; fixed or default like `strength`.
+        report: how the file compared with torch when it was checked before saving.
         thumbnail: a small picture painted with it, base64 of a JPEG file; may be empty.
         version: of the program that wrote it.
-        target: the runtime whose form the file is in, where that is a form that this program does not read; else empty.
-        size: width and height in pixels, of a file for one size.
-        strokes, detail: of a frame file with levels inside, as in `inference.options.StylizeOptions`, where the inputs of
-            these names are not fed; `strokes` is None for a file without.
+        target: the runtime the file was made for, if this program cannot read that form; else empty.
+        size: width and height in pixels, of a fixed-size file.
+        strokes, detail: of a frame file with levels inside, the defaults of the inputs of these names, as in
+            `inference.options.StylizeOptions`; `strokes` is None for a file without levels.
     """
 
     stride_px: int
@@ -101,13 +101,13 @@ class Contract:
 
     @property
     def own_strokes(self) -> float:
-        """How large the style's strokes look best, as `inference.options.StylizeOptions` has it: as its card says, else 1."""
+        """The `strokes` of `inference.options.StylizeOptions` at which the style looks best: from its card, else 1."""
         strokes = self.card.get("strokes")
         return float(strokes) if isinstance(strokes, int | float) and 0.0 <= strokes <= MAX_STROKES else 1.0
 
     @property
     def optional(self) -> dict[str, float]:
-        """The inputs that need not be fed, and what they are then."""
+        """The optional inputs and their defaults."""
         inputs = (*OPTIONAL_INPUTS, *(LEVELS_INPUTS if self.strokes is not None else ())) if self.io == "frame" else ()
         return {name: getattr(self, name) for name in inputs}
 
@@ -144,7 +144,7 @@ class Contract:
         """What `to_metadata` wrote; `name` is for messages.
 
         Raises:
-            StyleError: not ours, of a newer contract, or damaged.
+            StyleError: not our file, a newer contract, or damaged.
         """
         version = metadata.get("allaprima.contract")
         if version is None:
@@ -169,7 +169,7 @@ class Contract:
                 size_px(metadata["allaprima.size"]) if "allaprima.size" in metadata else None,
             )
             for text in (contract.card, contract.report):
-                json.dumps(text, ensure_ascii=False).encode()  # what cannot be printed is a ValueError
+                json.dumps(text, ensure_ascii=False).encode()  # raises ValueError on text that cannot be printed
         except (KeyError, ValueError, RecursionError) as error:
             raise StyleError(f"{name} has a damaged contract ({str(error)[:100]!r}); export it again") from error
         sane = {

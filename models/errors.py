@@ -5,19 +5,19 @@ from pathlib import Path
 
 
 def without_secrets(text: str) -> str:
-    """A text as it may be shown: of every address in it, name and password before the host and all after a ? are masked."""
+    """The text, safe to show: in every address, name and password before the host and everything after a ? are masked."""
     text = re.sub(r"\b([a-z][a-z0-9+.-]*://)\S*@", r"\1***@", text, flags=re.IGNORECASE)
     return re.sub(r"\b([a-z][a-z0-9+.-]*://[^\s?]*)\?\S*", r"\1?***", text, flags=re.IGNORECASE)
 
 
 def install_line(extra: str) -> str:
-    """What installs an optional part, from a checkout or of the wheel."""
+    """The command that installs an optional extra, from a checkout or for the wheel."""
     checkout = (Path(__file__).parents[1] / "pyproject.toml").is_file()
     return f"pip install -e '.[{extra}]'" if checkout else f"pip install 'allaprima[{extra}]'"
 
 
 class AllaPrimaError(Exception):
-    """A mistake or a circumstance the user can mend; the message is one line that says what to do, without secrets."""
+    """A mistake or situation the user can fix; the message is one line that says what to do, without secrets."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(without_secrets(message))
@@ -52,4 +52,4 @@ class WebError(AllaPrimaError):
 
 
 class Interrupted(AllaPrimaError):
-    """Ctrl-C or SIGTERM: what was done is saved, and the message says where or how to go on."""
+    """Ctrl-C or SIGTERM: finished work is saved, and the message says where, or how to go on."""

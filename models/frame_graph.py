@@ -1,10 +1,10 @@
-"""What stands around the network in a frame file: ONNX nodes, written as onnx.parser reads them. Standard library only.
+"""The ONNX nodes around the network in a frame file, in the syntax of onnx.parser. Standard library only.
 
 The exporter builds them; the runtime refuses a frame file whose nodes outside the network are not exactly these.
 """
 
-# Differs from padding with Pad: no runtime's reflecting Pad mirrors more often than once, which a picture of a few pixels
-# needs, and some overran their memory there. Gathering the mirrored rows and columns is exact at any size.
+# Not done with Pad: no runtime's reflecting Pad mirrors more than once, but a picture of a few pixels needs that, and some
+# runtimes overran their memory there. Gathering the mirrored rows and columns is exact at any size.
 _MIRRORED = """
 {side} = Shape<end = {end}, start = {axis}>({whole})
 {side}_raised = Add({side}, stride_less_one)
@@ -26,10 +26,10 @@ _MIRRORED = """
 
 
 def mirrored(side: str, axis: int, *, whole: str, source: str, target: str) -> str:
-    """Nodes that mirror a picture at its end along an axis, up to the next size that a network takes.
+    """Nodes that extend a picture along an axis by mirroring its end, up to the next size that a network takes.
 
     Args:
-        side: a prefix for the names. whole: the picture, whose size counts. source: what is mirrored. target: its name then.
+        side: a prefix for the names. whole: the picture whose size is read. source: the tensor to mirror. target: the result.
     """
     return _MIRRORED.format(side=side, axis=axis, end=axis + 1, whole=whole, source=source, target=target)
 
@@ -44,7 +44,7 @@ content_image = Mul(levels, one_255th)
 """
 )
 
-# The convolution's attributes are ONNX's defaults; onnxruntime-web's older WebGPU needs them in words.
+# The convolution's attributes are ONNX's defaults; onnxruntime-web's older WebGPU needs them spelled out.
 _MIXED = """
 strength_mixing = Mul(strength, mixing_by_strength)
 kept = Mul(strength, keep_color)
@@ -61,7 +61,7 @@ rounded_planes = Cast<to = 2>(rounded_levels)
 
 
 def mixed(content: str, stylized: str, target: str) -> str:
-    """Nodes that blend two images by `strength` and `keep_color`, as a frame of levels named `target`."""
+    """Nodes that blend two images by `strength` and `keep_color` into a uint8 frame named `target`."""
     return _MIXED.format(content=content, stylized=stylized, target=target)
 
 
@@ -79,7 +79,7 @@ def lines(nodes: str) -> list[str]:
 
 
 def constants(stride_px: int, least_px: int) -> dict[str, list[int]]:
-    """The int64 vectors that the nodes above name, for a network's stride and least size."""
+    """The int64 vectors that the nodes above refer to, for a network's stride and least size."""
     return {
         "stride_px": [stride_px],
         "stride_less_one": [stride_px - 1],

@@ -1,4 +1,4 @@
-"""A network's graph inside that of a frame file: built by the exporter, and by the runtime anew around a file's network."""
+"""Puts a network's graph inside a frame file's: the exporter builds it, the runtime rebuilds it around a file's network."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,17 +9,17 @@ from onnx import GraphProto, ModelProto, numpy_helper, parser
 from allaprima.models import frame_graph, levels_graph
 from allaprima.models.contract import FRAME, IMAGE, LUMA
 
-IR_VERSION = 8  # ONNX 1.13, which opset 18 came with: what ONNX Runtime 1.14 and all that is built on it read
+IR_VERSION = 8  # of ONNX 1.13, which introduced opset 18; ONNX Runtime 1.14 and all that is built on it read it
 _TYPES = {"int64": onnx.TensorProto.INT64, "bool": onnx.TensorProto.BOOL, "float32": onnx.TensorProto.FLOAT}
 
 
 def as_frame(model: ModelProto, stride_px: int, least_px: int, optional: Mapping[str, float]) -> ModelProto:
-    """The graph that takes and gives frames of any size; with levels inside, a loop over them with the network in it, where
-    `optional` has `strokes`.
+    """The graph that takes and returns frames of any size. If `optional` has `strokes`, the network sits in a loop over
+    levels.
 
     Args:
         model: an image graph. stride_px, least_px: of its network.
-        optional: as `Contract.optional`, what counts where a caller does not feed them.
+        optional: as `Contract.optional`, the optional inputs and their defaults.
     Raises:
         ValueError: as `around`.
     """
@@ -34,7 +34,7 @@ def as_frame(model: ModelProto, stride_px: int, least_px: int, optional: Mapping
     body = around(model, body, len(first), IMAGE.output).graph
     before, after = frame_graph.lines(levels_graph.BEFORE_LOOP), frame_graph.lines(levels_graph.AFTER_LOOP)
     graph = _frame_graph(before + after, levels_graph.constants(stride_px, least_px), levels_graph.SCALARS, optional)
-    graph.initializer.extend(body.initializer)  # outside the loop they are prepared once
+    graph.initializer.extend(body.initializer)  # outside the loop, runtimes prepare them only once
     del body.initializer[:]
     nodes = list(graph.node)
     del graph.node[:]
@@ -44,14 +44,14 @@ def as_frame(model: ModelProto, stride_px: int, least_px: int, optional: Mapping
 
 
 def _parsed(nodes: Sequence[str]) -> str:
-    """As onnx.parser reads them."""
+    """The nodes in onnx.parser's syntax."""
     return "\n".join(nodes).replace("'", '"')
 
 
 def _frame_graph(
     nodes: Sequence[str], vectors: Mapping[str, list[int]], scalars: Mapping[str, float], optional: Mapping[str, float]
 ) -> GraphProto:
-    """A graph from frame to frame of nodes and the constants and optional inputs that they name."""
+    """A graph from frame to frame, made of nodes and the constants and optional inputs that they refer to."""
     dims = ", ".join(str(dim) for dim in FRAME.dims)
     graph = parser.parse_graph(f"frame (uint8[{dims}] {FRAME.input}) => (uint8[{dims}] {FRAME.output}) {{ {_parsed(nodes)} }}")
     matrices = 255.0 * mixing_matrices().reshape(3, 3, 6, 1, 1)
@@ -62,7 +62,7 @@ def _frame_graph(
     }
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
     for name in optional:
-        # A graph input that has an initializer may be fed, and is the initializer where it is not.
+        # A graph input that has an initializer is optional; the initializer is its default.
         graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
     return graph
 
@@ -82,10 +82,10 @@ def mixing_matrices() -> np.ndarray:
 
 
 def around(model: ModelProto, outer: GraphProto, before: int, output_name: str) -> ModelProto:
-    """An image model inside an outer graph, after its first `before` nodes; its result gets the name given.
+    """An image model inside an outer graph, after the outer graph's first `before` nodes; its result gets the given name.
 
     Raises:
-        ValueError: the two give one name to two values.
+        ValueError: both use the same name for different values.
     """
     inner = GraphProto()
     inner.CopyFrom(model.graph)

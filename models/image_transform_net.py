@@ -1,9 +1,9 @@
-"""The image transformation network f_W (Johnson, Alahi, Fei-Fei 2016), in two tiers, and as others train it.
+"""The image transformation network f_W (Johnson, Alahi, Fei-Fei 2016): our two tiers, and a widely used variant.
 
 quality    Johnson's own layer list with what the field has learned since: instance norm (Ulyanov 2017), resize +
            convolution instead of transposed convolution, a bounded output.
-realtime   the same story with nothing heavy at full resolution, about 100 k parameters.
-johnson    pytorch/examples' network: what `training.export.import_torch` imports and the benchmark measures against.
+realtime   the same design with nothing heavy at full resolution, about 100 k parameters.
+johnson    pytorch/examples' network, which `training.export.import_torch` imports and the benchmark measures against.
 """
 
 import math
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 class InstanceNorm(nn.Module):
     """Instance normalization with scale and shift, statistics in float32 (Ulyanov et al. 2017).
 
-    Differs from `nn.InstanceNorm2d`, which turns channels-last tensors into NCHW ones on every call. Exported, it is
-    one InstanceNormalization node; the reductions below would run four to six times slower in ONNX Runtime. Scale and shift
-    may be (N, C), one for each image of a batch, see `training.gallery.base`.
+    `nn.InstanceNorm2d` would turn channels-last tensors into NCHW ones on every call. This one is exported as a single
+    InstanceNormalization node; the reductions below would run four to six times slower in ONNX Runtime. Scale and shift
+    may be (N, C), one row for each image of a batch, see `training.gallery.base`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -37,10 +37,10 @@ class InstanceNorm(nn.Module):
 
 
 def reflect_pad(x: Tensor, pad_px: int) -> Tensor:
-    """`F.pad(x, 4 * (pad_px,), mode="reflect")`, on a GPU without its two faults.
+    """`F.pad(x, 4 * (pad_px,), mode="reflect")` without the two faults that it has on a GPU.
 
-    PyTorch's own kernel for GPUs turns channels-last tensors into NCHW ones, a copy each way, and adds up its gradient
-    in no fixed order, so that no two trainings are alike.
+    PyTorch's own GPU kernel turns channels-last tensors into NCHW ones, a copy each way, and adds up its gradient in no
+    fixed order, so that no two trainings are alike.
     """
     return _ReflectPad.apply(x, pad_px) if x.is_cuda else F.pad(x, (pad_px,) * 4, mode="reflect")
 
@@ -68,7 +68,7 @@ class _ReflectPad(torch.autograd.Function):
 
 
 class ReflectConv(nn.Module):
-    """A convolution whose border mirrors the picture, for the layers where a zero border shows."""
+    """A convolution with mirrored borders, for the layers where zero padding would be visible."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, pad: int | None = None) -> None:
         super().__init__()
@@ -115,8 +115,8 @@ class QualityNet(nn.Module):
     Returns:
         (N, 3, H, W) stylized image in (0, 1).
     Attributes:
-        upsampling: of features, "bilinear" or "nearest", in training as afterwards. The style loss likes the edges of
-            repeated features so much that it weaves them over skies and walls. See `smoothed`.
+        upsampling: of features, "bilinear" or "nearest", the same in training and afterwards. With "nearest" the style loss
+            rewards the edges of repeated features so much that they weave over skies and walls. See `smoothed`.
     """
 
     upsampling = "nearest"
@@ -142,20 +142,20 @@ class QualityNet(nn.Module):
         x = self.blocks(x)  # (N, 128, H/4, W/4)
         x = F.relu(self.norm4(self.conv4(x, smooth)))  # (N, 64, H/2, W/2)
         x = F.relu(self.norm5(self.conv5(x, smooth)))  # (N, 32, H, W)
-        # Differs from the paper: a sigmoid instead of a scaled tanh on [0, 255]; it bounds the output just as well.
+        # The paper has a scaled tanh on [0, 255]; a sigmoid bounds the output just as well.
         return torch.sigmoid(self.conv6(x))  # (N, 3, H, W)
 
 
 class RealtimeNet(nn.Module):
-    """The residual blocks work at 1/4 resolution, the output layers at 1/2. Arguments, result and attribute: as `QualityNet`.
+    """The residual blocks work at 1/4 resolution, the output layers at 1/2. Arguments, result, attribute as in `QualityNet`.
 
-    The stem is a pixel-unshuffle by 4 and a 3x3 convolution, written as the one 12x12 convolution that they are.
+    The stem is a pixel-unshuffle by 4 and a 3x3 convolution, written as the equivalent single 12x12 convolution.
     `skip` hands the photo's own pixels to the head, so that fine lines survive the 1/4 resolution.
 
     Head and skip are 5x5 convolutions at full resolution, the head's on the resized features. They are computed
     at 1/2 resolution, each of the four pixels (phases) of a 2x2 cell as channels of its own, then shuffled into place:
-    the same sums at a quarter of the cost. Free phase weights, a plain pixel-shuffle head, were tried: after 750 steps
-    scan lines ran through flat areas. Tied like this, a flat area cannot get a grid.
+    the same sums at a quarter of the cost. Free phase weights (a plain pixel-shuffle head) were tried: after 750 steps
+    scan lines ran through flat areas. With weights tied like this, a flat area cannot get a grid.
     """
 
     upsampling = "nearest"
@@ -171,7 +171,7 @@ class RealtimeNet(nn.Module):
         self.skip = nn.Parameter(torch.zeros(3, 3, 5, 5))
         self.bias = nn.Parameter(torch.zeros(3))
         nn.init.kaiming_uniform_(self.head, a=math.sqrt(5))
-        with torch.no_grad():  # starts as about the identity: the pixel itself, times 4 as a sigmoid's slope at 0 is 1/4
+        with torch.no_grad():  # starts close to the identity: the pixel itself, times 4 because a sigmoid's slope at 0 is 1/4
             self.skip[:, :, 2, 2] = 4.0 * torch.eye(3)
 
     def forward(self, content_image: Tensor) -> Tensor:
@@ -180,13 +180,13 @@ class RealtimeNet(nn.Module):
         y = self.blocks(y)  # (N, 32, H/4, W/4)
         y = F.relu(self.norm2(self.conv2(y, smooth)))  # (N, 16, H/2, W/2)
         y = resize_conv(y, self.head, smooth)
-        # In this order: OpenCV 4 opens a file of free sizes with sizes of 0. It then finds 0 on the left and 2 on the right
-        # of this sum, which it takes; the other way round it refuses the file.
+        # The order matters: OpenCV 4 opens a file of free sizes with sizes of 0. It then finds 0 on the left and 2 on the
+        # right of this sum, which it accepts; the other way round it refuses the file.
         y = self.pixels(content_image) + y  # (N, 12, H/2, W/2)
         return torch.sigmoid(F.pixel_shuffle(y, 2))  # (N, 3, H, W)
 
     def pixels(self, content_image: Tensor) -> Tensor:
-        """The photo's own part in the picture, before the sigmoid: (N, 12, H/2, W/2)."""
+        """What the photo itself adds to the picture, before the sigmoid: (N, 12, H/2, W/2)."""
         x = reflect_pad(content_image, 2)
         if self.skip.ndim == 5:  # one for each image of a batch, see `training.gallery.base`
             return torch.cat([photo_part(x[i : i + 1], self.skip[i], self.bias[i]) for i in range(len(x))])
@@ -201,8 +201,8 @@ def upsample(x: Tensor) -> Tensor:
 class JohnsonNet(nn.Module):
     """Johnson et al. 2016 as pytorch/examples' fast_neural_style builds it; 1.68 M parameters.
 
-    Every border is a mirror, and the last convolution's output is bounded by clipping it. Arguments of forward as
-    `QualityNet`; returns (N, 3, H, W) in [0, 1], both ends included.
+    Every border is mirrored, and the last convolution's output is clipped. `forward` takes the same arguments as
+    `QualityNet`'s; it returns (N, 3, H, W) in [0, 1], both ends included.
     """
 
     stride_px = 4
@@ -240,7 +240,7 @@ def phases(kernel: Tensor) -> Tensor:
     Args:
         kernel: (C_out, C_in, 5, 5).
     Returns:
-        (4 C_out, C_in, 6, 6); shuffled by 2, the result of the stride-2 convolution (pad 2) is the 5x5 one's.
+        (4 C_out, C_in, 6, 6); shuffled by 2, the stride-2 convolution (pad 2) gives the 5x5 convolution's result.
     """
     shifted = [F.pad(kernel, (dx, 1 - dx, dy, 1 - dy)) for dy in (0, 1) for dx in (0, 1)]
     return torch.stack(shifted, dim=1).flatten(0, 1)
@@ -252,18 +252,18 @@ def resized_phases(kernel: Tensor) -> Tensor:
     Args:
         kernel: (C_out, C_in, 5, 5).
     Returns:
-        (4 C_out, C_in, 3, 3). Pairs of the six taps in `phases` fall on one and the same feature: they are added up.
+        (4 C_out, C_in, 3, 3). Pairs of the six taps in `phases` fall on the same feature and are added up.
     """
     return F.avg_pool2d(phases(kernel), 2) * 4.0
 
 
 def resize_conv(x: Tensor, kernel: Tensor, smooth: bool, bias: Tensor | None = None) -> Tensor:
-    """A convolution on features resized x2, at the cost of one on the features, and without an operator that resizes.
+    """A convolution on features resized x2, at the cost of one on the features themselves and without a resize operator.
 
     Args:
         x: (N, C_in, H, W).
-        kernel: (C_out, C_in, 5, 5), of the features resized nearest.
-        smooth: with `smoothed` instead.
+        kernel: (C_out, C_in, 5, 5), for nearest-resized features.
+        smooth: use `smoothed` of the kernel instead.
         bias: (4 C_out,).
     Returns:
         (N, 4 C_out, H, W): to be shuffled by 2.
@@ -272,10 +272,10 @@ def resize_conv(x: Tensor, kernel: Tensor, smooth: bool, bias: Tensor | None = N
 
 
 def smoothed(kernel: Tensor) -> Tensor:
-    """The nearest kernel (least squares, of equal sum) that does on repeated features what a 3x3 does on bilinear ones.
+    """The closest kernel (least squares, of equal sum) that does on repeated features what a 3x3 one does on bilinear ones.
 
-    So a network trained on repeated features paints as if they were resized bilinearly: without the weave, and every flat
-    area in its color.
+    With it a network trained on repeated features paints as if they were resized bilinearly: without the weave, and with
+    every flat area in its color.
 
     Args:
         kernel: (C_out, C_in, 5, 5).
@@ -286,9 +286,9 @@ def smoothed(kernel: Tensor) -> Tensor:
 
 
 def _smoothing() -> Tensor:
-    """(25, 25), the projection onto the 5x5 kernels of 3x3 ones blurred by (1, 2, 1) / 4 along each axis, sums kept.
+    """(25, 25), the projection onto 5x5 kernels that are 3x3 ones blurred by (1, 2, 1) / 4 along each axis, sums kept.
 
-    Bilinear x2 is nearest x2 blurred so, the mean of neighbors taken twice.
+    Bilinear x2 is nearest x2 with this blur: the mean of neighbors, taken twice.
     """
     blurred = F.pad(torch.eye(9).view(9, 1, 3, 3), (2, 2, 2, 2))
     for _ in range(2):
@@ -302,5 +302,5 @@ def _smoothing() -> Tensor:
 SMOOTHING = _smoothing()
 
 ImageTransformNet = QualityNet | RealtimeNet | JohnsonNet
-TIERS: dict[str, type[ImageTransformNet]] = {"quality": QualityNet, "realtime": RealtimeNet}  # what one can train
-NETS: dict[str, type[ImageTransformNet]] = {**TIERS, "johnson": JohnsonNet}  # what one can run and export
+TIERS: dict[str, type[ImageTransformNet]] = {"quality": QualityNet, "realtime": RealtimeNet}  # can be trained
+NETS: dict[str, type[ImageTransformNet]] = {**TIERS, "johnson": JohnsonNet}  # can be run and exported

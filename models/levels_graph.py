@@ -1,22 +1,22 @@
-"""What stands around and inside the loop of a frame file that paints coarse to fine: ONNX nodes, as in `frame_graph`, and
-the figures that `inference.levels` paints with, too. Standard library only.
+"""ONNX nodes around and inside the loop of a frame file that paints coarse to fine, as in `frame_graph`, and constants that
+`inference.levels` shares. Standard library only.
 
-`inference.levels` says what each step is for. Here the picture stays in float32 throughout, and is reduced from its own size
-at every level."""
+`inference.levels` says what each step is for. Here the picture stays in float32 throughout, and every level is reduced
+directly from the full-size picture."""
 
 import math
 
 from allaprima.models import frame_graph
 
-STROKES_PIXELS = 768 * 576  # of the smallest level: the strokes look as on a picture of this size
-MIN_FINER = 1.2  # a picture whose sides are larger than that by less is painted in one pass
-# Share of a finer painting's own light and color. 0 takes its detail alone, which shows the network's weave at 100 %; 1 has
-# the crispest strokes, but loses the palette and what is painted. Found by looking. Content + 10 style of four squares of
+STROKES_PIXELS = 768 * 576  # of the smallest level: strokes look as they do on a picture of this size
+MIN_FINER = 1.2  # a picture whose sides exceed that by a smaller factor is painted in one pass
+# Share of a finer painting's own light and color. 0 takes only its detail, which shows the network's weave at 100 %; 1 has
+# the crispest strokes, but loses the palette and the subject. Chosen by eye. Content + 10 style loss of four squares of
 # 2048 px, scaled to 512 px, starry_night, great_wave, the_scream: one pass 4.02, 3.12, 4.45; with 0 2.71, 2.15, 2.10; with
 # 0.25 2.78, 2.37, 2.81; with 0.5 2.92, 2.86, 4.05; with 1 3.12, 4.69, 7.60.
 OWN = 0.25
-MAX_GAIN = 2.0  # of contrast, when a finer painting's palette is held to the coarser one's
-MAX_FINER = 65536.0  # of a file; more has no use
+MAX_GAIN = 2.0  # of contrast, when a finer painting is held to the coarser one's palette
+MAX_FINER = 65536.0  # in a file; more has no use
 
 _CONVERT = "coordinate_transformation_mode = 'half_pixel', cubic_coeff_a = -0.75, exclude_outside = 0"
 _RESIZE = f"Resize<antialias = 1, {_CONVERT}, extrapolation_value = 0.0, keep_aspect_ratio_policy = 'stretch', mode = "
@@ -35,7 +35,7 @@ def _content_at_scale(name: str) -> str:
 """
 
 
-# Every Reshape says a length that is known already: runtimes that lose it refuse the Resize that follows.
+# Every Reshape states a length that is already known: runtimes that lose track of it refuse the Resize that follows.
 BEFORE_LOOP = (
     """
 planes = Transpose<perm = [0, 3, 1, 2]>(content_frame)
@@ -77,7 +77,7 @@ trips = Squeeze(trips_vector)
 LOOP_ENDS = ("trips", "", "first_content", "first_content"), ("painting", "last_content")  # inputs, outputs
 LOOP = f"{', '.join(LOOP_ENDS[1])} = Loop({', '.join(LOOP_ENDS[0])})"
 
-# The loop's own ends: names, type, dims.
+# Inputs and outputs of the loop's body: name, type, dims.
 BODY_INPUTS = (
     ("level", "int64", ()),
     ("going", "bool", ()),
@@ -157,7 +157,7 @@ AFTER_LOOP = frame_graph.mixed("picture", "painting", "stylized_frame")
 
 
 def constants(stride_px: int, least_px: int) -> dict[str, list[int]]:
-    """The int64 vectors that the nodes name, as `frame_graph.constants`."""
+    """The int64 vectors that the nodes refer to, as in `frame_graph.constants`."""
     shared = frame_graph.constants(stride_px, least_px)
     del shared["height_and_width"]
     return {**shared, "rows_and_columns": [2, 3]}

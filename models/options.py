@@ -1,5 +1,5 @@
-"""Options as fields of a dataclass: default, bounds, choices and help are said once, and the command line's options and the
-checks are made from them. Standard library only, so that --help is instant."""
+"""Options as fields of a dataclass: default, bounds, choices and help are stated once, and the command line's options and
+the checks are made from them. Standard library only, so that --help is instant."""
 
 import argparse
 import dataclasses
@@ -19,19 +19,19 @@ FIELD = "option"  # its place in a field's metadata
 
 @dataclass(frozen=True)
 class Option:
-    """What a field is on the command line, beside its name, type and default.
+    """What the command line needs to know of a field, besides its name, type and default.
 
     Attributes:
         help: one line; the default is added to it.
-        metavar: what stands for the value.
-        least: of numbers, each of them where there are several; floats are finite and at least 0 where it is None.
-        most: of numbers.
-        multiple_of: of whole numbers, with the reason.
-        choices: what it may be, each of them where there are several.
-        default_text: what is said of the default where it is not the value.
-        read: makes the value of its text, where that is more than its type does; raises `argparse.ArgumentTypeError`.
-        alone: the value where the option is given without one.
-        named: the option's name, where that is not the field's.
+        metavar: the placeholder for the value in --help.
+        least: lower bound of a number, or of each of several; None means 0. Floats must be finite, too.
+        most: upper bound of a number.
+        multiple_of: for whole numbers, with the reason.
+        choices: allowed values, of each where there are several.
+        default_text: what --help says of the default, if not the value itself.
+        read: parses the text, if the type alone is not enough; raises `argparse.ArgumentTypeError`.
+        alone: the value if the option is given without one.
+        named: the option's name, if it is not the field's.
     """
 
     help: str = ""
@@ -47,7 +47,7 @@ class Option:
 
 
 def option(default: Any, help: str = "", metavar: str | None = None, **more: Any) -> Any:
-    """A dataclass's field with a default that is an option of the command line; `more` is what `Option` takes."""
+    """A dataclass field with a default that is also an option of the command line; `more` goes to `Option`."""
     return dataclasses.field(default=default, metadata={FIELD: Option(help, metavar, **more)})
 
 
@@ -62,15 +62,15 @@ def options_of(config: Any) -> dict[str, Option]:
 
 
 def choices_of(config: Any, name: str) -> tuple[Any, ...]:
-    """What a field may be; nothing where it is free."""
+    """The allowed values of a field; empty if it is free."""
     return options_of(config).get(name, Option()).choices
 
 
 def check(config: Any, error: type[AllaPrimaError]) -> None:
-    """Whether all options of a dataclass's object are what they may be.
+    """Check that all options of a dataclass instance have allowed values.
 
     Raises:
-        error: one is not; the message says which, what it is and what is wanted.
+        error: one does not; the message says which, its value and what is wanted.
     """
     for field in dataclasses.fields(config):
         about, value = field.metadata.get(FIELD), getattr(config, field.name)
@@ -121,7 +121,7 @@ def add_options(
     """Give a parser the options of a dataclass: all, or those named.
 
     Args:
-        defaults: other ones than the dataclass's for this command, each with what is said of it.
+        defaults: replace the dataclass's for this command, each with what --help says of it.
     """
     fields = {field.name: field for field in dataclasses.fields(config) if FIELD in field.metadata}
     for name in fields if names is None else names:
@@ -146,7 +146,7 @@ def add_options(
 
 
 def _reader(about: Option, kind: type) -> Callable[[str], Any]:
-    """Reads a value of a kind in its bounds."""
+    """A function that reads a value of this kind and checks its bounds."""
     if about.read:
         return about.read
     least = about.least or 0
@@ -161,14 +161,14 @@ def _reader(about: Option, kind: type) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(wrong)
         return value
 
-    read.__name__ = kind.__name__  # argparse's "invalid int value"
+    read.__name__ = kind.__name__  # for argparse's "invalid int value"
     return read
 
 
 def add_command(
     commands: Commands, name: str, command: Callable[[argparse.Namespace], int], summary: str, text: str, example: str
 ) -> argparse.ArgumentParser:
-    """A command's parser, whose options are yet to come; `allaprima.main` calls the command."""
+    """A command's parser, still without options; `allaprima.main` calls the command."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -181,12 +181,12 @@ def add_command(
 
 
 def chosen(config: type, options: argparse.Namespace) -> dict[str, Any]:
-    """A config's fields as a command line gives them; those that a command does not have stay away."""
+    """A config's fields as given on the command line; fields that the command has no option for are left out."""
     return {field.name: getattr(options, field.name) for field in dataclasses.fields(config) if hasattr(options, field.name)}
 
 
 def several_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
-    """Reads values between commas."""
+    """A function that reads comma-separated values."""
 
     def read(text: str) -> tuple[Any, ...]:
         values = tuple(kind(part.strip()) for part in text.split(",") if part.strip())
@@ -199,7 +199,7 @@ def several_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Reads a whole number in a range."""
+    """A function that reads a whole number in a range."""
 
     def read(text: str) -> int:
         value = int(text) if text.lstrip("+-").isdecimal() else None
@@ -212,7 +212,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def number(least: float, most: float) -> Callable[[str], float]:
-    """Reads a number in a range."""
+    """A function that reads a number in a range."""
 
     def read(text: str) -> float:
         try:
@@ -227,7 +227,7 @@ def number(least: float, most: float) -> Callable[[str], float]:
 
 
 def strokes(text: str) -> float:
-    """Reads how large strokes are; 0 for "fine"."""
+    """Reads the size of strokes; 0 for "fine"."""
     return 0.0 if text == "fine" else number(LEAST_STROKES, MAX_STROKES)(text)
 
 

@@ -1,24 +1,24 @@
-"""What other runtimes want of an image file. Standard library only."""
+"""What other runtimes need in an .onnx file. Standard library only."""
 
 from dataclasses import dataclass
 
 from allaprima.models.contract import PRECISIONS
 
-FIRST_OPSET = 9  # that is written: what Barracuda reads
+FIRST_OPSET = 9  # the lowest that is written, for Barracuda
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a runtime wants of a file.
+    """What a runtime needs in a file.
 
     Attributes:
         why: what is changed for it and why, one line for people.
-        precisions: those it takes.
-        frames: it takes frame files, too.
+        precisions: those that it accepts.
+        frames: it also accepts frame files.
         fixed_size: it takes pictures of one size only.
         opset: the highest it knows, where that matters.
         plain: no mirroring Pad and no DepthToSpace: slices and a transposed convolution do the same work, bit for bit.
-        symmetric: int8 has no zero points but 0.
+        symmetric: int8 zero points are all 0.
     """
 
     why: str

@@ -30,9 +30,9 @@ class VGG19Features(nn.Module):
             float dtype. None leaves the random initialization.
         pooling: "max", as VGG-19 was trained, or "avg", which Gatys et al. 2016 found to give slightly more appealing
             pictures (Sec. 2). Losses of the two are not comparable.
-        thinner: by how much all layers have fewer channels than VGG-19; for tests.
+        thinner: divides the channels of all layers; for tests.
     Raises:
-        ValueError: a key is missing or has the wrong shape, or no such pooling; the message names it.
+        ValueError: a key is missing or has the wrong shape, or an unknown pooling; the message names it.
     """
 
     mean: Tensor
@@ -64,7 +64,7 @@ class VGG19Features(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and so of the features: float32, or bfloat16 after `.to(torch.bfloat16)`."""
+        """The dtype of weights and features: float32, or bfloat16 after `.to(torch.bfloat16)`."""
         return self.convs.get_parameter("1_1.weight").dtype
 
     def _load_(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -86,7 +86,7 @@ class VGG19Features(nn.Module):
 
         Args:
             image: (N, 3, H, W) RGB in [0, 1]; H and W at least 16 for relu5_1.
-            layers: names out of `LAYERS`.
+            layers: names from `LAYERS`.
         Returns:
             name -> (N, C, H/2^k, W/2^k) in the weights' dtype, k the number of poolings before the layer.
         Raises:
@@ -114,15 +114,15 @@ class VGG19Features(nn.Module):
 
 
 def load_vgg19(source: str | None = None, pooling: str = "max", device: torch.device | str = "cpu") -> VGG19Features:
-    """VGG-19 with trained weights, on a device and channels-last, as it is fastest.
+    """VGG-19 with trained weights, on a device and in channels-last order, which is fastest.
 
     Args:
         source: a safetensors or torch file with torchvision's `vgg19().features` (or whole `vgg19()`) keys;
-            "random", or for tests "tiny", random and with an eighth of the channels; None takes $ALLAPRIMA_VGG19 and
-            else downloads torchvision's ImageNet weights.
+            "random"; or, for tests, "tiny": random, with an eighth of the channels. None takes $ALLAPRIMA_VGG19, or
+            downloads torchvision's ImageNet weights if that is not set.
         pooling: "max" or "avg", see `VGG19Features`.
     Raises:
-        WeightsError: no file, an unusable one, or the download failed; the message says what to do.
+        WeightsError: the file is missing or unusable, or the download failed; the message says what to do.
     """
     source = source or os.environ.get("ALLAPRIMA_VGG19") or None
     if source in ("random", "tiny"):
@@ -145,8 +145,8 @@ def _read_vgg19(path: Path, pooling: str) -> VGG19Features:
         else:
             state_dict = torch.load(path, map_location="cpu", weights_only=True)
         return VGG19Features(state_dict, pooling)
-    except Exception as error:  # safetensors', pickle's, zipfile's and our own: all mean an unusable file
-        # Only our own message says something; torch's is a page, and advises switching its safety off.
+    except Exception as error:  # of safetensors, pickle, zipfile or our own: all mean an unusable file
+        # Only our own message is useful; torch's fills a page and advises switching its safety off.
         why = f": {error}" if type(error) is ValueError else ""
         raise WeightsError(f"{path} is not a VGG-19 weights file{why}") from error
 

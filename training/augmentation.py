@@ -1,7 +1,7 @@
-"""What a film does to a picture from one frame to the next, done to photos: it moves, comes nearer, flickers, and is noisy.
+"""Does to photos what a film does from one frame to the next: the picture moves, comes nearer, flickers, and is noisy.
 
-A network that paints the same strokes on the photo and on the shaken photo boils less in a film, and needs no film to learn
-it (Ruder et al. 2018, "Artistic style transfer for videos and spherical images", make such films of photos, too).
+A network that paints the same strokes on the photo and on the shaken photo boils less in a film, and learns that without
+films (Ruder et al. 2018, "Artistic style transfer for videos and spherical images", make such films of photos, too).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHIFT_PX = 4.0  # at most, as all others; the stride of the networks, so that a thing is seen everywhere on their grid
+SHIFT_PX = 4.0  # a maximum, like those below; the networks' stride, so that things appear everywhere on their grid
 ZOOM = 0.03
 LIGHT = 0.06
 NOISE = 0.03  # standard deviation
@@ -19,28 +19,28 @@ NOISE = 0.03  # standard deviation
 
 @dataclass(frozen=True)
 class Shaken:
-    """Photos that were shaken.
+    """Shaken photos.
 
     Attributes:
         image: (N, 3, P, P) in [0, 1].
-        grid: (N, P, P, 2), where in the photos each of its pixels lies, for `grid_sample`.
+        grid: (N, P, P, 2), where in the photos each pixel of `image` lies, for `grid_sample`.
     """
 
     image: Tensor
     grid: Tensor
 
     def follow(self, image: Tensor) -> Tensor:
-        """What was seen in the photos, such as their paintings, (N, C, P, P), moved as they were."""
+        """An image made from the photos, such as their paintings, (N, C, P, P), moved as the photos were."""
         return moved(image, self.grid)
 
 
 class Shake:
-    """Shakes the photos of each step otherwise, and those of the same step always alike.
+    """Shakes the photos differently at each step, but always the same way at the same step.
 
-    All it changes from step to step is written into tensors beforehand, so that a CUDA graph may replay the rest.
+    Everything that changes from step to step is written into tensors beforehand, so that a CUDA graph can replay the rest.
 
     Args:
-        photos: of a whole step, all processes together; a photo is shaken alike, however many processes there are.
+        photos: their number in a whole step, over all processes; the number of processes does not change how one is shaken.
         side_px: of each.
         seed: of all randomness.
         places: this process's photos among them.
@@ -58,13 +58,13 @@ class Shake:
         self._first_line = torch.zeros(2, dtype=torch.int64, device=device)
 
     def prepare(self, step: int) -> None:
-        """Draw the numbers of a step."""
+        """Draw the random numbers of a step."""
         rng = np.random.default_rng((self._seed, step))
         drawn = rng.uniform(self._lowest, self._highest, (self._photos, len(self._lowest))).astype(np.float32)
-        first_line = rng.integers(len(self._lines), size=2)  # so that the same noise never lies in the same place
+        first_line = rng.integers(len(self._lines), size=2)  # so that the noise is not in the same place each time
         for tensor, numbers in ((self._drawn, drawn[self._places]), (self._first_line, first_line)):
             source = torch.from_numpy(numbers)
-            if tensor.is_cuda:  # from pinned memory, so that nobody waits for the copy
+            if tensor.is_cuda:  # from pinned memory, so that nothing waits for the copy
                 source = source.pin_memory()
             tensor.copy_(source, non_blocking=True)
 
@@ -81,6 +81,6 @@ class Shake:
 
 
 def moved(image: Tensor, grid: Tensor) -> Tensor:
-    """Sampled where `grid_sample` is told, as float32."""
-    # Bicubic, because bilinear blurs: what is compared with it would learn to blur, too.
+    """The image sampled at the grid's positions, as float32."""
+    # Bicubic, because bilinear blurs: a network whose output is compared with it would learn to blur, too.
     return F.grid_sample(image.float(), grid, mode="bicubic", padding_mode="reflection", align_corners=False)

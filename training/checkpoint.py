@@ -17,10 +17,10 @@ from allaprima.models.errors import StyleError, TrainingError
 from allaprima.models.image_transform_net import NETS, ImageTransformNet, JohnsonNet
 from allaprima.training.config import PRECISIONS
 
-KEPT = 3  # newest checkpoints left in a run folder; a quality-tier one is 27 MB
-BEST = "best.safetensors"  # averaged weights of the checkpoint that painted the preview photos with the lowest loss
+KEPT = 3  # newest checkpoints kept in a run folder; a quality-tier one is 27 MB
+BEST = "best.safetensors"  # averaged weights that painted the preview photos with the lowest loss
 
-# What a file may claim before anything is made of it.
+# Limits on what a file may claim, checked before it is used.
 MAX_BYTES = 128 * 2**20
 MAX_HEADER_BYTES = 2**20
 MAX_TENSORS = 1000
@@ -41,7 +41,7 @@ def checkpoint_path(run_folder: Path, step: int) -> Path:
 
 
 def save_checkpoint(run_folder: Path, state: TrainingState, card: Mapping[str, Any]) -> Path:
-    """Write step_000500.safetensors, then step_000500.json, and drop the oldest beyond `KEPT`.
+    """Write step_000500.safetensors, then step_000500.json, and drop all but the newest `KEPT`.
 
     Raises:
         TrainingError: the folder cannot be written to or the disk is full; older checkpoints stay as they are.
@@ -50,7 +50,7 @@ def save_checkpoint(run_folder: Path, state: TrainingState, card: Mapping[str, A
     try:
         save_weights(path, state.tensors, card)
     except TrainingError:
-        if not path.with_suffix(".json").exists():  # half a pair, on a disk that is short of room
+        if not path.with_suffix(".json").exists():  # half a pair, on a disk that is short of space
             with suppress(OSError):
                 path.unlink()
         raise
@@ -65,7 +65,7 @@ def save_checkpoint(run_folder: Path, state: TrainingState, card: Mapping[str, A
 def save_weights(
     path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any], dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write tensors, with their card in the header and, readable, in a .json beside them.
+    """Write tensors, with their card in the header and, for people, in a .json beside the file.
 
     Args:
         dtype: float32, or float16 for half the size.
@@ -80,10 +80,10 @@ def save_weights(
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, in float32, and card of a file that `save_weights` wrote; nothing larger or stranger than ours is read.
+    """Float32 tensors and card of a file that `save_weights` wrote; larger or otherwise odd files are refused.
 
     Raises:
-        StyleError: no such file, or not one of ours. TrainingError: one that cannot be read now.
+        StyleError: no such file, or not one of ours. TrainingError: it cannot be read now.
     """
     try:
         size = path.stat().st_size
@@ -102,7 +102,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read_card(data: bytes) -> dict[str, Any]:
-    """The card in a safetensors header, after a look at everything that the header claims."""
+    """The card in a safetensors header, after checking everything that the header claims."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise ValueError("its header is damaged")
@@ -122,7 +122,7 @@ def find_weights(run_or_checkpoint: Path) -> Path:
     """A run folder's weights.safetensors, else its newest checkpoint; a file is returned as it is.
 
     Raises:
-        TrainingError: a run folder with neither.
+        TrainingError: the run folder has neither.
     """
     if not run_or_checkpoint.is_dir():
         return run_or_checkpoint
@@ -165,10 +165,10 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
 def load_newest_state(
     run_folder: Path, warn: Callable[[str], None], at_most: float = math.inf
 ) -> tuple[TrainingState, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, or None in a folder without one; `warn` hears of those that cannot.
+    """The newest readable checkpoint, or None in a folder without any; `warn` is told of damaged ones.
 
     Args:
-        at_most: the step of the newest one that is wanted.
+        at_most: checkpoints of later steps are ignored.
     Raises:
         StyleError: there are checkpoints, and all of them are damaged. TrainingError: one cannot be read now; going on
             from an older one would throw it away.
@@ -186,7 +186,7 @@ def load_newest_state(
 
 
 def drop_states_after(run_folder: Path, step: int) -> None:
-    """Delete the checkpoints of steps that a training goes back behind, and halves of pairs that a kill left."""
+    """Delete checkpoints later than the step that a training goes back to, and half pairs that a kill left."""
     for path in [*run_folder.glob("step_*.safetensors"), *run_folder.glob("step_*.json")]:
         digits = path.stem.removeprefix("step_")
         twin = path.with_suffix(".json" if path.suffix == ".safetensors" else ".safetensors")
@@ -217,7 +217,7 @@ def load_net(path: Path) -> tuple[ImageTransformNet, dict[str, Any]]:
 
 
 def misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
-    """What keeps tensors from being exactly the wanted ones, by name and shape; None if they are."""
+    """How tensors differ from the wanted ones in names or shapes; None if they do not."""
     for name, tensor in wanted.items():
         if name not in tensors:
             return f"no {name}"
@@ -234,7 +234,7 @@ def unprefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def pack_state(
     step: int, net: torch.nn.Module, averaged_net: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainingState:
-    """Everything a training needs to go on, as tensors with one namespace each: net, ema, adam."""
+    """Everything a training needs to go on, as tensors in three namespaces: net, ema, adam."""
     tensors = {f"net.{name}": p for name, p in net.state_dict().items()}
     tensors |= {f"ema.{name}": p for name, p in averaged_net.state_dict().items()}
     for name, p in net.named_parameters():
@@ -270,9 +270,9 @@ def unpack_state_(
         state_of_p = optimizer.state[p]
         for key in ADAM_KEYS:
             moment = tensors[f"adam.{key}.{name}"]
-            if key not in state_of_p:  # the fused Adam counts its steps on the parameter's device; moments lie as it does
+            if key not in state_of_p:  # fused Adam counts steps on the parameter's device; moments share its memory format
                 state_of_p[key] = torch.zeros((), device=p.device) if key == "step" else torch.empty_like(p)
-            state_of_p[key].copy_(moment)  # in place: a CUDA graph knows where it lies
+            state_of_p[key].copy_(moment)  # in place: a CUDA graph knows its address
 
 
 def _complete_steps(run_folder: Path) -> list[int]:

@@ -1,5 +1,5 @@
-"""The commands that train, export and compare: train, sweep, optimize, reconstruct, evaluate, export, import, bench; each with
-its options beside its work.
+"""The commands that train, export and compare: train, sweep, optimize, reconstruct, evaluate, export, import, bench; each
+command's options stand next to its code.
 
 Everything heavier than the standard library is imported inside a command, so that --help is instant.
 """
@@ -58,7 +58,7 @@ def train(options: argparse.Namespace) -> int:
     if options.resume:
         _check_nothing_else(options)
     runs = [_resumed_run(folder, options.photos) for folder in options.resume] if options.resume else _new_runs(options)
-    writes = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one talks and writes
+    writes = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, only one prints and writes
     for run_folder, config in runs if writes else []:
         print(config.to_json())
         print(f"run folder: {run_folder}", flush=True)
@@ -85,7 +85,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def train_style(style_image: Path, photos: Path, run_folder: Path, quick: bool, options: Mapping[str, Any]) -> Path:
-    """`allaprima.train`: see there."""
+    """See `allaprima.train`."""
     known = [field.name for field in dataclasses.fields(TrainConfig)]
     if unknown := [name for name in options if name not in known]:
         raise TypeError(f"train has no option {', '.join(unknown)}; there are {', '.join(known)}")
@@ -107,7 +107,7 @@ def train_style(style_image: Path, photos: Path, run_folder: Path, quick: bool, 
 
 
 def _check_nothing_else(options: argparse.Namespace) -> None:
-    """Raises a `TrainingError` where --resume is given options that would not count."""
+    """Raises a `TrainingError` if --resume comes with options that would have no effect."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     defaults |= {"output": None, "quick": False, "preview": []}
     del defaults["photos"]  # they may have moved
@@ -118,7 +118,7 @@ def _check_nothing_else(options: argparse.Namespace) -> None:
 
 
 def _resumed_run(folder: str, photos: str | None) -> tuple[Path, TrainConfig]:
-    """A run's folder and options; with other photos, or the same ones in another place, where that is given."""
+    """A run's folder and options; `photos` replaces its photos, or says where they are now."""
     path = Path(folder, "options.json")
     if not path.is_file():
         raise TrainingError(f"{folder} is not a run folder: it has no options.json")
@@ -162,7 +162,7 @@ def _check_new(run_folder: Path, photos: Path) -> None:
 
 
 def _chosen_config(options: argparse.Namespace, style_image: str | None) -> TrainConfig:
-    """The training options of a command line; those that a command does not have stay at their defaults."""
+    """The training options of a command line; those that the command lacks keep their defaults."""
     photos = options.photos or os.environ.get("ALLAPRIMA_PHOTOS")
     if not style_image or not photos:
         raise TrainingError(
@@ -174,10 +174,10 @@ def _chosen_config(options: argparse.Namespace, style_image: str | None) -> Trai
 
 
 def _config_of(values: dict[str, Any]) -> TrainConfig:
-    """The training options of these values, their files found from wherever the training will go on."""
+    """The training options with these values; file paths are made absolute, so that the training can go on from anywhere."""
     if not Path(values["style_image"]).is_file():
         raise TrainingError(f"there is no painting {values['style_image']}")
-    values["vgg19"] = values.get("vgg19") or os.environ.get("ALLAPRIMA_VGG19")  # --resume may lack it, or have another
+    values["vgg19"] = values.get("vgg19") or os.environ.get("ALLAPRIMA_VGG19")  # it may be unset or different at --resume
     for name in ("style_image", "photos", "init", "vgg19"):  # --resume may be called from another folder
         if values.get(name) and Path(values[name]).exists():
             values[name] = os.path.realpath(values[name])
@@ -457,7 +457,7 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def _sizes(text: str) -> list[tuple[int, int]]:
-    """Height and width of each, multiples of the networks' stride."""
+    """Height and width of each size, multiples of the networks' stride."""
     sizes = []
     for part in text.split(","):
         width, _, height = part.partition("x")

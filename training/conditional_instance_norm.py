@@ -1,8 +1,8 @@
-"""Many paintings in one network, and the base made so, from which the training of a new painting starts.
+"""Many paintings in one network: the base, from which the training of a new painting starts.
 
-What makes a painting is its own: a scale and a shift in every norm (conditional instance normalization, Dumoulin, Shlens,
-Kudlur 2017) and, in the realtime tier, what becomes of the photo's own pixels. All the rest is shared, so that a new painting
-finds strokes there already. `training.gallery.base` trains it.
+Each painting has its own scale and shift in every norm (conditional instance normalization, Dumoulin, Shlens, Kudlur 2017)
+and, in the realtime tier, its own weights for the photo's pixels. All the rest is shared, so that a new painting starts with
+strokes already learned. `training.gallery.base` trains the base.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,17 +26,17 @@ from allaprima.training.losses import perceptual_losses
 from allaprima.training.style_image import StyleTarget
 
 BASE = FOLDER / "base"
-OF_EACH_STYLE = ("skip", "bias")  # beside the norms; the realtime network's own
-PHOTO = "photo"  # among a base's paintings the one whose picture is the photo itself
-TRIAL_PX = 160  # short side of the photos on which a new painting looks for the one to start from
+OF_EACH_STYLE = ("skip", "bias")  # besides the norms; only in the realtime network
+PHOTO = "photo"  # the "painting" of a base whose picture is the photo itself
+TRIAL_PX = 160  # short side of the photos used to choose the network that a new painting starts from
 
 
 class ManyStyles(nn.Module):
-    """A network of a tier with norms, and what else is a painting's own, for each of several paintings.
+    """A network of a tier with separate norms, and other weights of `OF_EACH_STYLE`, for each of several paintings.
 
     Args of forward:
         content_image: (N, 3, H, W), as the network takes it.
-        styles: (N,) numbers of the paintings, one for each image.
+        styles: (N,) indices of the paintings, one for each image.
     """
 
     def __init__(self, net: ImageTransformNet, count: int) -> None:
@@ -64,7 +64,7 @@ class Base:
     """What `save_base` wrote.
 
     Attributes:
-        names: of the paintings, in the order of the tensors' first dimension.
+        names: of the paintings, in the order of the first dimension of `own`.
         shared, own: tensors by the network's own names; those of `own` have a first dimension for the paintings.
         card: how it was trained.
     """
@@ -85,7 +85,7 @@ class Base:
         return net
 
     def go_on_(self, net: ManyStyles, names: Sequence[str]) -> None:
-        """Put what is learned into a network of these paintings; new ones begin as the mean of those that are here."""
+        """Load this base into a network of these paintings; new ones begin as the mean of this base's paintings."""
         own = {
             key: torch.stack([each[self.names.index(name)] if name in self.names else each.mean(0) for name in names])
             for key, each in self.own.items()
@@ -119,7 +119,7 @@ def load_base(tier: str, folder: Path = BASE) -> Base:
 
 
 def starts(tier: str, folder: Path = FOLDER) -> dict[str, ImageTransformNet]:
-    """Networks that a training may start from: the mean of the base's paintings; where there is no base, the shipped ones."""
+    """Networks that a training may start from: the mean of the base's paintings or, without a base, the shipped networks."""
     if (folder / "base" / f"{tier}.safetensors").is_file():
         return {"base/mean": load_base(tier, folder / "base").network(None)}
     return {f"{path.parent.name}/{tier}": load_net(path)[0].train() for path in sorted(folder.glob(f"*/{tier}.safetensors"))}
@@ -129,12 +129,12 @@ def starts(tier: str, folder: Path = FOLDER) -> dict[str, ImageTransformNet]:
 def nearest(
     nets: Mapping[str, ImageTransformNet], target: StyleTarget, frames: Sequence[np.ndarray], config: TrainConfig
 ) -> str:
-    """The name of the network that is already nearest to a painting.
+    """The name of the network whose loss for a painting is already the lowest.
 
     Args:
         target: of the painting.
         frames: photos to paint, (H, W, 3) uint8.
-        config: its weights decide.
+        config: its loss weights are used.
     """
     device = target.vgg.mean.device
     totals = dict.fromkeys(nets, 0.0)

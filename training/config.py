@@ -1,4 +1,4 @@
-"""The options of every training, optimization and study: the one home of defaults, bounds, choices and help. Standard
+"""The options of every training, optimization and study: the only place for defaults, bounds, choices and help. Standard
 library only, so that --help is instant."""
 
 import dataclasses
@@ -15,16 +15,16 @@ from allaprima.models.targets import FIRST_OPSET, TARGETS
 
 CONTENT_LAYERS = ("relu4_2",)
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-# Beside them, of the painter's recipe; what is measured with (training/studies/judges.py) looks at other layers.
+# More layers, for the painter's recipe; the measurements of training/studies/judges.py look at other layers.
 WASSERSTEIN_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 SIMILARITY_LAYERS = ("relu3_1", "relu4_1")
-# How much each loss counts: content and similarity times the content weight; style (Gram), wasserstein and palette times the
-# style weight; lattice as it stands. training/gallery/README.md has the trials.
+# Weight of each loss: content and similarity are multiplied by the content weight; style (Gram), wasserstein and palette by
+# the style weight; lattice by neither. The trials are in training/gallery/README.md.
 RECIPES: dict[str, dict[str, float]] = {
     "painter": {"content": 0.4, "similarity": 2.0, "style": 1.0, "wasserstein": 1.2, "palette": 3.0, "lattice": 10.0},
     "gram": {"content": 1.0, "style": 1.0},
 }
-STYLE_WEIGHT = 30.0  # of the classic optimization, unitless; networks are trained with less, lest content gets lost
+STYLE_WEIGHT = 30.0  # of the classic optimization, unitless; networks are trained with less, so that content is not lost
 COLOR_CONTROLS = ("none", "luminance", "histogram", "cholesky", "image-analogies", "optimal-transport")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -50,7 +50,7 @@ def _optimizer() -> Any:
 
 
 def _pooling() -> Any:
-    # As it was trained, or as Gatys et al. preferred.
+    # "max" as VGG-19 was trained, "avg" as Gatys et al. preferred.
     return option("max", "VGG-19's", choices=("max", "avg"))
 
 
@@ -62,8 +62,8 @@ def _noise_seed() -> Any:
 class TrainConfig:
     """Everything that decides what network a training gives, saved as options.json in the run folder.
 
-    Losses are unitless, content at relu4_2, style at relu1_1 to relu5_1. What "auto" stands for: precision: the faster of
-    both; compile: on CUDA a trial. On CUDA all but compile="off" makes the step one CUDA graph, too.
+    Losses are unitless, content at relu4_2, style at relu1_1 to relu5_1. Meaning of "auto": for precision, the faster of
+    the two; for compile, a trial on CUDA. On CUDA, unless compile="off", the step also becomes one CUDA graph.
     """
 
     style_image: str  # the style image's file
@@ -72,13 +72,13 @@ class TrainConfig:
     steps: int = option(10_000, "weight updates", "N", least=1)
     batch_size: int = option(4, "photos a step, all processes together", "N", least=1)
     size_px: int = option(256, "side of the photos' crops", "PX", least=32, multiple_of=(16, "VGG-19 halves it four times"))
-    # VGG-19 does not see it, so nothing is ever rewarded for what happens at the picture's border, where mirrored pixels
-    # tell a network that it is there.
+    # VGG-19 does not see the margin, so the losses never reward anything done at the picture's border, which a network
+    # recognizes by its mirrored pixels.
     margin_px: int = option(
         16, "painted around them and cut off, so that no border is learned", "PX", least=0, multiple_of=(8, "")
     )
-    # Of what the network paints otherwise at the border of the crop alone than with the margin around it: without a
-    # reward a band at the border does not come, but one that is there stays.
+    # Penalizes what the network paints differently at the border of a crop alone than with a margin around it: the margin
+    # keeps new bands from forming at the border, but does not remove one that is already there.
     border_weight: float = option(100.0, "more keeps bands away from the picture's border", "X")
     style_size_px: int = option(512, "short side of the painting; larger gives larger strokes", "PX", least=32)
     crop_border: bool = option(False, "cut a plain border off the painting, as scans and frames have it")
@@ -91,7 +91,7 @@ class TrainConfig:
     content_weight: float = option(1.0, "more keeps the photo", "X")
     style_weight: float = option(5.0, "more gives the painting; 3 to 10 look right", "X")
     tv_weight: float = option(0.5, "total variation: more is smoother", "X")
-    # Times `training.update.STEADY_WEIGHT`, of how much else the network paints on the photo shaken a little.
+    # Times `training.update.STEADY_WEIGHT`, the weight of how differently the network paints a slightly shaken photo.
     steady: float = option(0.25, "more paints steadier films, and calmer; 0 to 1", "0..1", most=1.0)
     upsampling: str = option(
         "bilinear", "of features, once trained; nearest is sharper and may weave", choices=("bilinear", "nearest")
@@ -114,7 +114,7 @@ class TrainConfig:
     init: str = option("base", "start from the base, from noise, or from another style's .safetensors", "base|none|FILE")
     vgg19: str | None = _vgg19()
     max_pixels: int = _max_pixels()
-    preview: tuple[str, ...] = ()  # photos for the preview sheet; none: four out of `photos`
+    preview: tuple[str, ...] = ()  # photos for the preview sheet; if empty, four of `photos`
     preview_every: int = option(500, "steps between two preview sheets", "N", least=1)
     checkpoint_every: int = option(500, "steps between two checkpoints", "N", least=1)
     title: str = option("", "of the painting, for the style's card (default: the file's name)", "TEXT")
@@ -131,7 +131,7 @@ class TrainConfig:
 
     @property
     def painted_px(self) -> int:
-        """Side of what the network paints in training."""
+        """Side of the image that the network paints in training."""
         return self.size_px + 2 * self.margin_px
 
     def to_json(self) -> str:
@@ -139,7 +139,7 @@ class TrainConfig:
 
     @classmethod
     def read(cls, path: Path) -> "TrainConfig":
-        """The options that `to_json` gave, from a file.
+        """The options in a file that `to_json` made.
 
         Raises:
             TrainingError: not an options file, or one of another version; the message names what is wrong.
@@ -147,7 +147,7 @@ class TrainConfig:
         try:
             options: dict[str, Any] = json.loads(path.read_bytes())
             options["preview"] = tuple(options.get("preview", ()))
-            options["init"] = options.get("init") or "none"  # 0.1.0 began so, and painted no margins
+            options["init"] = options.get("init") or "none"  # as 0.1.0, which painted no margins either
             options.setdefault("margin_px", 0)
             options.setdefault("border_weight", 0.0)
             options.setdefault("upsampling", "nearest")
@@ -167,7 +167,7 @@ class TrainConfig:
 class OptimizeConfig:
     """Everything that decides what picture the classic optimization gives.
 
-    Without a `style_weight` it is `STYLE_WEIGHT` where losses are unitless, as much where they are not.
+    Without a `style_weight`, it is `STYLE_WEIGHT` for unitless losses and an equivalent weight for the others.
     """
 
     content: str  # the content image's file
@@ -201,7 +201,7 @@ class OptimizeConfig:
     seed: int = _noise_seed()
     device: str = _device()
     # From noise, bf16 reached the same loss (0.602, 300 iterations, 256 px) with the same strokes, but some places came out
-    # in other colors: 27 of 255 levels apart in the mean. So fp32.
+    # in other colors: 27 of 255 levels apart on average. Hence fp32.
     precision: str = option(
         "fp32",
         "of VGG-19; bf16 may be twice as fast, for another picture of the same loss; auto takes the faster",
@@ -264,7 +264,7 @@ class ReconstructConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What a network is measured on, and beside what."""
+    """What a network is measured on, and what it is compared with."""
 
     style_image: str  # the painting's file
     photos: str  # a folder of photos that the network was not trained on
@@ -290,12 +290,12 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Flavor:
-    """What kind of .onnx file: as in `models.contract.Contract`.
+    """The kind of .onnx file to write, as in `models.contract.Contract`.
 
     Attributes:
-        target: of `models.targets.TARGETS`. size: width and height, fixed. opset: else the lowest that does.
+        target: a key of `models.targets.TARGETS`. size: fixed width and height. opset: None takes the lowest that suffices.
     Raises:
-        StyleError: an option is out of its range, or nothing by itself.
+        StyleError: an option is out of its range, or has no effect without another.
     """
 
     io: str = option("image", choices=tuple(IO))
@@ -344,7 +344,7 @@ class Flavor:
 
     @property
     def foreign(self) -> bool:
-        """Whether the file gets a form that this program does not read."""
+        """Whether the file gets a form that this program cannot read."""
         opset = self.opset or TARGETS[self.target].opset or LOWEST_OPSET
         return bool(self.size) or TARGETS[self.target].plain or opset < LOWEST_OPSET
 

@@ -19,13 +19,13 @@ BF16_CAPABILITY = (8, 0)  # CUDA's compute capability of the first GPUs that mul
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device of a name out of auto, cpu, cuda and mps; on a machine with several GPUs that of this process.
+    """The device named auto, cpu, cuda or mps; on a machine with several GPUs, this process's own.
 
-    On CUDA float32 means float32 from here on: convolutions no longer round to TensorFloat-32, of which targets, previews
-    and `optimize` knew nothing, and cuDNN picks its algorithms by trial.
+    On CUDA, float32 means float32 from here on: convolutions no longer round to TensorFloat-32, which targets, previews
+    and `optimize` do not expect, and cuDNN picks its algorithms by trial.
 
     Raises:
-        TrainingError: it is not there.
+        TrainingError: this machine does not have it.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -43,9 +43,9 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def pick_precision(precision: str, vgg: VGG19Features, device: torch.device) -> str:
-    """ "fp32" or "bf16"; auto measures which is faster here, as bf16 without hardware for it is many times slower.
+    """ "fp32" or "bf16"; auto measures which is faster here, because bf16 without hardware for it is many times slower.
 
-    A GPU is asked instead: a small trial there measures launches, and would choose by chance.
+    A CUDA GPU's capability is read instead: a small trial there would only measure launches and so choose at random.
     """
     if precision != "auto":
         return precision
@@ -69,10 +69,10 @@ def pick_precision(precision: str, vgg: VGG19Features, device: torch.device) -> 
 
 
 def worker_count(workers: int | None, device: torch.device, processes: int = 1) -> int:
-    """Threads that prepare photos: as many as asked for, else 4, or where a GPU does the rest every core, up to 16.
+    """Threads that prepare photos: as many as asked for; else 4, or on CUDA one for each core, up to 16.
 
     Args:
-        processes: that share the cores.
+        processes: number that share the cores.
     """
     if workers is not None:
         return workers
@@ -83,7 +83,7 @@ def worker_count(workers: int | None, device: torch.device, processes: int = 1) 
 
 
 def in_precision(vgg: VGG19Features, precision: str) -> VGG19Features:
-    """VGG-19 in "fp32" or "bf16"; the float32 one that is given stays as it is."""
+    """VGG-19 in "fp32" or "bf16"; the given float32 one is not changed."""
     return copy.deepcopy(vgg).to(torch.bfloat16) if precision == "bf16" else vgg
 
 
@@ -91,19 +91,19 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):  # Linux knows the model's name only here
+    with suppress(OSError, StopIteration):  # Linux has the model's name only here
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
-# Bytes a pixel of the picture at the peak, a forward and backward pass to relu5_1 with L-BFGS's full history: peaks of
-# processes on a CPU at 1536x1536 and 768x768 px differ by 2.4 and 1.5 kB a pixel, with a history of 3.
+# Peak bytes per pixel of the picture: a forward and backward pass to relu5_1 with L-BFGS's full history. On a CPU, the peaks
+# of processes at 1536x1536 and 768x768 px differ by 2.4 and 1.5 kB per pixel, with a history of 3.
 OPTIMIZE_BYTES = {"fp32": 3000, "bf16": 2100}
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that can be had on a device; infinite where nobody says."""
+    """Available memory of a device; infinite where it is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return memory.free_bytes()
@@ -111,12 +111,12 @@ def free_bytes(device: torch.device) -> float:
 
 @contextmanager
 def guarded_memory(height: int, width: int, precision: str, device: torch.device, option: str = "--size") -> Iterator[None]:
-    """Refuse a picture too large to be optimized, and say what size would fit, and with which option.
+    """Refuse a picture that is too large to be optimized, and say what size would fit and which option sets it.
 
-    Linux kills a process that takes more memory than there is, so the need is compared first.
+    Linux kills a process that takes more memory than there is, so the estimate is checked first.
 
     Raises:
-        OptimizeError: before, by the estimate, or when memory runs out all the same.
+        OptimizeError: the estimate is too large, or memory runs out all the same.
     """
     free = free_bytes(device)
     need = OPTIMIZE_BYTES[precision] * height * width
@@ -134,7 +134,7 @@ def guarded_memory(height: int, width: int, precision: str, device: torch.device
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise too_large(0.5 * need) from error
     except RuntimeError as error:
-        # What torch's allocators say: on a CPU, on a CPU under Windows, on MPS, and libraries under CUDA.
+        # Messages of torch's allocators on a CPU, on a CPU under Windows and on MPS, and of libraries under CUDA.
         if not any(words in str(error) for words in ("allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")):
             raise
         raise too_large(0.5 * need) from error

@@ -1,4 +1,4 @@
-"""Frames and images in torch: uint8 pictures as they are read and saved, float32 ones as networks take and give them."""
+"""Frames and images in torch: uint8 pictures as they are read and saved, float32 ones as networks take and return them."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ def to_image(frames: Tensor | np.ndarray, device: torch.device) -> Tensor:
 
 
 def to_frame(image: np.ndarray) -> np.ndarray:
-    """What a network gave, (H, W, 3) float32, as uint8; what is not finite or out of range can be looked at, too."""
+    """A network's output, (H, W, 3) float32, as uint8; values that are not finite or out of range are allowed."""
     return (np.nan_to_num(image).clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The step of one style or several, launched: compiled, and as one CUDA graph, where a trial shows that it works and pays."""
+"""Launches the step of one or several styles: compiled, and as one CUDA graph, if a trial shows that it works and pays."""
 
 import copy
 import math
@@ -26,15 +26,15 @@ from allaprima.training.update import (
     without,
 )
 
-COMPILE_GAIN = 0.97  # a compiled step has to take at most this share of the plain one's time
-GRAPH_TOLERANCE = 0.02  # of a CUDA graph's losses, relative: bf16 sums in another order differ by less
+COMPILE_GAIN = 0.97  # a compiled step must take at most this share of the plain one's time
+GRAPH_TOLERANCE = 0.02  # relative, of a CUDA graph's losses: bf16 sums in another order differ by less
 
 
 class TrainingStep:
     """One step of all the styles that are trained together: VGG-19 looks at the photos once for all of them.
 
     Args:
-        updates: one a style; their networks and VGG-19 on one device.
+        updates: one per style; their networks and VGG-19 are on one device.
     """
 
     def __init__(self, updates: Sequence["Update"], functions: Functions) -> None:
@@ -50,7 +50,7 @@ class TrainingStep:
         """Update the weights of every style with the photos of a step.
 
         Args:
-            content_image: (N, 3, S, S) in [0, 1], channels-last; crop and margins.
+            content_image: (N, 3, S, S) in [0, 1], channels-last; crops with their margins.
         """
         self._prepare(step)
         self._run(content_image)
@@ -69,14 +69,14 @@ class TrainingStep:
             update(content_image, content_features, self.functions, self.places, self.shake)
 
     def capture_(self, content_image: Tensor) -> str:
-        """From now on replay the step as one CUDA graph: a small batch's step is a thousand launches, and waits for them.
+        """Replay the step as one CUDA graph from now on: a small batch's step mostly waits for its thousand launches.
 
-        The graph must first show that it gives the losses of the plain step; weights are what they were afterwards.
+        The graph must first prove that it gives the plain step's losses; the weights are restored afterwards.
 
         Args:
-            content_image: photos of the training's shape, to try it with.
+            content_image: photos of the training's shape, for the trial.
         Returns:
-            why there is no graph, and the step stays as it was; empty if there is one.
+            why there is no graph and the step stays as it was; empty if there is one.
         """
         starts = [copy.deepcopy(update.pack(0)) for update in self.updates]
         self._prepare(0)
@@ -92,9 +92,9 @@ class TrainingStep:
                 if why_not:
                     return why_not
             self._run = replay
-            torch.cuda.empty_cache()  # the plain step's activations; the graph has memory of its own
+            torch.cuda.empty_cache()  # frees the plain step's activations; the graph has its own memory
             return ""
-        except Exception as error:  # whatever a driver, a library or an operator has against it
+        except Exception as error:  # any objection of a driver, a library or an operator
             return first_line(error)
         finally:
             self._restore_(starts)
@@ -107,10 +107,10 @@ class TrainingStep:
 def difference(
     start: TrainingState, plain: tuple[dict[str, float], TrainingState], graph: tuple[dict[str, float], TrainingState]
 ) -> str:
-    """In what a replayed step differs from the plain one; empty if it does what it should.
+    """How a replayed step differs from the plain one; empty if it does what it should.
 
     Args:
-        start: before the step.
+        start: the state before the step.
         plain, graph: losses of the step, and the state after it.
     """
     if not plain[0]:
@@ -124,16 +124,16 @@ def difference(
             sum((end.tensors[name].float() - other.tensors[name].float()).square().sum().item() for name in names)
             for end, other in ((plain[1], start), (graph[1], plain[1]))
         )
-        # A bias before a norm has no gradient but rounding, whose sign alone decides on Adam's first step.
+        # The gradient of a bias before a norm is mere rounding error, yet its sign alone decides Adam's first step.
         if not off <= 0.1 * way:
             return f"it does not move the weights ({prefix[:-1]}) as the plain step does"
     return ""
 
 
 def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functions:
-    """The plain functions, or compiled ones where that was asked for or a trial shows that they are faster.
+    """The plain functions, or compiled ones if that was asked for or a trial shows that they are faster.
 
-    All processes take the same.
+    All processes choose the same.
 
     Raises:
         TrainingError: compiled ones were asked for and do not work.
@@ -143,7 +143,7 @@ def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functio
     device = next(net.parameters()).device
     if config.compile == "off" or (config.compile == "auto" and device.type != "cuda"):
         return plain
-    # What was compiled is kept for the next training; torch's own place for it is emptied at every restart.
+    # Compiled code is kept for the next training; torch's own cache folder is emptied at every reboot.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "allaprima", "compiled")
     with suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
@@ -169,11 +169,11 @@ def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functio
     why_not = ""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice to round more coarsely, and what its compiler says of itself
+            warnings.simplefilter("ignore")  # torch's advice to round more coarsely, and its compiler's own warnings
             share = seconds_of(compiled) / seconds_of(plain)
         if share >= COMPILE_GAIN and config.compile == "auto":
             why_not = f"it takes {share:.0%} of the plain step's time"
-    except Exception as error:  # no C compiler, no Triton, an operator it cannot do
+    except Exception as error:  # no C compiler, no Triton, an operator it does not support
         why_not = first_line(error)
     net.zero_grad(set_to_none=True)
     why_not = next((why for why in ranks.gather(why_not) if why), "")
@@ -183,7 +183,7 @@ def pick_functions(config: TrainConfig, update: Update, ranks: Ranks) -> Functio
 
 
 def trial_image(config: TrainConfig, ranks: Ranks, device: torch.device) -> Tensor:
-    """Noise of the shape of this process's share of a step's photos."""
+    """Noise in the shape of this process's share of a step's photos."""
     shape = (config.batch_size // ranks.world, 3, config.painted_px, config.painted_px)
     return torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last)
 
@@ -191,7 +191,7 @@ def trial_image(config: TrainConfig, ranks: Ranks, device: torch.device) -> Tens
 def captured(run: Callable[[Tensor], None], content_image: Tensor) -> Callable[[Tensor], None]:
     """The same work as one CUDA graph (torch.cuda.CUDAGraph), launched at once.
 
-    Three runs warm it up beforehand, as torch asks for: kernels are picked and the optimizer makes its state in them.
+    Three warm-up runs come first, as torch asks for: in them kernels are picked and the optimizer creates its state.
     Other threads may use the GPU meanwhile.
     """
     static = content_image.clone(memory_format=torch.preserve_format)
@@ -199,13 +199,13 @@ def captured(run: Callable[[Tensor], None], content_image: Tensor) -> Callable[[
     beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     beside.wait_stream(torch.cuda.current_stream())
     try:
-        with torch.cuda.stream(beside):  # around the capture, too: where that fails it does not put the stream back
+        with torch.cuda.stream(beside):  # around the capture, too: if that fails, it does not restore the stream
             for _ in range(3):
                 run(static)
             with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
                 run(static)
     except Exception as error:
-        if isinstance(error.__context__, Exception):  # what broke the capture, not that it broke
+        if isinstance(error.__context__, Exception):  # report what broke the capture, not that it broke
             raise error.__context__ from None
         raise
     finally:
@@ -219,5 +219,5 @@ def captured(run: Callable[[Tensor], None], content_image: Tensor) -> Callable[[
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, short enough for a message."""
+    """The message of a library's error, short enough for one of ours."""
     return (str(error).splitlines() or [""])[0][:200] or type(error).__name__

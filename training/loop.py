@@ -1,4 +1,4 @@
-"""The training of styles: photos through f_W and VGG-19, losses back into f_W (Johnson et al. 2016, Fig. 2)."""
+"""The training loop: photos go through f_W and VGG-19, losses back into f_W (Johnson et al. 2016, Fig. 2)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ OF_ONE_STYLE = (
 
 
 def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool = False) -> Path:
-    """Train one style, or go on with a training: `train_together` of one.
+    """Train one style, or go on with a training: `train_together` with one style.
 
     Returns:
         the path of weights.safetensors.
@@ -41,7 +41,7 @@ def train(config: TrainConfig, run_folder: Path, console: Console, resume: bool 
 def train_together(
     configs: Sequence[TrainConfig], run_folders: Sequence[Path], console: Console, resume: bool = False
 ) -> list[Path]:
-    """Train styles on the same photos at once, or go on with that; each becomes what it would become alone.
+    """Train styles on the same photos at once, or go on with that; each turns out as it would alone.
 
     Together they cost less: photos are prepared once, and VGG-19 looks at them once. If one style's picture goes bad, all
     go back to the same step.
@@ -140,10 +140,10 @@ def _train(
 
 
 def check_alike(configs: Sequence[TrainConfig]) -> None:
-    """Whether these styles can be trained together.
+    """Check that these styles can be trained together.
 
     Raises:
-        TrainingError: they differ in what decides photos or steps; the message names the first such option.
+        TrainingError: they differ in an option that decides photos or steps; the message names the first such option.
     """
     for config in configs[1:]:
         for field in dataclasses.fields(TrainConfig):

@@ -1,11 +1,11 @@
-"""Perceptual losses: content, style and total variation (Gatys et al. 2016, Johnson et al. 2016); and of samples, what the
-painter's recipe adds: sorted Wasserstein, self-similarity, palette.
+"""Perceptual losses: content, style and total variation (Gatys et al. 2016, Johnson et al. 2016); and those that the
+painter's recipe adds, computed on samples: sorted Wasserstein, self-similarity, palette.
 
-Three normalizations of the same two sums:
+Three normalizations of content and style:
 
     unitless   each layer's content error over the mean square of the content's features, each layer's Gram error over
-               the mean square of the style's Gram; means over layers. 1.0 is as bad as a black feature map, whatever
-               the painting and whatever VGG-19 file, so one default style weight serves them all.
+               the mean square of the style's Gram; means over layers. 1.0 is as bad as a black feature map, for any
+               painting and any VGG-19 file, so one default style weight serves them all.
     gatys      Gatys et al. 2016, Eq. 1, 4 and 5: sums of squares, 1/2 and 1/(4 C^2 M^2), style layers 1/L each.
     johnson    Johnson et al. 2016, Eq. 2 and 4: squared error over C*H*W, squared Frobenius norm of Grams over C*H*W.
 """
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from allaprima.models.contract import LUMA
 
-BORDER_PX = 24  # how far a border shows; the realtime network's own reach is some 40
-FLAT = 1e-4  # of a luminance's variance, added: a picture with less than this has no strokes to be compared
+BORDER_PX = 24  # how far a border is visible; the realtime network's reach is about 40
+FLAT = 1e-4  # added to a luminance's variance: a picture with less than this has no strokes to compare
 LATTICE_PX, LATTICE_CELLS = 4, 8
 QUANTILES = 2048  # of the painting's channels
 _TINY = 1e-12  # keeps a flat picture's loss finite
@@ -35,7 +35,7 @@ def gram_matrix(features: Tensor) -> Tensor:
         (N, C, C) float32, divided by C*H*W so that image size does not set the scale.
     Raises:
         ValueError: not 4-D; the message shows the shape.
-    Differs from Gatys et al. 2016, who do not divide.
+    Gatys et al. 2016 do not divide.
     """
     if features.ndim != 4:
         raise ValueError(f"features are {tuple(features.shape)}; (N, C, H, W) is wanted")
@@ -51,10 +51,10 @@ def gram_matrices(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _Gram(torch.autograd.Function):
-    """X^T X of (N, H*W, C) in float32, the order that channels-last features lie in, so that nothing is copied.
+    """X^T X of (N, H*W, C) in float32, the memory order of channels-last features, so that nothing is copied.
 
     Its own backward is one product, X (G + G^T); autograd, blind to the symmetry, takes two and a sum. On a GPU sums over
-    65,536 pixels stay in float32; a CPU adds in float32, too, but has no product that hands that on unrounded.
+    65,536 pixels stay in float32; a CPU adds in float32, too, but has no product that returns its sums unrounded.
     """
 
     @staticmethod
@@ -108,8 +108,8 @@ def style_loss(
         style_grams: layer -> (1, C, C) `gram_matrix` of the style image, or (N, C, C), one for each image; its keys are the
             layers compared.
         normalization: unitless, gatys or johnson.
-        layer_weights: layer -> how much it counts beside the others, w_l of Gatys et al. 2016, Eq. 5; only their
-            proportions matter. None: all alike.
+        layer_weights: layer -> its relative weight, w_l of Gatys et al. 2016, Eq. 5; only proportions matter. None: all
+            equal.
     Returns:
         scalar float32, the mean over the batch; 0 where no layer is compared.
     """
@@ -119,8 +119,8 @@ def style_loss(
         if normalization == "unitless":
             losses.append((squares.mean((1, 2)) / (target.square().mean((1, 2)) + _TINY)).mean())
         elif normalization == "gatys":
-            # Ours is divided by C*H*W, Eq. 4 is not: (C*M)^2 / (4 C^2 M^2) = 1/4. Images of different size stay
-            # comparable, which the paper's own form, written for equal sizes, does not give.
+            # Our Gram is divided by C*H*W, that of Eq. 4 is not: (C*M)^2 / (4 C^2 M^2) = 1/4. This keeps images of
+            # different sizes comparable, unlike the paper's own form, which is written for equal sizes.
             losses.append(0.25 * squares.sum((1, 2)).mean())
         else:
             losses.append(squares.sum((1, 2)).mean())
@@ -133,7 +133,7 @@ def style_loss(
 
 
 def tv_loss(image: Tensor) -> Tensor:
-    """Total variation: mean squared difference of neighbouring pixels (Johnson et al. 2016, after Mahendran 2015).
+    """Total variation: mean squared difference of neighboring pixels (Johnson et al. 2016, after Mahendran 2015).
 
     Args:
         image: (N, 3, H, W) RGB in [0, 1], H and W at least 2.
@@ -145,13 +145,13 @@ def tv_loss(image: Tensor) -> Tensor:
 
 
 def border_loss(alone: Tensor, with_margin: Tensor) -> Tensor:
-    """How much else a network paints where its picture ends.
+    """How differently a network paints where its picture ends.
 
-    Rows and columns of the outer `BORDER_PX` are compared by their mean color: a band counts, not where its strokes lie.
+    Rows and columns of the outer `BORDER_PX` are compared by their mean color: a band counts, the place of strokes does not.
 
     Args:
-        alone: (N, 3, H, W) RGB in [0, 1], what it makes of a crop.
-        with_margin: the same crop, painted with what lies around it; constant.
+        alone: (N, 3, H, W) RGB in [0, 1], the painting of a crop.
+        with_margin: the same crop, painted together with its surroundings; constant.
     Returns:
         scalar float32, the mean squared difference.
     """
@@ -162,20 +162,20 @@ def border_loss(alone: Tensor, with_margin: Tensor) -> Tensor:
 
 
 def steady_loss(image: Tensor, expected: Tensor) -> Tensor:
-    """How much else a network paints where a photo has hardly changed: other strokes, not other colors.
+    """How differently a network paints a photo that has hardly changed: in its strokes, not its colors.
 
     Args:
-        image: (N, 3, H, W) RGB in [0, 1], what it makes of the changed photo.
-        expected: what it made of the photo, moved as that was; constant.
+        image: (N, 3, H, W) RGB in [0, 1], the painting of the changed photo.
+        expected: the painting of the original photo, moved as the photo was; constant.
     Returns:
-        scalar float32: the mean squared difference in luminance over the luminance's variance; 2 is nothing in common.
+        scalar float32: the mean squared difference in luminance over the luminance's variance; 2 means nothing in common.
     """
     found, wanted = luminance(image), luminance(expected.detach())
     return ((found - wanted).square().mean((1, 2)) / (wanted.var((1, 2), correction=0) + FLAT)).mean()
 
 
 def sampled(features: Tensor, places: Tensor) -> Tensor:
-    """What lies at some positions: (N, P, C) float32 of (N, C, H, W), `places` (P,) int64 counting row by row."""
+    """The features at some positions: (N, P, C) float32 of (N, C, H, W), `places` (P,) int64 counted row by row."""
     return features.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, places).float()
 
 
@@ -185,7 +185,7 @@ def quantiles(features: Tensor, count: int = QUANTILES) -> Tensor:
 
 
 def requantiled(ordered: Tensor, count: int) -> Tensor:
-    """(N, C, count) of (N, C, P): number i is the quantile (i + 1/2) / count, linearly between its two neighbors."""
+    """(N, C, count) of (N, C, P): value i is the quantile (i + 1/2) / count, interpolated between its two neighbors."""
     return ordered if ordered.shape[2] == count else F.interpolate(ordered, size=count, mode="linear")
 
 
@@ -197,11 +197,11 @@ def wasserstein_loss(
     Args:
         features: layer -> (N, C, H, W) of the stylized image.
         style_quantiles: layer -> (1, C, Q) or (N, C, Q) `quantiles` of the style image; its keys are the layers compared.
-        places: layer -> positions where the stylized image is looked at.
+        places: layer -> positions where the stylized image is sampled.
     Returns:
         scalar float32, each layer over the painting's variance, the mean over layers: 1.0 is as bad as a flat picture of
         the painting's mean.
-    Sliced onto random directions it is Heitz et al. 2021; onto the channels themselves it costs no product.
+    Heitz et al. 2021 slice onto random directions; slicing onto the channels themselves needs no product.
     """
     losses = []
     for layer, target in style_quantiles.items():
@@ -215,15 +215,15 @@ def wasserstein_loss(
 def self_similarity_loss(
     features: Mapping[str, Tensor], content_features: Mapping[str, Tensor], places: Mapping[str, Tensor]
 ) -> Tensor:
-    """How far the pattern of likenesses between places moved from the photo's (Kolkin et al. 2019, Eq. 2, "STROTSS").
+    """How far the pattern of similarities between places is from the photo's (Kolkin et al. 2019, Eq. 2, "STROTSS").
 
-    Blind to what a thing is painted with, as long as like things stay alike: faces and forms stay, colors need not.
+    Ignores how things are painted as long as similar things stay similar: faces and forms stay, colors need not.
 
     Args:
         features, content_features: layer -> (N, C, H, W).
         places: layer -> positions; its keys are the layers compared.
     Returns:
-        scalar float32; 0 where all likenesses are the photo's.
+        scalar float32; 0 if all similarities equal the photo's.
     """
     losses = []
     for layer, at in places.items():
@@ -233,14 +233,14 @@ def self_similarity_loss(
 
 
 def _likeness(vectors: Tensor) -> Tensor:
-    """Cosine distances between all of (N, P, C), columns divided by their sum: (N, P, P)."""
+    """Cosine distances between all pairs of (N, P, C), columns divided by their sum: (N, P, P)."""
     unit = F.normalize(vectors, dim=2)
     distances = (1.0 - unit @ unit.transpose(1, 2)).clamp_min(0.0)
     return distances / (distances.sum(1, keepdim=True) + _TINY)
 
 
 def colors_of(image: Tensor) -> Tensor:
-    """What `palette_loss` compares, strokes averaged in cells of 2x2 px: (N, 3, H/2, W/2) of (N, 3, H, W) RGB in [0, 1].
+    """The colors that `palette_loss` compares, means of 2x2 px: (N, 3, H/2, W/2) of (N, 3, H, W) RGB in [0, 1].
 
     Intensity and two opponent colors, which are decorrelated in natural pictures (Ohta, Kanade, Sakai 1980).
     """
@@ -257,8 +257,8 @@ def palette_loss(image: Tensor, style_colors: Tensor, places: Tensor) -> Tensor:
 
     Args:
         image: (N, 3, H, W) RGB in [0, 1].
-        style_colors: (1, S, 3) or (N, S, 3), some of the painting's `colors_of`.
-        places: (P,) positions in `colors_of` the image.
+        style_colors: (1, S, 3) or (N, S, 3), a sample of `colors_of(style_image)`.
+        places: (P,) positions in `colors_of(image)`.
     Returns:
         scalar float32, distance Euclidean + cosine; 0 where the palettes are the same.
     """
@@ -271,12 +271,12 @@ def palette_loss(image: Tensor, style_colors: Tensor, places: Tensor) -> Tensor:
 
 
 def lattice_loss(image: Tensor) -> Tensor:
-    """How much of a picture repeats from cell to cell of `LATTICE_PX`, the networks' stride, where they see no further.
+    """How much of a picture's finest detail repeats from cell to cell of `LATTICE_PX`, the networks' stride.
 
-    In windows of `LATTICE_CELLS` x `LATTICE_CELLS` cells, the variance of the mean cell, less what chance leaves of it.
+    In windows of `LATTICE_CELLS` x `LATTICE_CELLS` cells, the variance of the mean cell, less what is due to chance.
 
     Args:
-        image: (N, 3, H, W) RGB in [0, 1], H and W multiples of `LATTICE_PX`, cells beginning where the network's do.
+        image: (N, 3, H, W) RGB in [0, 1], H and W multiples of `LATTICE_PX`, its cells aligned with the network's.
     Returns:
         scalar float32, over the variance of the fine luminance, which counts as constant; 0 where nothing repeats.
     """

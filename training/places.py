@@ -1,4 +1,4 @@
-"""Where a step looks at features and colors that are compared as samples: positions at random."""
+"""Random positions at which a step samples the features and colors that it compares."""
 
 import numpy as np
 import torch
@@ -7,20 +7,20 @@ from torch import Tensor
 from allaprima.training.config import SIMILARITY_LAYERS, WASSERSTEIN_LAYERS
 
 WASSERSTEIN_PLACES, SIMILARITY_PLACES, PALETTE_PLACES = 2048, 512, 1024
-_DRAWN_WITH = 3  # beside the seed: photos, crops and paintings have streams of their own
+_DRAWN_WITH = 3  # added to the seed: photos, crops and paintings have random streams of their own
 
 
 class Places:
-    """Positions of a step, others at each, and for the same step always the same.
+    """The positions of a step: different at each step, always the same at the same step.
 
-    They are written into tensors beforehand, so that a CUDA graph may replay the rest.
+    They are written into tensors beforehand, so that a CUDA graph can replay the rest.
 
     Args:
-        size_px: side of what VGG-19 looks at.
+        size_px: side of the image that VGG-19 sees.
         seed: of all randomness.
     Attributes:
         wasserstein, similarity: layer -> (P,) int64, row by row in the layer's features.
-        palette: (P,) int64, in the picture reduced by 2.
+        palette: (P,) int64, in the picture at half size.
     """
 
     def __init__(self, size_px: int, seed: int, device: torch.device) -> None:
@@ -43,6 +43,6 @@ class Places:
         rng = np.random.default_rng((self._seed, _DRAWN_WITH, step))
         for places, cells in self._cells:
             source = torch.from_numpy(rng.choice(cells, len(places), replace=False))
-            if places.is_cuda:  # from pinned memory, so that nobody waits for the copy
+            if places.is_cuda:  # from pinned memory, so that nothing waits for the copy
                 source = source.pin_memory()
             places.copy_(source, non_blocking=True)

@@ -1,4 +1,4 @@
-"""The preview photos: what the network makes of them now, whether it looks sane, and how far it is from the target."""
+"""The preview photos: how the network paints them now, whether that looks sane, and how far it is from the target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Look:
 
     Attributes:
         stylized_frames: (H, W, 3) uint8.
-        fault: what is wrong with the picture, None if nothing is.
+        fault: what is wrong with the pictures, None if nothing is.
         losses: means of content, style and total over the photos.
     """
 
@@ -38,7 +38,7 @@ def load_preview_frames(config: TrainConfig, photos: Sequence[Path]) -> list[np.
     """The photos of the preview sheet, (H, W, 3) uint8, short side `PREVIEW_PX`.
 
     Args:
-        photos: of the training's folder; empty if they are streamed.
+        photos: files in the training's folder; empty if photos are streamed.
     """
     if config.preview:
         frames = [read_picture(path, config.max_pixels).frame for path in config.preview]
@@ -54,7 +54,7 @@ def load_preview_frames(config: TrainConfig, photos: Sequence[Path]) -> list[np.
 
 @torch.no_grad()
 def stylize_frame(net: torch.nn.Module, frame: np.ndarray) -> np.ndarray:
-    """A (H, W, 3) uint8 frame, cut to the network's stride, as the network paints it: (H, W, 3) float32."""
+    """The network's painting of a (H, W, 3) uint8 frame, cut to the network's stride: (H, W, 3) float32."""
     content_image = to_image(cut_to_stride(net, frame), next(net.parameters()).device)
     return np.asarray(net(content_image)[0].permute(1, 2, 0).float().cpu())
 
@@ -85,7 +85,7 @@ def look_at(net: torch.nn.Module, target: StyleTarget, frames: Sequence[np.ndarr
 
 
 def write_sheet(run_folder: Path, step: int, look: Look, frames: Sequence[np.ndarray], style_frame: np.ndarray) -> np.ndarray:
-    """The fixed photos above what the network makes of them, as preview_000500.png.
+    """The preview photos above the network's paintings of them, as preview_000500.png.
 
     Raises:
         PictureError: it cannot be written.

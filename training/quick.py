@@ -27,17 +27,17 @@ QUICK = {"steps": 120, "size_px": 160, "preview_every": 40, "checkpoint_every": 
 
 
 def quick_config(config: TrainConfig) -> TrainConfig:
-    """The options of a quick training: small crops, few steps; what the user set stays."""
+    """The options of a quick training: small crops, few steps; options that the user set are kept."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     changed: dict[str, Any] = {name: value for name, value in QUICK.items() if getattr(config, name) == defaults[name]}
     return dataclasses.replace(config, **changed)
 
 
 def full_training_text(config: TrainConfig, run_folder: Path) -> str:
-    """How long the full training would take here, by the photos a second that a quick one reached."""
+    """How long the full training would take here, from the photos per second of a quick one."""
     full = TrainConfig(config.style_image, config.photos)
     speeds = []
-    with suppress(OSError, ValueError, KeyError):  # a full disk may have cut it short
+    with suppress(OSError, ValueError, KeyError):  # a full disk may have truncated the log
         speeds = [json.loads(line)["photos_per_s"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     if not speeds:
         return "this was a preview; metrics.jsonl does not say how fast it went"
@@ -57,10 +57,10 @@ def sweep(
     """Train a quick preview for every pair of style weight and style size, and lay them out on one sheet.
 
     Args:
-        config: of every training but for those two.
-        folder: gets a run folder for each pair; trainings found there are gone on with, finished ones are kept.
+        config: of every training, except for those two.
+        folder: gets a run folder for each pair; trainings found there are continued, finished ones are kept.
     Returns:
-        the contact sheet, one row a pair.
+        the contact sheet, one row per pair.
     """
     rows: list[list[np.ndarray | None]] = []
     labels: list[list[str]] = []
@@ -75,7 +75,7 @@ def sweep(
         weights = run_folder / "weights.safetensors"
         if not (same and weights.is_file()):
             console.print(f"style weight {weight:g}, style size {size_px} px", soft_wrap=True)
-            if not same:  # of another sweep
+            if not same:  # left by another sweep
                 for old in [*run_folder.glob("step_*"), weights]:
                     old.unlink(missing_ok=True)
                 write_atomically(options, one.to_json().encode() + b"\n")

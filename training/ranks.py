@@ -1,4 +1,4 @@
-"""Several processes that train one network, started by torchrun; alone, everything here does nothing.
+"""Several processes that train one network, started by torchrun; with one process, everything here does nothing.
 
 torchrun --nproc-per-node 2 -m allaprima train painting.jpg --photos FOLDER -o RUN
 """
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world` of them; `local` counts on its own machine."""
+    """This process's rank among `world` processes; `local` is its rank on its own machine."""
 
     rank: int = 0
     world: int = 1
@@ -30,14 +30,14 @@ class Ranks:
 
     @property
     def writes(self) -> bool:
-        """Exactly one process writes the run folder."""
+        """Whether this is the one process that writes to the run folder."""
         return self.rank == 0
 
     def share(self, batch_size: int) -> Share:
-        """Its part of every step's photos.
+        """This process's part of every step's photos.
 
         Raises:
-            TrainingError: the photos of a step cannot be dealt out evenly.
+            TrainingError: the photos of a step cannot be divided evenly.
         """
         if batch_size % self.world:
             raise TrainingError(f"--batch-size is {batch_size}; a multiple of the {self.world} processes is needed")
@@ -48,7 +48,7 @@ class Ranks:
         return net if self.world == 1 else DistributedDataParallel(net)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Over all processes; every one of them has to ask."""
+        """The mean over all processes; every one of them must call this."""
         if self.world == 1:
             return values
         total = values.clone()
@@ -56,11 +56,11 @@ class Ranks:
         return total / self.world
 
     def any(self, here: bool) -> bool:
-        """Whether it is so in any process; every one of them has to ask."""
+        """Whether `here` is true in any process; every one of them must call this."""
         return here if self.world == 1 else any(self.gather(here))
 
     def gather(self, here: T) -> list[T]:
-        """The same thing from every process, in the order of ranks; every one of them has to ask."""
+        """Every process's `here`, in the order of ranks; every one of them must call this."""
         if self.world == 1:
             return [here]
         found: list[T | None] = [None] * self.world
@@ -69,7 +69,7 @@ class Ranks:
 
 
 def from_environment() -> Ranks:
-    """This process's place among those that torchrun started; the only one, if torchrun did not start it."""
+    """This process's place among those that torchrun started; if torchrun did not start it, it is the only one."""
     rank, world, local = (int(os.environ.get(name, default)) for name, default in _VARIABLES)
     return Ranks(rank, world, local)
 
@@ -79,7 +79,7 @@ _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 @contextmanager
 def joined(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
-    """The process group, for as long as it is needed: NCCL between GPUs, Gloo otherwise."""
+    """The process group while it is needed: NCCL between GPUs, Gloo otherwise."""
     if ranks.world == 1:
         yield ranks
         return
@@ -87,4 +87,4 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield ranks
-    dist.destroy_process_group()  # not after an error: it may wait for the others, who wait for this process
+    dist.destroy_process_group()  # not after an error: it could wait for the others while they wait for this process

@@ -1,4 +1,4 @@
-"""What a training leaves in its run folder beside checkpoints: metrics, skipped photos, the card."""
+"""What a training leaves in its run folder besides checkpoints: metrics, skipped photos, the card."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ LOG_EVERY = 25  # steps between two lines of metrics.jsonl, and between two look
 
 
 class MetricsLog:
-    """metrics.jsonl, and TensorBoard's files where tensorboard is installed. A disk that is full does not stop a training."""
+    """metrics.jsonl, and TensorBoard's files if tensorboard is installed. A full disk does not stop the training."""
 
     def __init__(self, run_folder: Path, start: int, batch_size: int, console: Console) -> None:
         self.path, self.batch_size, self.console = run_folder / "metrics.jsonl", batch_size, console
@@ -38,7 +38,7 @@ class MetricsLog:
                 self._board = SummaryWriter(str(run_folder / "tensorboard"), purge_step=start or None)
 
     def rewind(self, step: int) -> None:
-        """Forget the rows after a step: a training that goes back repeats them."""
+        """Drop the rows after a step: a training that goes back writes them again."""
         self._began, self._step = time.monotonic(), step
         if self.path.exists():
             with spared(self.console, str(self.path)):
@@ -70,7 +70,7 @@ class MetricsLog:
 
 @contextmanager
 def spared(console: Console, what: str) -> Iterator[None]:
-    """Say that something beside the weights could not be written, and go on."""
+    """If a file other than the weights cannot be written, say so and go on."""
     try:
         yield
     except (OSError, PictureError) as error:
@@ -80,7 +80,7 @@ def spared(console: Console, what: str) -> Iterator[None]:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # the line a kill cut short
+    except (ValueError, KeyError, TypeError):  # a line that a kill cut short
         return math.inf
 
 
@@ -91,13 +91,13 @@ class BadPhotos:
         photos: how many there are; math.inf for a stream.
         path: skipped.txt, perhaps with names from before a resume; None in a process that does not write.
     Attributes:
-        names: "file: why", in the order they were met, those before a resume included.
+        names: "file: why" in the order of discovery, including those from before a resume.
     """
 
     def __init__(self, source: str, photos: float, path: Path | None, console: Console) -> None:
         self.source, self.photos, self.path, self.console = source, photos, path, console
         self.names: dict[str, None] = {}
-        self._met: set[str] = set()  # in this process: those listed before may have been mended
+        self._met: set[str] = set()  # in this process: photos listed earlier may have been repaired
         if path and path.exists():
             self.names = dict.fromkeys(path.read_text().splitlines())
 
@@ -105,9 +105,9 @@ class BadPhotos:
         """Count and name each new one.
 
         Raises:
-            TrainingError: they are more than `MAX_BAD` of the folder.
+            TrainingError: they are more than the share `MAX_BAD` of the folder.
         """
-        # Names on a disk need not be UTF-8.
+        # File names need not be valid UTF-8.
         met = {photo.replace("\n", " ").encode("utf-8", "backslashreplace").decode() for photo in bad} - self._met
         self._met |= met
         new = met - self.names.keys()
@@ -127,7 +127,7 @@ class BadPhotos:
 def make_card(
     config: TrainConfig, step: int, newest: dict[str, float], seconds: float, bad_photos: int, processes: int = 1
 ) -> dict[str, Any]:
-    """What a network is and where it came from; goes beside the weights and into the .onnx."""
+    """What a network is and where it came from; goes next to the weights and into the .onnx."""
     count = f"{processes} x " if processes > 1 else ""
     started_from = {"started_from": "/".join(Path(config.init).with_suffix("").parts[-2:])} if config.init != "none" else {}
     return started_from | {
@@ -143,7 +143,7 @@ def make_card(
         "device": f"{count}{device_name(pick_device(config.device))}, torch {torch.__version__}",
         "losses": {name: round(value, 5) for name, value in newest.items()},
         "bad_photos": bad_photos,
-        # File names without folders: a card travels, the trainer's paths are nobody's business.
+        # File names without folders: a card is passed on, and the trainer's paths are private.
         "options": {
             name: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
             for name, value in dataclasses.asdict(config).items()

@@ -1,4 +1,4 @@
-"""The runs of styles that are trained together: what the loop does with one of them, and with all."""
+"""The runs of styles that are trained together: what the loop does with each of them, and with all."""
 
 import copy
 import math
@@ -32,27 +32,27 @@ from allaprima.training.ranks import Ranks
 from allaprima.training.record import LOG_EVERY, BadPhotos, MetricsLog, make_card, spared
 from allaprima.training.update import Update, weights_of
 
-MAX_NOT_FINITE = 3  # steps with a non-finite loss, in a row, that send a training back
+MAX_NOT_FINITE = 3  # so many steps in a row with a non-finite loss send a training back
 MAX_ROLLBACKS = 3
-LAST_SAVES_S = (1, 5, 15, 30, 60)  # waits between the attempts to save the result; a disk may be given room meanwhile
+LAST_SAVES_S = (1, 5, 15, 30, 60)  # waits between attempts to save the result; someone may free disk space meanwhile
 
 
 class Run:
     """One style in training: its network and optimizer, its folder, and what is known about it so far.
 
     Args:
-        config: as it is really trained: with what "auto" stood for.
+        config: as actually trained, with "auto" replaced by what was chosen.
         folder: gets metrics.jsonl, checkpoints, previews, and at the end weights.safetensors; only the first of several
             processes writes there.
         found: the checkpoint to go on from, with its card.
-        resume: whether what lies in the folder belongs to this training.
+        resume: whether the folder's contents belong to this training.
         photos: how many there are; math.inf for a stream.
-        names_photos: whether the damaged ones are named here; of several styles one does it for all.
+        names_photos: whether this run reports the damaged ones; one of several styles does so for all.
         console: for what the user should know.
     Attributes:
-        newest: mean losses of the newest line of the log.
+        newest: mean losses in the newest line of the log.
         best: lowest loss on the preview photos so far.
-        rollbacks: how often this style's picture went bad, and the training back.
+        rollbacks: how often this style's picture went bad and the training went back.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Run:
         update.lr_scale = card.get("lr_scale", 1.0)
         self.newest: dict[str, float] = dict(card.get("losses", {}))
         self.best, self.rollbacks = card.get("best", math.inf), card.get("rollbacks", 0)
-        self.first_state = copy.deepcopy(update.pack(start))  # to go back to while there is no checkpoint
+        self.first_state = copy.deepcopy(update.pack(start))  # to go back to until there is a checkpoint
         self._seconds_before, self._began = float(card.get("seconds", 0.0)), time.monotonic()
         self._is_judged = start * config.batch_size >= balance.MEASURED_AT
         self.unsaved = False
@@ -104,7 +104,7 @@ class Run:
         return card | ({"best": self.best} if self.best < math.inf else {})
 
     def note_losses(self, step: int) -> str:
-        """Log the mean losses since the last note, and say what the user should know; returns them as a text."""
+        """Log the mean losses since the last call, and say what the user should know; returns them as text."""
         reading = self.update.read()
         self.newest = reading.losses or self.newest
         if reading.skipped:
@@ -124,7 +124,7 @@ class Run:
         return f"{losses} {self.log.photos_per_s:.1f} photos/s{left}"
 
     def look(self, step: int) -> str | None:
-        """What is wrong with the picture at this step, if anything; keeps the sheet, and the weights if they are the best."""
+        """What is wrong with the picture at this step, if anything; saves the sheet, and the weights if they are the best."""
         seen = look_at(self.update.averaged_net, self.update.target, self.preview_frames, self.config)
         if step % self.config.preview_every == 0 or step == self.config.steps or seen.fault:
             with spared(self.console, "the preview sheet"):
@@ -141,7 +141,7 @@ class Run:
         return seen.fault
 
     def save(self, step: int) -> None:
-        """Write a checkpoint; if that fails the user knows, and `unsaved` asks the loop to try again."""
+        """Write a checkpoint; if that fails, tell the user, and `unsaved` asks the loop to try again."""
         try:
             save_checkpoint(self.folder, self.update.pack(step), self.card(step))
             self.unsaved = False
@@ -173,12 +173,12 @@ class Run:
             self.log.rewind(state.step)
 
     def keep_result(self) -> Path:
-        """Write the averaged weights, with patience: the work of hours must not be lost to a disk that is full for now.
+        """Write the averaged weights, with retries: hours of work must not be lost to a temporarily full disk.
 
         Returns:
             the path of weights.safetensors.
         Raises:
-            TrainingError: it could not be written even at the last attempt.
+            TrainingError: even the last attempt failed.
         """
         path = self.folder / "weights.safetensors"
         if not self.newest:
@@ -205,7 +205,7 @@ class Run:
 
 
 def not_finite(skipped_in_a_row: int) -> str | None:
-    """What is wrong if so many steps had a loss or gradient that was not finite."""
+    """What is wrong after so many skipped steps, whose loss or gradient was not finite; None if too few."""
     if skipped_in_a_row >= MAX_NOT_FINITE:
         return f"loss or gradient was not finite in {skipped_in_a_row} steps in a row"
     return None
@@ -232,9 +232,9 @@ class Runs:
 
     Args:
         runs: one for each style.
-        say: prints a line. show: the losses of a style, for the progress bar. speaks: whether they are lines, too.
+        say: prints a line. show: puts a style's losses on the progress bar. speaks: whether they are printed as lines, too.
     Attributes:
-        faults: for each style what is wrong with its picture since the last step that was read, None if nothing is.
+        faults: for each style what the last reading or look found wrong, None if nothing.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class Runs:
         self._bad: list[str] = []
 
     def note_photos(self, batch: Batch) -> None:
-        """List damaged photos for every style.
+        """Record damaged photos for every style.
 
         Raises:
             TrainingError: there are too many.
@@ -267,13 +267,13 @@ class Runs:
             self.say(note)
 
     def is_stopped(self, interrupted: Sequence[int], due: Due) -> bool:
-        """Whether to end here: all processes at the same step, so on GPUs only where they talk to each other anyway."""
+        """Whether to end here. All processes must end at the same step, so GPUs check only when they communicate anyway."""
         if self.ranks.world == 1:
             return bool(interrupted)
         return self.ranks.any(bool(interrupted)) if self.device.type == "cpu" or due.log else False
 
     def read(self, step: int, due: Due, stopped: bool) -> None:
-        """Read and log the losses, where it is time for that."""
+        """Read and log the losses, if they are due."""
         self.faults, self._skipped = [], []
         if due.log or due.look or stopped or self.device.type == "cpu":
             self._skipped = [run.update.peek().skipped_in_a_row for run in self.runs]
@@ -291,19 +291,19 @@ class Runs:
                 self.say(f"step {step}/{self.config.steps} {name}{text}")
 
     def look(self, step: int, due: Due) -> None:
-        """Look at the preview photos, where it is time for that."""
+        """Look at the preview photos, if that is due."""
         if due.look and not any(self.faults):
             found = [run.look(step) for run in self.runs] if self.ranks.writes else self.faults
             self.faults = self.ranks.gather(found)[0]
 
     def save(self, step: int, due: Due, stopped: bool) -> None:
-        """Write checkpoints, where it is time for that or an earlier one could not be written.
+        """Write checkpoints, if they are due or an earlier one could not be written.
 
         Raises:
-            Interrupted: it was stopped before its end. TrainingError: and could not be saved.
+            Interrupted: the training was stopped early. TrainingError: it was, and could not be saved.
         """
         for run in self.runs:
-            # A checkpoint between two bad steps would be a place to go back to that is no better.
+            # Going back to a checkpoint made between two bad steps would not help.
             run.unsaved = run.unsaved or due.save
             again = not any(self._skipped) and run.unsaved and (due.save or due.log)
             if (stopped or due.done or again) and self.ranks.writes:
@@ -333,9 +333,9 @@ def load_checkpoints(
     """The newest checkpoint of each folder, all of the same step and the same in all processes; None if there is none.
 
     Args:
-        resuming: else one without a checkpoint sends all back to where this process began.
+        resuming: False while training: if one folder has no checkpoint, the result is None and all start over.
     Raises:
-        TrainingError: there are none of the same step. StyleError: none of a folder's can be read.
+        TrainingError: there are none of the same step. StyleError: none in a folder can be read.
     """
     found = [load_newest_state(run_folder, say) for run_folder in run_folders]
     while any(found) and len({state and state[0].step for state in found}) > 1:

@@ -1,8 +1,8 @@
 """What a network sees when it paints coarse to fine: its own painting, enlarged, with the photo's detail put back.
 
-Large photos are painted so (inference/levels.py). A network that knows only photos takes the smooth strokes of an enlarged
-painting for empty walls, and hatches them. So a part of every step's photos is shown like that, beside the painting twice as
-large: strokes within strokes, as a painting has them when one comes nearer.
+Large photos are painted this way (inference/levels.py). A network trained only on photos takes the smooth strokes of an
+enlarged painting for empty walls, and hatches them. So some of every step's photos are shown in this form and compared with
+the painting at twice the size: strokes within strokes, as one sees them when coming nearer to a painting.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHARE = 4  # one of so many photos of a step; of two or three one
+SHARE = 4  # one in so many of a step's photos; with two or three photos, one
 
 
 def finer_count(batch_size: int, own: range) -> int:
-    """How many of this process's photos, the last ones, are painted as a second level.
+    """How many of this process's photos (its last ones) are painted as a second level.
 
     Args:
         own: its photos among all those of a step.
@@ -26,12 +26,12 @@ def finer_count(batch_size: int, own: range) -> int:
 
 @torch.no_grad()
 def second_level(net: Callable[[Tensor], Tensor], content_image: Tensor) -> Tensor:
-    """What the second of two levels is to paint.
+    """The input of the second of two levels.
 
     Args:
         content_image: (N, 3, P, P) in [0, 1], P a multiple of 8.
     Returns:
-        the same shape: the painting of the photo at half its size, enlarged, with what of the photo is lost at that size.
+        the same shape: the painting of the photo at half size, enlarged, plus the photo's detail that half size loses.
     """
     coarse_content = F.avg_pool2d(content_image, 2)
     stylized_image = net(coarse_content).float()

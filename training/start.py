@@ -1,4 +1,4 @@
-"""What a training begins with: checkpoints, photos, VGG-19, paintings, networks, and the step, compiled where that pays."""
+"""What a training begins with: checkpoints, photos, VGG-19, paintings, networks, and the step, compiled if that pays."""
 
 import dataclasses
 import math
@@ -48,7 +48,7 @@ def start_runs(
             say(text)
     preview_frames = load_preview_frames(configs[0], photos)
     vgg = load_vgg19(configs[0].vgg19, device=device)
-    # What "auto" chose by a stopwatch; a resumed run must not choose otherwise.
+    # "auto" chose by timing; a resumed run must not choose differently.
     precision = found[0][1]["options"]["precision"] if found else configs[0].precision
     precision = ranks.gather(pick_precision(precision, vgg, device))[0]
     target_vgg = in_precision(vgg, precision)
@@ -83,7 +83,7 @@ def targets_of(
     """The target of a training and, for the painter's recipe, that of the painting twice as large, for the second level.
 
     Args:
-        vgg: float32; looks at the painting. target_vgg: in the precision to train with.
+        vgg: float32; looks at the painting. target_vgg: in the precision used for training.
     """
     if config.recipe != "painter":
         return dataclasses.replace(make_target(vgg, style_frame, "fp32"), vgg=target_vgg), None
@@ -100,7 +100,7 @@ def targets_of(
 def start_step(
     config: TrainConfig, updates: Sequence[Update], say: Callable[[str], None], ranks: Ranks, device: torch.device
 ) -> TrainingStep:
-    """The step of these styles, compiled and as a CUDA graph where that works and pays; says what it is."""
+    """The step of these styles, compiled and as a CUDA graph if that works and pays; prints which it is."""
     functions = pick_functions(config, updates[0], ranks)
     launch = TrainingStep(updates, functions)
     kind = [f"VGG-19 and network in {config.precision} on {device}"]
@@ -123,7 +123,7 @@ def start_step(
 def open_folder(
     config: TrainConfig, photos: Sequence[Path], ranks: Ranks, device: torch.device, gpu_bytes: float | None = None
 ) -> PhotoFolder:
-    """The photos of a folder, as the options ask for them."""
+    """The photos of a folder, read as the options ask."""
     return PhotoFolder(
         photos,
         config.batch_size,
@@ -140,7 +140,7 @@ def open_folder(
 def first_network(
     config: TrainConfig, target: StyleTarget, preview_frames: Sequence[np.ndarray], say: Callable[[str], None]
 ) -> ImageTransformNet:
-    """The network that a training begins with: the base's, another style's, or noise."""
+    """The network that a training begins with: the base's, another style's, or a random one."""
     if config.init == "none":
         return TIERS[config.tier]()
     if config.init != "base":

@@ -1,4 +1,4 @@
-"""The style image, and what a network is trained towards: VGG-19 and the painting's Gram matrices."""
+"""The style image, and the target of a training: VGG-19 and the painting's Gram matrices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from allaprima.training.config import STYLE_LAYERS, WASSERSTEIN_LAYERS, TrainCon
 from allaprima.training.device import in_precision
 from allaprima.training.images import to_image
 
-BORDER_LEVELS = 12  # of 255, that a plain border may differ from its own color
-MIN_BORDER_SHARE = 0.02  # of the painting, that is worth a word
+BORDER_LEVELS = 12  # of 255; a plain border may differ this much from its own color
+MIN_BORDER_SHARE = 0.02  # of the painting; a smaller plain border is not mentioned
 MIN_CONTRAST = 2.0  # standard deviation of a painting's pixels, 0-255: below it there is nothing to learn
 MIN_SIDE_PX = 32
 MAX_ASPECT = 8
-GRAIN_PX = 1.0  # standard deviation of the blur that takes it away
-STYLE_COLORS = 1024  # of a painting, that stand for its palette
-MOSTLY = 0.9  # of a painting's strongest alpha: what has less counts as cut away
+GRAIN_PX = 1.0  # standard deviation of the blur that removes it
+STYLE_COLORS = 1024  # samples that represent a painting's palette
+MOSTLY = 0.9  # of a painting's highest alpha: pixels with less count as cut away
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class StyleTarget:
     """What the stylized images are compared with.
 
     Attributes:
-        style_grams: layer -> (1, C, C), or (N, C, C) where each image of a batch has a painting of its own.
+        style_grams: layer -> (1, C, C), or (N, C, C) if each image of a batch has its own painting.
         style_quantiles: layer -> (1, C, Q) or (N, C, Q), see `losses.quantiles`.
         style_colors: (1, S, 3) or (N, S, 3), see `losses.palette_loss`.
     """
@@ -43,7 +43,7 @@ class StyleTarget:
 
     @classmethod
     def of_all(cls, targets: Sequence["StyleTarget"]) -> "StyleTarget":
-        """Several paintings' in one, one after the other in each tensor; `of_each` chooses among them."""
+        """Several paintings' targets in one, concatenated in each tensor; `of_each` selects from them."""
         first = targets[0]
         return cls(
             first.vgg,
@@ -53,7 +53,7 @@ class StyleTarget:
         )
 
     def of_each(self, styles: Tensor) -> "StyleTarget":
-        """For a batch whose images have these paintings, (N,) numbers in the order of `of_all`."""
+        """The target for a batch whose images have these paintings, (N,) indices in the order of `of_all`."""
         return StyleTarget(
             self.vgg,
             {layer: grams[styles] for layer, grams in self.style_grams.items()},
@@ -68,10 +68,10 @@ def read_style_image(
     """The style image, (H, W, 3) uint8, its short side `style_size_px`.
 
     Args:
-        enlarged: a smaller one, too; else it stays as it is.
-        crop_border: a plain border, of a scan or a frame, is cut off.
+        enlarged: enlarge a smaller one; else it keeps its size.
+        crop_border: cut off a plain border, as of a scan or a frame.
     Raises:
-        PictureError: unreadable. TrainingError: one flat color, transparent all over, tiny, or hopelessly narrow.
+        PictureError: unreadable. TrainingError: one flat color, fully transparent, tiny, or hopelessly narrow.
     """
     picture = read_picture(style_image, max_pixels)
     frame = picture.frame
@@ -90,7 +90,7 @@ def read_style_image(
 
 
 def inside_of(frame: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of what lies inside a plain border, (H, W, 3) uint8; all of a picture that is plain everywhere."""
+    """Rows and columns inside a plain border of a (H, W, 3) uint8 frame; all of it if the whole picture is plain."""
     whole = slice(0, frame.shape[0]), slice(0, frame.shape[1])
     inside = []
     for axis in (0, 1):
@@ -100,7 +100,7 @@ def inside_of(frame: np.ndarray) -> tuple[slice, slice]:
         last = next((i for i, line in enumerate(lines[::-1]) if not _is_plain(line, middle[1])), None)
         if first is None or last is None:
             return whole
-        soft = -(-len(lines) // 100)  # where the painting begins a scan is soft
+        soft = -(-len(lines) // 100)  # a scan is blurred where the painting begins
         inside.append(slice(first + soft * (first > 0), len(lines) - last - soft * (last > 0)))
     return inside[0], inside[1]
 
@@ -111,7 +111,7 @@ def _is_plain(line: np.ndarray, color: np.ndarray) -> bool:
 
 
 def plain_border_text(config: TrainConfig, style_frame: np.ndarray) -> str:
-    """What to say of a painting with a plain border, which would be learned, too; empty where it has none."""
+    """What to tell the user of a plain border, which the network would learn, too; empty if there is none."""
     rows, columns = inside_of(style_frame)
     height, width = style_frame.shape[:2]
     share = 1.0 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
@@ -122,8 +122,8 @@ def plain_border_text(config: TrainConfig, style_frame: np.ndarray) -> str:
 
 
 def _only_visible(frame: np.ndarray, alpha: np.ndarray, style_image: str) -> np.ndarray:
-    """A painting cut out, with what is visible mirrored into what is not, as the white around it is no part of it."""
-    hidden = (alpha < MOSTLY * alpha.max()).astype(np.uint8)  # soft edges, half of white paper, are not learned either
+    """A cut-out painting with its visible part mirrored into the hidden part, as the white around it is no part of it."""
+    hidden = (alpha < MOSTLY * alpha.max()).astype(np.uint8)  # soft edges, half white paper, are not learned either
     if not alpha.any():
         raise TrainingError(f"{style_image} is transparent all over; a painting with something on it is wanted")
     if not hidden.any():
@@ -142,22 +142,22 @@ def _only_visible(frame: np.ndarray, alpha: np.ndarray, style_image: str) -> np.
 
 
 def without_grain(style_frame: np.ndarray) -> np.ndarray:
-    """A painting, (H, W, 3) uint8, without what is finer than the networks draw.
+    """A painting, (H, W, 3) uint8, without detail finer than the networks can draw.
 
-    They think at a quarter of the size. Asked for a canvas' grain they give their own: images of their strokes, mirrored at the
-    grid of 4 px, which hatch every flat part.
+    They work at a quarter of the size. Asked for a canvas's grain, they give their own: copies of their strokes, mirrored at
+    the grid of 4 px, which hatch every flat part.
     """
     return np.asarray(cv2.GaussianBlur(style_frame, (0, 0), GRAIN_PX))
 
 
 @torch.no_grad()
 def make_target(vgg: VGG19Features, style_frame: np.ndarray, precision: str) -> StyleTarget:
-    """VGG-19 in the precision to train with, and what the float32 one sees in the painting, (H, W, 3) uint8."""
+    """VGG-19 in the precision used for training, and what the float32 one sees in the painting, (H, W, 3) uint8."""
     image = to_image(style_frame, vgg.mean.device)
     features = vgg(image, STYLE_LAYERS)
     colors = losses.colors_of(image)
     places = np.random.default_rng(0).permutation(colors.shape[2] * colors.shape[3])
-    places = np.resize(places, STYLE_COLORS)  # a tiny painting's more than once
+    places = np.resize(places, STYLE_COLORS)  # repeats those of a tiny painting
     return StyleTarget(
         in_precision(vgg, precision),
         losses.gram_matrices(features),

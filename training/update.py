@@ -19,10 +19,10 @@ from allaprima.training.ranks import Ranks
 from allaprima.training.second_level import finer_count, second_level
 from allaprima.training.style_image import StyleTarget
 
-EMA_DECAY = 0.999  # of the averaged weights that are exported, a step of `EMA_BATCH` photos
+EMA_DECAY = 0.999  # of the averaged weights that are exported, per step of `EMA_BATCH` photos
 EMA_BATCH = 4
 PARTS = ("content", "style", "tv", "border", "steady", "wasserstein", "similarity", "palette", "lattice", "total")
-STEADY_WEIGHT = 20.0  # of `TrainConfig.steady` 1
+STEADY_WEIGHT = 20.0  # when `TrainConfig.steady` is 1
 
 
 ContentFeatures = Callable[[VGG19Features, Tensor], dict[str, Tensor]]
@@ -38,7 +38,7 @@ class Functions:
 
     Attributes:
         compiled: "on" or "off".
-        why_not: compiled, where that was tried.
+        why_not: why they are not compiled, if that was tried.
     """
 
     content_features: ContentFeatures
@@ -54,7 +54,7 @@ class Reading:
     Attributes:
         losses: mean of each of `PARTS` over the steps that counted; empty if there were none.
         skipped: steps whose loss or gradient was not finite; they changed no weight.
-        skipped_in_a_row: of those, the last ones.
+        skipped_in_a_row: how many of those came last, one after another.
     """
 
     losses: dict[str, float]
@@ -65,17 +65,17 @@ class Reading:
 class Update:
     """One style's part of a step, and everything that it changes: network, average, optimizer.
 
-    All of these stay where they are in memory, and what changes from step to step is written into tensors beforehand, so
-    that a CUDA graph may replay the rest.
+    All of these stay at the same memory addresses, and everything that changes from step to step is written into tensors
+    beforehand, so that a CUDA graph can replay the rest.
 
     Args:
         net: on its device, channels-last; trained in place.
-        finer_target: of the painting twice as large, for the photos that are painted as a second level; None for none.
+        finer_target: of the painting twice as large, for photos painted as a second level; None if there are none.
     Attributes:
-        finer: how many of this process's photos, the last ones, are painted as a second level.
-        target_of_each: `target`, or for each photo of a step its own.
-        parallel_net: the network, its gradients averaged over all processes.
-        lr_scale: of the learning rate; halved by the loop when the picture went bad.
+        finer: how many of this process's photos (its last ones) are painted as a second level.
+        target_of_each: `target`, or one with a painting for each photo of a step.
+        parallel_net: the network, with its gradients averaged over all processes.
+        lr_scale: factor of the learning rate; the loop halves it when the picture goes bad.
         newest_losses: of the newest step, one for each of `PARTS`, on the device.
     """
 
@@ -107,7 +107,7 @@ class Update:
         self._counts = torch.zeros(3, device=device)  # counted steps, skipped ones, skipped ones in a row
 
     def prepare(self, step: int) -> None:
-        """Set what depends on the number of the step."""
+        """Set everything that depends on the step's number."""
         set_learning_rate_(self.optimizer, self.config, step, self.lr_scale)
         self._average_share.fill_(average_share(step, self.config.batch_size))
 
@@ -122,11 +122,11 @@ class Update:
         """Update the weights with the photos of a step, unless its loss or gradient is not finite.
 
         Args:
-            content_image: (N, 3, S, S) in [0, 1], crop and margins.
-            content_features: VGG-19's of the same crops, without gradient.
+            content_image: (N, 3, S, S) in [0, 1], crops with their margins.
+            content_features: VGG-19's for the same crops, without gradient.
             functions: plain or compiled.
-            places: where features and colors are compared as samples.
-            shake: makes of photos those of a film's next frame.
+            places: where features and colors are sampled for comparison.
+            shake: turns photos into a film's next frame.
         """
         if self.finer:
             content_image, content_features = self._with_second_level(content_image, content_features, functions)
@@ -144,7 +144,7 @@ class Update:
         parts["total"].backward()  # type: ignore[no-untyped-call]
         values = self.ranks.mean(torch.stack([parts[name].detach().float() for name in PARTS]))
         finite = is_finite(values, self.net)
-        # The fused Adam looks at this, on the device, before it changes anything; GradScaler tells it in the same way.
+        # Fused Adam reads this on the device before it changes anything; GradScaler sets it in the same way.
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         update_average_(self.averaged_net, self.net, self._average_share)
@@ -156,7 +156,7 @@ class Update:
     def _with_second_level(
         self, content_image: Tensor, content_features: dict[str, Tensor], functions: Functions
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The photos of a step, the last ones as this network sees them at its second level; and their features."""
+        """The photos of a step, the last ones in the form this network sees at its second level; and their features."""
         vgg = self.target.vgg
         with torch.autocast(content_image.device.type, torch.bfloat16, enabled=vgg.dtype == torch.bfloat16):
             finer = second_level(self.net, content_image[-self.finer :])
@@ -171,7 +171,7 @@ class Update:
         return Reading(losses, counts[1], counts[2])
 
     def read(self) -> Reading:
-        """`peek`, and begin anew."""
+        """`peek`, then start counting again."""
         reading = self.peek()
         self._sums.zero_()
         self._counts[:2] = 0.0
@@ -187,13 +187,13 @@ class Update:
 
 
 def without(margin_px: int, image: Tensor) -> Tensor:
-    """The image, (N, C, H, W), without so many pixels at each border."""
+    """The image, (N, C, H, W), without its outer `margin_px` pixels."""
     height, width = image.shape[2:]
     return image[:, :, margin_px : height - margin_px, margin_px : width - margin_px]
 
 
 def content_features_of(vgg: VGG19Features, content_image: Tensor) -> dict[str, Tensor]:
-    """What VGG-19 sees in the photos, as deep as content is compared; without gradient."""
+    """VGG-19's features of the photos, at the layers where content is compared; without gradient."""
     with torch.no_grad():
         return vgg(content_image, (*CONTENT_LAYERS, *SIMILARITY_LAYERS))
 
@@ -207,8 +207,8 @@ def step_losses(
     shaken: Shaken | None,
     places: Places,
 ) -> dict[str, Tensor]:
-    """One forward pass of VGG-19 and up to three of the network, the second for its border, the third for its steadiness;
-    with gradient to the network."""
+    """All losses, with gradient to the network, from one forward pass of VGG-19 and up to three of the network: the second
+    for its border, the third for its steadiness."""
     minds_border = config.border_weight > 0 and config.margin_px > 0
     with torch.autocast(content_image.device.type, torch.bfloat16, enabled=target.vgg.dtype == torch.bfloat16):
         whole = net(content_image)
@@ -241,7 +241,7 @@ def step_losses(
 
 
 def weights_of(config: TrainConfig) -> dict[str, float]:
-    """How much each of `PARTS` but the total counts, by the recipe and the weights that the user gave."""
+    """The weight of each of `PARTS` except the total, from the recipe and the weights that the user gave."""
     shares = RECIPES[config.recipe]
     return {
         **{name: shares.get(name, 0.0) * config.content_weight for name in ("content", "similarity")},
@@ -254,7 +254,7 @@ def weights_of(config: TrainConfig) -> dict[str, float]:
 
 
 def shake_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Shake:
-    """What shakes the photos of a training, this process's share of them."""
+    """The `Shake` for this process's share of a training's photos."""
     own = own_photos(config, ranks)
     return Shake(config.batch_size, config.painted_px, config.seed, device, slice(own.start, own.stop))
 
@@ -277,14 +277,14 @@ def set_learning_rate_(optimizer: torch.optim.Optimizer, config: TrainConfig, st
 
 
 def is_finite(values: Tensor, net: torch.nn.Module) -> Tensor:
-    """Whether losses and gradient are finite, a scalar bool on their device; finite losses can have a gradient that is not."""
+    """Whether losses and gradient are finite, a scalar bool on their device; finite losses can have non-finite gradients."""
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
     return torch.isfinite(values.sum() + torch.nn.utils.get_total_norm(gradients))
 
 
 def average_share(step: int, batch_size: int) -> float:
-    """How much the newest weights count in their exponential moving average, the more the earlier, so that the initial
-    weights fade. It forgets by photos seen, not by steps: with any batch size the average reaches as far back."""
+    """How much the newest weights count in their exponential moving average: more in early steps, so that the initial weights
+    fade. It forgets by photos seen, not by steps, so that the average reaches equally far back at any batch size."""
     steps = step * batch_size / EMA_BATCH
     decay = min(EMA_DECAY, (1.0 + steps) / (10.0 + steps))
     return float(1.0 - decay ** (batch_size / EMA_BATCH))

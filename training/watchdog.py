@@ -1,5 +1,5 @@
-"""Whether what a network makes of the preview photos still is a picture: neither flat nor saturated. Blobs are for the eye: a
-detector that mistook no sane picture found 10 to 43 % of them."""
+"""Whether a network's paintings of the preview photos are still pictures: neither flat nor saturated. Blobs are left to the
+eye: a detector without false alarms found only 10 to 43 % of them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,13 +8,13 @@ import numpy as np
 from allaprima.models.contract import LUMA
 
 # Calibrated on 98 sets, 1,790 pictures (2026-11-22): shipped networks, trainings from step 5 to 2,000 and untrained
-# networks of both tiers on up to 50 photos of COCO, the photos themselves, and, further from a photo than any network's
-# picture, six paintings and cutouts of them in place of the network's pictures.
+# networks of both tiers on up to 50 photos of COCO, the photos themselves, and six paintings and cutouts of them in place of
+# the network's pictures, which differ more from a photo than any network's picture does.
 MIN_STD = 0.01  # of luminance; the flattest networks, 32 untrained quality ones, have 0.044
 FLATTER_THAN_PHOTO = 0.25  # times the photo's own: a photo that is nearly flat may stay so
-SATURATED = 1e-4  # from 0 or 1: a trained black and white woodcut comes near, a sigmoid that has died is there
-# The largest seen: 0.08, of a network 200 steps into a binary woodcut and of a photo. With the last layer 100 times too
-# large it is 0.95.
+SATURATED = 1e-4  # distance from 0 or 1: a trained black-and-white woodcut comes near it, a dead sigmoid is below it
+# The largest seen is 0.08, from a network 200 steps into a binary woodcut and from a photo. With the last layer 100 times
+# too large it is 0.95.
 LARGEST_SATURATED_SHARE = 0.9
 
 
@@ -23,7 +23,7 @@ def picture_fault(content_frames: Sequence[np.ndarray], stylized_images: Sequenc
 
     Args:
         content_frames: (H, W, 3) uint8 RGB, the photos.
-        stylized_images: (H, W, 3) float32 RGB of the same sizes, as the network gave them, [0, 1] if all is well.
+        stylized_images: (H, W, 3) float32 RGB of the same sizes, as the network returned them, in [0, 1] if all is well.
     """
     if not all(np.isfinite(image).all() for image in stylized_images):
         return "the pictures are not finite"
@@ -36,7 +36,7 @@ def picture_fault(content_frames: Sequence[np.ndarray], stylized_images: Sequenc
 
 
 def most(faults: Iterable[bool]) -> bool:
-    """At least half: one picture alone may have its reasons."""
+    """Whether at least half are true: a single picture may have its reasons."""
     found = list(faults)
     return 2 * sum(found) >= len(found) > 0
 

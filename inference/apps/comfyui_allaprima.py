@@ -44,17 +44,17 @@ class AllaPrimaStylize:
     def stylize(
         self, image: "torch.Tensor", style: str, strokes: float, strength: float, keep_color: str, onnx_file: str = ""
     ) -> "tuple[torch.Tensor]":
-        """Paint.
+        """Paint the pictures.
 
         Args:
             image: (N, H, W, 3) float32 in [0, 1].
-            style: a shipped one; `onnx_file`, a file of `allaprima train` or `export`, counts instead where it is given.
-            strokes: how large they are, 0 in one pass. strength: 0 is the picture, 1 the painting.
+            style: a shipped one; if `onnx_file` is given, a file of `allaprima train` or `export`, it is used instead.
+            strokes: how large they are, 0 for one pass. strength: 0 is the picture, 1 the painting.
             keep_color: one of `COLOR_MODES`.
         Returns:
             the same shape.
         Raises:
-            StyleError: no such style, or a file that is none.
+            StyleError: no such style, or not a style's file.
         """
         name = onnx_file.strip() or style
         if self._opened is None or self._opened[0] != name:

@@ -1,7 +1,7 @@
 """Films whose clock restarts or leaps: joined recordings, playlists with a discontinuity, a receiver that lost its signal.
 
-Some containers allow that (FFmpeg's AVFMT_TS_DISCONT: MPEG-TS, MPEG-PS, HLS), and a player puts the parts one after the
-other. Where a leap begins is decided as FFmpeg's own tool does it: a packet that is due is 0.1 s early or 10 s late."""
+Some containers allow that (FFmpeg's AVFMT_TS_DISCONT: MPEG-TS, MPEG-PS, HLS), and players join the parts one after
+another. A leap is recognized as by FFmpeg's own tool: a packet comes 0.1 s before or 10 s after it is due."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -11,14 +11,14 @@ from typing import Any
 import av
 
 EARLY_S, LATE_S = Fraction(1, 10), 10
-BEHIND_S = 5  # how far behind its picture a file may store its sound
+BEHIND_S = 5  # how far a file may store sound behind its picture
 
 
 class Clock:
     """Gives packets of a file the times of a clock that never leaps.
 
     Args:
-        film: index of the stream that the clock is kept by. frame_s: how long a frame stays that does not say.
+        film: index of the stream that sets the clock. frame_s: duration of a frame that has none.
     Attributes:
         leaps: how many there were so far.
     """
@@ -26,21 +26,21 @@ class Clock:
     def __init__(self, film: int, frame_s: Fraction) -> None:
         self._film, self._frame_s = film, frame_s
         self._offsets_s = [Fraction(0)]  # of each part
-        self._part: dict[int, int] = defaultdict(int)  # that a stream is in
+        self._part: dict[int, int] = defaultdict(int)  # the part that a stream is in
         self._due_s: dict[int, Fraction] = {}  # when a stream's next packet is, by the file's clock
-        self._ends_s: dict[int, Fraction] = defaultdict(Fraction)  # of what a stream has so far, by ours
-        self._began_s = Fraction(0)  # the film's newest part, by ours
+        self._ends_s: dict[int, Fraction] = defaultdict(Fraction)  # of what has come of a stream, by ours
+        self._began_s = Fraction(0)  # when the film's newest part began, by ours
         self._joined: set[int] = set()  # streams whose part has just begun
         self._waiting: list[av.Packet] = []  # sound of a part that the film has not begun yet
-        self._waits_since_s, self._waits_in = Fraction(0), 0  # the film's end, and part, when they began to wait
+        self._waits_since_s, self._waits_in = Fraction(0), 0  # the film's end and part when they began to wait
 
     @property
     def leaps(self) -> int:
         return len(self._offsets_s) - 1
 
     def mended(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
-        """The packets, their `pts` and `dts` changed where a part is not the first; what of a part's sound lies before
-        the end of the sound before it is left out."""
+        """The packets, with `pts` and `dts` changed in all parts but the first. Sound of a part that would begin before the
+        previous part's sound ends is left out."""
         for packet in packets:
             stream: Any = packet.stream
             time_s = _seconds(packet)
@@ -57,7 +57,7 @@ class Clock:
                     self._part[self._film] > self._waits_in or self._ends_s[self._film] - self._waits_since_s > BEHIND_S
                 ):
                     yield from self._released()
-            elif stream.type != "audio":  # there is hardly one, far from the one before it: it belongs to the film's part
+            elif stream.type != "audio":  # packets are rare and far apart: they belong to the film's part
                 self._part[stream.index] = self._part[self._film]
                 yield from self._shifted(packet)
             else:
@@ -96,7 +96,7 @@ class Clock:
         return self._frame_s if packet.stream.index == self._film else Fraction(0)
 
     def _shifted(self, packet: av.Packet) -> Iterator[av.Packet]:
-        """A packet by our clock; none, where it would sound at the same time as the part before."""
+        """A packet by our clock; none if it would sound at the same time as the previous part."""
         index = packet.stream.index
         time_base = Fraction(packet.time_base or 1)
         offset = round(self._offsets_s[self._part[index]] / time_base)

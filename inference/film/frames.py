@@ -1,4 +1,4 @@
-"""Film files read: upright RGB frames with their own timestamps, and everything else in the file as it is.
+"""Reads film files: upright RGB frames with their own timestamps, and everything else in the file unchanged.
 
 A frame is an array here as everywhere; what PyAV decodes is an `av_frame`.
 """
@@ -31,7 +31,7 @@ from allaprima.inference.hdr import NAMES, ToSdr
 from allaprima.models.errors import VideoError
 
 UNSPECIFIED = 2  # of a color space, primaries or transfer, in every standard that has the field
-# Of H.273's matrix coefficients, those that the scaler knows; RGB (0) needs none.
+# Those of H.273's matrix coefficients that the scaler knows; RGB (0) needs none.
 COLORSPACES = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
@@ -41,9 +41,9 @@ COLORSPACES = {
     9: Colorspace.BT2020,
     10: Colorspace.BT2020,
 }
-MAX_ERRORS_IN_A_ROW = 1000  # while nothing at all can be read; then the rest of the file is given up
-SUBTITLE_S = 60  # how long a subtitle stays that is looked for at the start of a part
-BLINK_S = 0.002  # what files that count milliseconds round away
+MAX_ERRORS_IN_A_ROW = 1000  # with nothing readable in between; then the rest of the file is given up
+SUBTITLE_S = 60  # subtitles that begin up to so long before the start of a part are looked for
+BLINK_S = 0.002  # rounding error of files that count in milliseconds
 # Side data of frames that FFmpeg reads and PyAV cannot write.
 DROPPED_TAGS = {
     "SPHERICAL": "360 degrees",
@@ -73,19 +73,19 @@ def _of_a_newer_kind(kinds: type[SideDataType], value: int) -> SideDataType:
     return kind
 
 
-# Where one kind of a frame's side data is newer than PyAV's table, as the EXIF of an MJPEG, PyAV would give none of it.
+# If a frame has side data of a kind newer than PyAV's table, such as an MJPEG's EXIF, PyAV would return none of its side data.
 SideDataType._missing_ = classmethod(_of_a_newer_kind)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment of a film: a frame, when it is seen, and for how long.
+    """A moment of a film: a frame, when it appears, and for how long.
 
     Attributes:
         frame: (H, W, 3) uint8 RGB, upright.
         pts: when it appears, in units of the film's `time_base`, counted from its beginning.
-        duration: how long it stays, in the same units; 0 where the file does not say.
-        alpha: (H, W) uint8, of a film with transparency; white shows through in `frame`.
+        duration: how long it stays, in the same units; 0 if the file does not say.
+        alpha: (H, W) uint8, if the film has transparency; `frame` is then as seen on white.
     """
 
     frame: np.ndarray
@@ -96,7 +96,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class ColorTags:
-    """How a film's numbers mean colors: matrix, range, primaries and transfer as H.273 numbers them."""
+    """How a film's numbers encode colors: matrix, range, primaries and transfer, with H.273's numbers."""
 
     matrix: int = UNSPECIFIED
     range: int = 0
@@ -104,7 +104,7 @@ class ColorTags:
     transfer: int = UNSPECIFIED
 
     def to_rgb(self, height: int) -> tuple[Colorspace, ColorRange]:
-        """Matrix and range for the conversion; what is not said is guessed as players do, by the height."""
+        """Matrix and range for the conversion; if unspecified, they are guessed from the height, as players do."""
         guess = Colorspace.ITU709 if height >= 720 else Colorspace.SMPTE170M
         full = self.range == ColorRange.JPEG
         return COLORSPACES.get(self.matrix, guess), ColorRange.JPEG if full else ColorRange.MPEG
@@ -117,9 +117,9 @@ class ToRgb:
         first: the first one.
     Attributes:
         height, width: of the upright frames. turned: whether they lie on their side in the file. tags: of the colors.
-        out_tags: of the colors of its frames, where they are written as a film again; others than `tags` of an HDR film, which
-            becomes SDR. hdr: the name of its transfer then, else empty.
-        depth: bits a channel in the file. has_alpha: whether the first may be transparent; white shows through.
+        out_tags: of the colors when its frames are written as a film again; they differ from `tags` for an HDR film, which
+            becomes SDR. hdr: the name of its transfer in that case, else empty.
+        depth: bits per channel in the file. has_alpha: whether the first may be transparent; it is then put on white.
         resized: whether later ones had another size, and were scaled to the first one's.
     """
 
@@ -138,11 +138,11 @@ class ToRgb:
         self._reformatter = VideoReformatter()
 
     def __call__(self, av_frame: av.VideoFrame) -> np.ndarray:
-        """A frame, (H, W, 3) uint8 RGB of the first one's size; a view of the decoder's memory where it can be one."""
+        """A frame, (H, W, 3) uint8 RGB of the first one's size; a view of the decoder's memory if possible."""
         return self.with_alpha(av_frame)[0]
 
     def with_alpha(self, av_frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
-        """The same, and its alpha, (H, W) uint8, if it has any."""
+        """The same, with its alpha, (H, W) uint8, if it has any."""
         height, width = self._coded
         self.resized |= (av_frame.height, av_frame.width) != self._coded
         matrix, color_range = self.tags.to_rgb(height)
@@ -165,7 +165,7 @@ class ToRgb:
             opaque = frame[:, :, 3:].astype(np.float32) / 255.0
             frame = np.rint(frame[:, :, :3] * opaque + 255.0 * (1.0 - opaque)).astype(np.uint8)
             if av_frame.format.has_palette and alpha.min() == 255:
-                alpha = None  # every palette could be transparent, this one is not
+                alpha = None  # any palette could be transparent; this one is not
         return self._upright(frame), alpha
 
     def _upright(self, frame: np.ndarray) -> np.ndarray:
@@ -185,15 +185,15 @@ class VideoReader:
         start_s, duration_s: only this part; 0 for `duration_s` reads to the end.
     Attributes:
         to_rgb: size, depth, colors and orientation of the frames.
-        time_base: seconds a unit of their timestamps. rate: frames a second, on average, as the file says.
-        timeless: whether it has no timestamps at all; `rate` is then what its header says, or a guess.
+        time_base: seconds per unit of their timestamps. rate: average frames per second, according to the file.
+        timeless: whether it has no timestamps at all; `rate` is then from its header, or a guess.
         sample_aspect: width to height of a pixel, upright.
-        length_s: what is to be read, as far as the file says, else None.
-        others: audio and subtitle streams, whose packets come along. left_out: kinds of all other streams.
+        length_s: length of what is read, if the file says, else None.
+        others: audio and subtitle streams, whose packets are returned, too. left_out: kinds of all other streams.
         chapters: of what is read.
-        interlaced: whether the frames are. alpha_unread: whether there is transparency that no decoder here knows.
-        dropped_tags: what else the frames say about themselves, in words, that cannot be passed on.
-        leaps: how often the file's clock restarted or leapt so far; the parts come one after the other.
+        interlaced: whether the frames are. alpha_unread: whether there is transparency that no decoder here can read.
+        dropped_tags: other properties of the frames, in words, that cannot be passed on.
+        leaps: how often the file's clock restarted or leapt so far; the parts are joined one after another.
         skipped: damaged packets and frames so far. gave_up: whether the rest of the file could not be read at all.
     Raises:
         VideoError: missing, not a video, damaged beyond reading, or without a single frame.
@@ -222,7 +222,7 @@ class VideoReader:
         if is_sequence(self.path):
             name, options = sequence_options(self.path)
             return av.open(name, format="image2", options=options)
-        # By its whole name: FFmpeg takes what comes before a colon, as in 12:30.avi, for a protocol.
+        # By its absolute path: FFmpeg takes anything before a colon, as in 12:30.avi, for a protocol.
         return av.open(str(self.path.absolute()), metadata_errors="ignore")
 
     def _examine(self) -> None:
@@ -240,11 +240,11 @@ class VideoReader:
         self.others = [stream for stream in container.streams if stream.type in ("audio", "subtitle")]
         self._describe()
         self.metadata = _plainly_named(container.metadata)
-        # Files begin at any time, transport streams at hours: the beginning of the whole file is ours, so sound keeps step.
+        # Files may begin at any time, transport streams at hours: ours starts with the whole file's, so sound stays in sync.
         self._origin_s = Fraction(container.start_time or 0, av.time_base) + Fraction(self._start_s).limit_denominator(10**6)
         self.chapters = self._chapters()
         first = self._first_av_frame()
-        while first is None and untried:  # there are files whose first film is empty
+        while first is None and untried:  # in some files the first film stream is empty
             self._reread(untried.pop(0))
             first = self._first_av_frame()
         if first is None and self._stream.codec_context.name == "webp":
@@ -255,7 +255,7 @@ class VideoReader:
         if self._start_s > 0 and first.pts is not None and not self._leaps_at_all():
             self._reread(self._stream.index, seek=True)
             landed = self._first_av_frame()
-            # Without an index a seek may land behind the start, or nowhere; then the film is read through.
+            # Without an index, a seek may land after the start, or nowhere; then the film is read from its beginning.
             well = landed is not None and landed.pts is not None and landed.pts * self.time_base <= self._origin_s
         else:
             well = False
@@ -300,7 +300,7 @@ class VideoReader:
         return next((item for item in self._decode() if isinstance(item, av.VideoFrame)), None)
 
     def _reread(self, film: int, seek: bool = False) -> None:
-        """A stream from the beginning again, or from the last key frame before the start."""
+        """Reopen a stream at the beginning, or at the last key frame before the start."""
         others = [stream.index for stream in self.others]
         self._container.close()
         self._container = self._open()
@@ -315,18 +315,18 @@ class VideoReader:
 
     def _describe(self) -> None:
         """What the opened file says about its streams, before anything is read."""
-        # Threads that decode several pictures at once lose good ones beside a damaged one at the end.
+        # Threads that decode several pictures at once would lose good ones next to a damaged one at the end.
         self._stream.thread_type = "SLICE" if is_sequence(self.path) else "AUTO"
         others = [stream for stream in self._container.streams if stream not in (*self.others, self._stream)]
-        others = [stream for stream in others if stream.discard != Discard.all]  # else chapters in disguise
-        if self._container.metadata.get("major_brand") == "avis":  # an animated AVIF has its first picture as a still, too
+        others = [stream for stream in others if stream.discard != Discard.all]  # the others are chapters in disguise
+        if self._container.metadata.get("major_brand") == "avis":  # an animated AVIF also has its first picture as a still
             self.left_out = ["transparency" for stream in others if stream.duration]
         else:
             self.left_out = [_kind(stream) for stream in others]
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
-        # A raw stream has no timestamps to take an average of; FFmpeg then says 25. Its header may say better.
+        # A raw stream has no timestamps to average; FFmpeg then says 25. Its header may know better.
         untimed = self._stream.start_time is None and not self._stream.duration
-        self.timeless = untimed and self._container.format.name != "apng"  # of which FFmpeg does not say when it begins
+        self.timeless = untimed and self._container.format.name != "apng"  # FFmpeg does not say when one begins
         rates = (self._stream.average_rate, self._stream.guessed_rate)
         rates = (self._stream.codec_context.framerate, *reversed(rates)) if self.timeless else rates
         self.rate = Fraction(next(filter(None, rates), 25))
@@ -334,14 +334,14 @@ class VideoReader:
         self._clock = Clock(self._stream.index, 1 / self.rate) if leaping else None
 
     def __iter__(self) -> Iterator[Moment | av.Packet]:
-        """Moments in the order of their time, and the packets of `others` between them, with `pts` and `dts` counted from
-        the same beginning."""
+        """Moments in order of time, and between them the packets of `others`, with `pts` and `dts` counted from the same
+        beginning."""
         origin = round(self._origin_s / self.time_base)
         length = self._duration_s / float(self.time_base) if self._duration_s else float("inf")
-        guess = float(1 / (self.rate * self.time_base))  # units a frame, where the file does not say
+        guess = float(1 / (self.rate * self.time_base))  # units per frame, if the file does not say
         expected = -self._start_s / float(self.time_base)
         last = -1
-        before, before_end = None, 0.0  # the picture that is already there at the start
+        before, before_end = None, 0.0  # the picture already shown at the start
         least = BLINK_S / float(self.time_base)
         unfinished = {stream.index for stream in self.others if stream.type == "audio"}
         if self._start_s > 0 and any(stream.type == "subtitle" for stream in self.others) and not self._clock:
@@ -350,7 +350,7 @@ class VideoReader:
             if isinstance(item, av.Packet):
                 time_s = self._shift_(item)
                 if time_s is None or time_s < 0 < self._start_s:
-                    continue  # before a film's very beginning lies what a decoder of sound needs to get going
+                    continue  # what precedes a film's very beginning is what sound decoders need to start up
                 if not self._duration_s or time_s < self._duration_s:
                     yield self._ends_in_time_(item)
                 else:
@@ -360,25 +360,25 @@ class VideoReader:
                 continue
             pts = round(expected) if item.pts is None else item.pts - origin
             expected = pts + (item.duration or guess)
-            if pts >= length:  # the sound of the last moments may come later in the file
+            if pts >= length:  # sound of the last moments may come later in the file
                 last = pts
                 if not unfinished or (pts - length) * self.time_base > BEHIND_S:
                     break
             elif pts < 0:
                 before, before_end = (item, expected) if self._start_s > 0 and expected > least else (None, 0)
-            elif pts <= last:  # time runs backwards where a file is damaged
+            elif pts <= last:  # in damaged files, time may run backwards
                 self.skipped += 1
             else:
                 if before is not None and pts > least:
                     yield self._moment(before, 0, pts)
                 before, last = None, pts
                 yield self._moment(item, pts, int(min(item.duration or 0, length - pts)))
-        if before is not None:  # a last picture that stays for long
+        if before is not None:  # a last picture that stays for a long time
             yield self._moment(before, 0, int(min(before_end, length)))
 
     def _read_already(self) -> Iterator[av.Packet]:
-        """Subtitles that appeared before the start and are still there, as if they appeared at it. Those may lie before the
-        key frame that reading begins at."""
+        """Subtitles that appeared before the start and are still shown, as if they appeared at the start. In the file they may
+        precede the key frame where reading begins."""
         with self._open() as container, contextlib.suppress(FFmpegError):
             with contextlib.suppress(FFmpegError):
                 container.seek(int((self._origin_s - SUBTITLE_S) * av.time_base), backward=True)
@@ -393,7 +393,7 @@ class VideoReader:
                     yield self._ends_in_time_(packet)
 
     def _ends_in_time_(self, packet: av.Packet) -> av.Packet:
-        """A subtitle does not outlast the part."""
+        """The packet; a subtitle is shortened so that it does not outlast the part."""
         if packet.stream.type == "subtitle" and self._duration_s and packet.pts is not None:
             left = math.ceil(self._duration_s / packet.time_base) - packet.pts
             packet.duration = min(packet.duration or 0, left)
@@ -404,7 +404,7 @@ class VideoReader:
         return Moment(frame, pts, duration, alpha)
 
     def _shift_(self, packet: av.Packet) -> float | None:
-        """Count a packet's time from the film's beginning; returns it in seconds, None where the file does not say."""
+        """Count a packet's time from the film's beginning; returns it in seconds, None if the file does not say."""
         if packet.pts is None and packet.dts is None:
             return None
         time_base = Fraction(packet.time_base)
@@ -414,7 +414,7 @@ class VideoReader:
         return float((packet.dts or 0 if packet.pts is None else packet.pts) * time_base)
 
     def _decode(self) -> Iterator[av.VideoFrame | av.Packet]:
-        """Everything in the file; damaged packets and frames are counted and left out."""
+        """All frames and packets of the file; damaged ones are counted and left out."""
         failures = 0
         decoder = _decoder(self._stream)
         streams = [self._stream, *self.others]
@@ -429,7 +429,7 @@ class VideoReader:
                         av_frames: list[Any] = decoder.decode(packet if packet.size else None)
                     except FileEnd:
                         continue
-                    except Exception:  # whatever a decoder has against a packet, the next one may be well
+                    except Exception:  # whatever a decoder objects to in a packet, the next one may be fine
                         self.skipped += 1
                         continue
                     for av_frame in av_frames:
@@ -441,7 +441,7 @@ class VideoReader:
                 return
             except FileEnd:
                 return
-            except FFmpegError as error:  # of the file's own structure; the next packet may be well
+            except FFmpegError as error:  # in the file's own structure; the next packet may be fine
                 if error.errno in GONE:
                     raise VideoError(f"{self.path} cannot be read any further: {error.strerror}") from error
                 failures += 1
@@ -457,7 +457,7 @@ class VideoReader:
         return self._clock.leaps if self._clock else 0
 
     def _leaps_at_all(self) -> bool:
-        """Whether the file's clock leaps anywhere, found by reading on to there, which decodes nothing."""
+        """Whether the file's clock leaps anywhere, found by reading on up to a leap, without decoding."""
         if self._clock is None:
             return False
         with contextlib.suppress(FFmpegError):
@@ -486,7 +486,7 @@ def _decoder(stream: Any) -> Any:
 
 
 def _plainly_named(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What a file says of itself; place and camera by the names that every format's writer knows, too."""
+    """A file's metadata, with place and camera under the names that every format's writer knows."""
     named = {plain: metadata[apple] for apple, plain in APPLE_TAGS.items() if apple in metadata}
     return {**named, **{name: text for name, text in metadata.items() if name not in APPLE_TAGS}}
 
@@ -500,7 +500,7 @@ def _may_be_transparent(av_frame: av.VideoFrame) -> bool:
 
 
 def _packed_pixels(av_frame: av.VideoFrame) -> np.ndarray:
-    """What one of a packed format holds, (H, W, channels) uint8, without a copy unless its rows lie apart."""
+    """The pixels of an `av_frame` in a packed format, (H, W, channels) uint8, not copied unless its rows are padded."""
     plane: Any = av_frame.planes[0]
     channels = len(av_frame.format.components)
     rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: av_frame.height, : av_frame.width * channels]
@@ -508,7 +508,7 @@ def _packed_pixels(av_frame: av.VideoFrame) -> np.ndarray:
 
 
 def _orientation(av_frame: av.VideoFrame) -> tuple[int, bool]:
-    """Quarter turns clockwise that make it upright, and whether it is mirrored left to right before them."""
+    """The clockwise quarter turns that make it upright, and whether it is mirrored left to right before them."""
     side_data: Any = av_frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return 0, False

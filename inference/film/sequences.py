@@ -13,17 +13,17 @@ from allaprima.inference.pictures import FORMATS, Picture, check_folder, write_p
 from allaprima.models.errors import PictureError, VideoError
 
 NUMBER = re.compile(r"%(?:0(\d+))?d")
-RATE = 25  # pictures a second, as in FFmpeg: nothing in a sequence says it
-UNREAD = (".gif", ".avif")  # FFmpeg knows these as films only
+RATE = 25  # pictures per second, as in FFmpeg: a sequence itself has no rate
+UNREAD = (".gif", ".avif")  # FFmpeg reads these only as films
 
 
 def is_sequence(path: Path) -> bool:
-    """Whether a name stands for numbered pictures; a file that really is called so is a file."""
+    """Whether a name stands for numbered pictures; an existing file of that name counts as a file."""
     return path.suffix.lower() in FORMATS and bool(NUMBER.search(path.name)) and not path.exists()
 
 
 def numbers_of(path: Path) -> list[int]:
-    """The numbers of a sequence's pictures that exist, in their order."""
+    """The numbers of a sequence's existing pictures, in order."""
     before, width, after = NUMBER.split(path.name, maxsplit=1)
     name = re.compile(rf"{re.escape(before)}(\d{{{width or 1},}}){re.escape(after)}")
     with contextlib.suppress(OSError):
@@ -37,11 +37,11 @@ def picture_of(path: Path, number: int) -> Path:
 
 
 def sequence_options(path: Path) -> tuple[str, dict[str, str]]:
-    """How FFmpeg is told to read a sequence: the name and its options.
+    """The name and options with which FFmpeg reads a sequence.
 
     Raises:
-        VideoError: no such pictures, a format that is not read, or a number that is missing or empty, where FFmpeg would end
-            in silence.
+        VideoError: no such pictures, an unsupported format, or a number whose picture is missing or empty, where FFmpeg would
+            silently end.
     """
     if path.suffix.lower() in UNREAD:
         suffixes = ", ".join(suffix for suffix in FORMATS if suffix not in UNREAD)
@@ -64,17 +64,17 @@ def sequence_options(path: Path) -> tuple[str, dict[str, str]]:
 
 
 class SequenceWriter:
-    """Numbered pictures, from 1; each appears as soon as it is painted. The twin of `VideoWriter`.
+    """Writes numbered pictures, from 1; each appears as soon as it is painted. The counterpart of `VideoWriter`.
 
     Args:
         path: .png, .jpg, ... with %05d where the number goes.
-        time_base: seconds a unit of the timestamps.
-        others: streams of a source, which pictures do not hold.
-        overwrite: whether such pictures may be replaced.
+        time_base: seconds per unit of the timestamps.
+        others: streams of a source, which pictures cannot hold.
+        overwrite: whether existing pictures may be replaced.
     Attributes:
         as in `VideoWriter`.
     Raises:
-        VideoError: a folder that cannot be written to, such pictures exist.
+        VideoError: the folder cannot be written to, or such pictures exist.
     """
 
     def __init__(
@@ -101,20 +101,20 @@ class SequenceWriter:
         self.end_s = float(pts * self.time_base) + float(duration * self.time_base or 1 / self._rate)
 
     def mux(self, packet: Any) -> None:
-        """Pictures hold no sound."""
+        """Does nothing: pictures hold no sound."""
 
     def keep_existing(self) -> None:
-        """Each picture has its name already."""
+        """Does nothing: each picture already has its name."""
 
     def __enter__(self) -> "SequenceWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Nothing is open."""
+        """Does nothing: no file is open."""
 
 
 def check_sequence_writable(path: Path, overwrite: bool) -> None:
-    """Raises VideoError where such pictures cannot be written, as far as can be told before."""
+    """Raises VideoError if such pictures cannot be written, as far as can be told beforehand."""
     check_folder(path, VideoError)
     numbers = numbers_of(path)
     if numbers and not overwrite:

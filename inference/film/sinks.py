@@ -1,4 +1,4 @@
-"""Film files written: frames in, with what a format and this machine's encoders can do."""
+"""Writes film files: frames in, with what a format and this machine's encoders can do."""
 
 import contextlib
 import dataclasses
@@ -23,11 +23,11 @@ from allaprima.inference.options import VideoOptions
 from allaprima.inference.pictures import check_folder
 from allaprima.models.errors import VideoError
 
-os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a page when it starts; errors only
+os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 would print a page when it starts
 
 FILM_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-TAGS_OF_A_FILE = ("encoder", "duration", "rotate", "alpha_mode")  # which a stream has in the one file, not in the next
-# Hardware first, where it really opens; the last of each is software that always does.
+TAGS_OF_A_FILE = ("encoder", "duration", "rotate", "alpha_mode")  # they apply to a stream only within its own file
+# Hardware first, if it really opens; the last of each is software, which always does.
 ENCODERS = {
     "h264": ("h264_nvenc", "h264_videotoolbox", "h264_qsv", "h264_amf", "libx264"),
     "hevc": ("hevc_nvenc", "hevc_videotoolbox", "hevc_qsv", "hevc_amf", "libx265"),
@@ -36,27 +36,27 @@ ENCODERS = {
 
 
 class VideoWriter:
-    """A video file that appears under its name when it is whole.
+    """A video file that appears under its name when it is complete.
 
     Args:
         path: .mp4, .m4v, .mov, .mkv or .webm.
         height, width: of the frames.
-        rate: frames a second, on average. time_base: seconds a unit of the timestamps.
-        codec: one of `CODECS`; "auto" is H.264, AV1 in .webm.
-        quality: 1 to 100, more is better and larger.
+        rate: average frames per second. time_base: seconds per unit of the timestamps.
+        codec: one of `CODECS`; "auto" is H.264, or AV1 in .webm.
+        quality: 1 to 100, higher is better and larger.
         tags: how to encode colors; None for BT.709, limited range.
         sample_aspect: width to height of a pixel.
-        others: streams of a source whose packets will be passed on; sound that the format cannot hold is encoded anew,
-            what is left then is left out.
+        others: streams of a source whose packets will be passed on; sound that the format cannot hold is re-encoded, and
+            anything else that it cannot hold is left out.
         metadata, chapters: of the whole file. film: the stream of a source whose title, language and flags are kept.
         overwrite: whether a file of that name may be replaced.
     Attributes:
         encoder: the one that opened.
         keeps_aspect: whether the file says how wide a pixel is.
         encoded_anew, left_out: streams of `others` that the format cannot hold.
-        frames: written so far. end_s: when the film ends, picture and sound. skipped: damaged packets of sound.
+        frames: written so far. end_s: when the film ends, with picture and sound. skipped: damaged packets of sound.
     Raises:
-        VideoError: no such format, a folder that cannot be written to, the file exists, no encoder opens.
+        VideoError: no such format, the folder cannot be written to, the file exists, or no encoder opens.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class VideoWriter:
             codec = "av1" if container_format == "webm" else "h264"
         self._tags = tags or ColorTags(1, int(ColorRange.MPEG), 1, 1)
         self._matrix, self._range = self._tags.to_rgb(height)
-        if self._tags.matrix not in (*COLORSPACES, UNSPECIFIED):  # RGB, say, which these pixels will not be
+        if self._tags.matrix not in (*COLORSPACES, UNSPECIFIED):  # such as RGB, which these pixels will not be
             self._tags = dataclasses.replace(self._tags, matrix=int(self._matrix))
-        # Chroma at half resolution needs even sides, except in AV1; full chroma needs nothing.
+        # Chroma at half resolution needs even sides, except in AV1; full chroma does not.
         self.pixel_format = "yuv444p" if codec != "av1" and (height % 2 or width % 2) else "yuv420p"
-        # PyAV cannot tell a muxer the shape of pixels, which in these two only the stream itself may say, and AV1's does not.
+        # PyAV cannot tell a muxer the shape of pixels; in these two formats only the stream can state it, and AV1's does not.
         self.keeps_aspect = codec != "av1" or container_format not in ("matroska", "webm")
         self.time_base, self._rate = time_base, rate
-        # Encoders refuse the rates of 1000 that files of variable rate claim; it is the timestamps that count.
+        # Encoders refuse the rates of 1000 that files of variable rate claim; only the timestamps matter.
         rate = rate if 1 <= rate <= 240 else Fraction(30)
         self.encoder = find_encoder(
             codec,
@@ -103,9 +103,9 @@ class VideoWriter:
             rate=rate,
         )
         self.frames, self.end_s = 0, 0.0
-        self._durations: dict[int, int] = {}  # by timestamp, of frames that are in the encoder
+        self._durations: dict[int, int] = {}  # by timestamp, of frames still in the encoder
         self._end = 0
-        self._lead: int | None = None  # by how much the first packet is decoded before it is shown
+        self._lead: int | None = None  # how long before it is shown the first packet is decoded
         self._reformatter = VideoReformatter()
         self._overwrite = overwrite
         try:
@@ -125,7 +125,7 @@ class VideoWriter:
             context.colorspace, context.color_range = self._tags.matrix, self._range
             context.color_primaries, context.color_trc = self._tags.primaries, self._tags.transfer
             if codec == "hevc" and container_format in ("mp4", "mov"):
-                context.codec_tag = "hvc1"  # QuickTime, Safari and iOS play no other
+                context.codec_tag = "hvc1"  # the only one that QuickTime, Safari and iOS play
             if film is not None:
                 _keep_tags(self._stream, film)
             self._add_others(others, container_format)
@@ -161,13 +161,13 @@ class VideoWriter:
         return sum(sound.skipped for sound in self._sounds.values())
 
     def write(self, frame: np.ndarray, pts: int, duration: int = 0, alpha: np.ndarray | None = None) -> None:
-        """Encode a frame, (H, W, 3) uint8 RGB; `pts` grows from call to call; `alpha` is not written.
+        """Encode a frame, (H, W, 3) uint8 RGB; `pts` must grow from call to call; `alpha` is not written.
 
         Raises:
             VideoError: the disk is full, ...
         """
         try:
-            av_frame = av.VideoFrame.from_numpy_buffer(frame, format="rgb24")  # no copy; done with when this returns
+            av_frame = av.VideoFrame.from_numpy_buffer(frame, format="rgb24")  # no copy; no longer used when this returns
             av_frame = self._reformatter.reformat(
                 av_frame,
                 format=self.pixel_format,
@@ -188,21 +188,21 @@ class VideoWriter:
         self.end_s = max(self.end_s, float(self._end * self.time_base))
 
     def _mux_encoded(self, av_frame: av.VideoFrame | None) -> None:
-        """Encode a frame, or what is still in the encoder. Encoders forget how long their frames stay."""
+        """Encode a frame, or flush the encoder. Encoders lose the durations of their frames, so they are restored here."""
         packets = self._stream.encode(av_frame)
         for packet in packets:
             packet.duration = self._durations.pop(packet.pts, packet.duration)
             if self._lead is None and packet.dts is not None:
                 self._lead = packet.pts - packet.dts
         if av_frame is None and packets and self._container.format.name in ("mp4", "mov"):
-            # These two add up decoding times to the end of the packet that they get last, often not the last frame's.
+            # These two derive the film's end from the last packet in decoding order, which often is not the last frame's.
             last = packets[-1]
             left = self._end - (last.pts if last.dts is None else last.dts + (self._lead or 0))
             last.duration = max(last.duration, left)
         self._container.mux(packets)
 
     def mux(self, packet: av.Packet) -> None:
-        """Pass on a packet of one of `others`; those of streams left out are dropped."""
+        """Pass on a packet of one of `others`; packets of left-out streams are dropped."""
         index = packet.stream.index
         if index in self._sounds:
             for encoded in self._sounds[index].encode(packet):
@@ -218,15 +218,15 @@ class VideoWriter:
             self._container.mux(packet)
         except (FFmpegError, OSError) as error:
             if getattr(error, "errno", None) == errno.EINVAL:
-                return  # a timestamp that runs backwards, in a damaged file: one packet of sound less
+                return  # a timestamp that runs backwards, in a damaged file: the packet is dropped
             raise self._failure(error) from error
 
     def close(self) -> None:
-        """Finish the file and give it its name: `path`, and another one beside it, which `path` is then, where a file of
-        that name has appeared meanwhile and may not be replaced.
+        """Finish the file and give it its name, `path`. If a file of that name has appeared meanwhile and may not be replaced,
+        it gets another name next to it, and `path` is changed to that.
 
         Raises:
-            VideoError: no frame was written, or the disk is full; then there is no file, or the one of before.
+            VideoError: no frame was written, or the disk is full; then there is no file, or still the earlier one.
         """
         try:
             if not self.frames:
@@ -250,7 +250,7 @@ class VideoWriter:
         self._overwrite = False
 
     def abort(self) -> None:
-        """Leave nothing behind."""
+        """Discard the file."""
         with contextlib.suppress(Exception), tamed_encoders():
             self._container.close()
         self._file.discard()
@@ -270,7 +270,7 @@ class VideoWriter:
 
 
 def check_film_writable(path: Path, overwrite: bool, codec: str = "auto") -> None:
-    """Raises VideoError where such a video of this name cannot be written, as far as can be told before."""
+    """Raises VideoError if such a video of this name cannot be written, as far as can be told beforehand."""
     if path.suffix.lower() not in FILM_FORMATS:
         raise VideoError(f'{path}: no video format for "{path.suffix}"; one of {", ".join(FILM_FORMATS)} is wanted')
     container_format = FILM_FORMATS[path.suffix.lower()]
@@ -289,7 +289,7 @@ def find_encoder(
     """The first encoder of a codec that opens on this machine for such frames.
 
     Raises:
-        VideoError: none does.
+        VideoError: none opens.
     """
     with tamed_encoders():
         for name in ENCODERS[codec]:
@@ -318,7 +318,7 @@ def encoder_opens(
     rate: Fraction = Fraction(30),
     options: Mapping[str, str] | None = None,
 ) -> bool:
-    """Whether an encoder, of video or sound, really opens: FFmpeg lists those whose hardware is missing, too."""
+    """Whether an encoder, of video or sound, really opens: FFmpeg also lists those whose hardware is missing."""
     try:
         context = av.CodecContext.create(name, "w")
         context.options = dict(options or {})
@@ -328,21 +328,21 @@ def encoder_opens(
         elif isinstance(context, av.AudioCodecContext):
             context.sample_rate, context.layout, context.format = 48000, "stereo", "fltp"
         context.open()
-    except Exception:  # unknown name, no hardware for it, refused settings: it does not open
+    except Exception:  # unknown name, no hardware for it, or refused settings
         return False
-    return not context.options  # those that it did not understand
+    return not context.options  # what remains was not understood
 
 
 def encoder_options(name: str, quality: int) -> dict[str, str]:
-    """An encoder's own words for a quality of 1 to 100, at constant quality."""
-    crf = round(51 - 0.4 * quality)  # 75 is 21; x264's own default is 23, and hardly distinguishable begins at 18
+    """An encoder's own options for a quality of 1 to 100, at constant quality."""
+    crf = round(51 - 0.4 * quality)  # 75 is 21; x264's own default is 23, and from 18 down loss is hardly visible
     if name == "libx264":
         # A painted 640x640 frame takes 7 ms of one core; veryfast 11, faster 18, for files of the same size within 6 %.
-        # One thread of two cores: with more, the network waits for them (films took 21 % more time than the network
+        # One thread for two cores: with more, the network waits for them (films took 21 % more time than the network
         # alone, with two threads 27 %; medians of five turns).
         return {"crf": str(crf), "preset": "superfast", "threads": str(max(1, (os.cpu_count() or 2) // 2))}
     if name == "libx265":
-        # With B-frames, x265 4.2 gives films shorter than its look-ahead decoding times from uninitialized memory.
+        # With B-frames, x265 4.2 takes decoding times from uninitialized memory for films shorter than its look-ahead.
         return {"crf": str(crf), "preset": "superfast", "x265-params": "log-level=error:bframes=0"}
     if name == "libsvtav1":
         return {"crf": str(max(1, round(crf * 63 / 51))), "preset": "10"}
@@ -362,8 +362,8 @@ def _keep_tags(stream: Any, source: Any) -> None:
 
 
 def _add_as_it_is(container: Any, source: Any) -> Any:
-    """A stream for packets of another file; where only the number of channels is known, in their usual layout for .mp4,
-    which refuses PCM without one when all is written."""
+    """A stream for packets of another file. If only the number of channels is known, it gets their usual layout for .mp4,
+    which would refuse PCM without one at the very end."""
     stream = container.add_stream_from_template(source)
     if container.format.name == "mp4" and source.type == "audio" and source.layout.name.endswith(" channels"):
         stream.codec_context.layout = f"{source.layout.nb_channels}c"
@@ -371,7 +371,7 @@ def _add_as_it_is(container: Any, source: Any) -> Any:
 
 
 def _fits(container_format: str, stream: Any) -> bool:
-    """Whether a format can hold a stream as it is, found by trying."""
+    """Whether a format can hold a stream unchanged, found by trying."""
     if stream.codec_context is None:
         return False
     if container_format == "webm" and stream.codec_context.name not in ("opus", "libopus", "vorbis", "webvtt"):
@@ -380,7 +380,7 @@ def _fits(container_format: str, stream: Any) -> bool:
         with av.open(_Nowhere(), "w", container_format) as container:
             trial = _add_as_it_is(container, stream)
             container.start_encoding()
-            if stream.codec_context.name.startswith("pcm_"):  # silence; what .mp4 has against PCM it says at the end
+            if stream.codec_context.name.startswith("pcm_"):  # silence; .mp4 raises its objections to PCM at the end
                 packet = av.Packet(bytes(24 * stream.layout.nb_channels))
                 packet.stream, packet.pts, packet.dts, packet.time_base = trial, 0, 0, trial.time_base
                 container.mux(packet)
@@ -390,7 +390,7 @@ def _fits(container_format: str, stream: Any) -> bool:
 
 
 class _Nowhere:
-    """A file that takes everything and keeps nothing."""
+    """A file that accepts everything and keeps nothing."""
 
     def __init__(self) -> None:
         self._position = self._size = 0
@@ -410,14 +410,14 @@ class _Nowhere:
 
 @contextlib.contextmanager
 def tamed_encoders() -> Iterator[None]:
-    """To open and close encoders in: without their print, and without real-time priority."""
+    """A context to open and close encoders in, without their output and without real-time priority."""
     with _quiet_stderr(), _ordinary_priority():
         yield
 
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """x265 and SVT-AV1 print a page each when opened, past Python, onto the process's own stderr."""
+    """Silence x265 and SVT-AV1, which print a page each when opened, past Python, on the process's own stderr."""
     if sys.stderr is None:  # a program without a console
         yield
         return
@@ -434,8 +434,8 @@ def _quiet_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ordinary_priority() -> Iterator[None]:
-    """Run by root, SVT-AV1 gives itself and whoever opens it, and so all that they start later, a real-time priority above
-    everything else on the machine (SCHED_FIFO, 99): what waits in a busy loop then waits for ever."""
+    """Restore normal priority. Run by root, SVT-AV1 gives itself and the thread that opens it, and so all that they start
+    later, a real-time priority above everything else (SCHED_FIFO, 99): what waits in a busy loop then waits forever."""
     if not sys.platform.startswith("linux") or os.sched_getscheduler(0) != os.SCHED_OTHER:
         yield
         return

@@ -1,4 +1,4 @@
-"""Sound that a film's new format refuses, encoded anew."""
+"""Re-encodes sound that a film's new format refuses."""
 
 import contextlib
 from typing import Any
@@ -7,10 +7,10 @@ import av
 from av.audio.layout import AudioLayout
 from av.container import OutputContainer
 
-BITS_A_CHANNEL = 96_000  # a second
+BITS_A_CHANNEL = 96_000  # per second
 OPUS_RATE = 48_000
-LARGER = ("5.1", "7.1")  # layouts for those that Opus does not hold: 2.1, say
-MIXED_UP = ("5.0", "6.1")  # by FFmpeg 8.1's libopus: the center comes from behind
+LARGER = ("5.1", "7.1")  # layouts in place of those that Opus cannot hold, such as 2.1
+MIXED_UP = ("5.0", "6.1")  # layouts confused by FFmpeg 8.1's libopus: the center comes from behind
 
 
 class SoundEncoder:
@@ -19,9 +19,9 @@ class SoundEncoder:
     Args:
         container: where the sound goes. source: the stream whose packets will come.
     Attributes:
-        name: of the codec, and of the layout where channels are lost. skipped: packets that could not be decoded or encoded.
+        name: of the codec, and of the layout if channels are lost. skipped: packets that could not be decoded or encoded.
     Raises:
-        ValueError: it cannot be decoded, or no encoder opens.
+        ValueError: the sound cannot be decoded, or no encoder opens.
     """
 
     def __init__(self, container: OutputContainer, source: Any) -> None:
@@ -44,7 +44,7 @@ class SoundEncoder:
         self._next_pts: int | None = None
 
     def encode(self, packet: av.Packet | None) -> list[av.Packet]:
-        """What comes of a packet; of None, what is still inside."""
+        """The encoded packets for a packet; for None, those still inside."""
         packets = []
         try:
             for sound in self._source.codec_context.decode(packet):
@@ -53,7 +53,7 @@ class SoundEncoder:
                 if sound.pts is not None:
                     self._next_pts = sound.pts + round(sound.samples / sound.sample_rate / sound.time_base)
                 packets += self.stream.encode(sound)
-        except Exception:  # as with a damaged frame, the next one may be well
+        except Exception:  # as with a damaged frame, the next one may be fine
             self.skipped += 1
         if packet is None:
             with contextlib.suppress(Exception):  # nothing ever came in
@@ -62,13 +62,13 @@ class SoundEncoder:
 
 
 def _layouts(source: AudioLayout) -> list[str]:
-    """Layouts for its channels, best first: its own; with what is at the sides behind; larger ones that hold each channel;
-    stereo, into which all are mixed."""
+    """Layouts for its channels, best first: its own; the same with side channels at the back; larger ones that hold every
+    channel; stereo, into which all are mixed."""
     own = source.name
     if own.endswith(" channels"):  # only their number is known
         own = f"{source.nb_channels}c"  # the usual layout
     behind = own.replace("(side)", "")
-    with contextlib.suppress(ValueError):  # there is none of that number
+    with contextlib.suppress(ValueError):  # there is none with that number
         channels = {channel.name for channel in AudioLayout(behind).channels}
         larger = [name for name in LARGER if channels <= {channel.name for channel in AudioLayout(name).channels}]
         return [own, behind, *larger, "stereo"]

@@ -1,7 +1,8 @@
-"""How steady a painted film is: the warp error, by how much a picture differs from the one before it, moved along with the
-film (Ruder et al. 2016, "Artistic style transfer for videos"; Lai et al. 2018, "Learning blind video temporal consistency").
+"""How steady a painted film is: the warp error, which is how much a picture differs from the previous one, moved along with
+the film (Ruder et al. 2016, "Artistic style transfer for videos"; Lai et al. 2018, "Learning blind video temporal
+consistency").
 
-Nothing here is learned, and no network but the style's is needed: the movement is OpenCV's DIS flow (Kroeger et al. 2016).
+Nothing here is learned, and only the style's network is needed: the movement is OpenCV's DIS flow (Kroeger et al. 2016).
 """
 
 import dataclasses
@@ -25,8 +26,8 @@ from allaprima.inference.pictures import check_folder, check_no_input, fitted, w
 from allaprima.inference.style.session import StyleSession
 from allaprima.models.errors import VideoError
 
-MAX_SIDE_PX = 640  # of the frames that are compared
-MOVING_PX = 0.5  # from one frame to the next; less stands still
+MAX_SIDE_PX = 640  # of the compared frames
+MOVING_PX = 0.5  # from one frame to the next; less counts as standing still
 FILM = "the film itself"
 EACH_ALONE = " --steady 0"
 
@@ -37,15 +38,15 @@ class Movement:
     Args:
         before, after: (H, W, 3) uint8 RGB.
     Attributes:
-        sure: (H, W) bool: seen in both frames, and moved there and back by the same way.
-        moving: (H, W) bool, by more than `MOVING_PX`.
+        sure: (H, W) bool: visible in both frames, and the movements there and back agree.
+        moving: (H, W) bool: moves by more than `MOVING_PX`.
     """
 
     def __init__(self, before: np.ndarray, after: np.ndarray) -> None:
         gray = (cv2.cvtColor(before, cv2.COLOR_RGB2GRAY), cv2.cvtColor(after, cv2.COLOR_RGB2GRAY))
         dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         height, width = gray[0].shape
-        nothing = np.zeros((height, width, 2), np.float32)  # where it begins to search; it is written to
+        nothing = np.zeros((height, width, 2), np.float32)  # where the search begins; it is overwritten
         forth, back = (dis.calc(one, other, nothing.copy()) for one, other in (gray, gray[::-1]))
         y, x = np.mgrid[:height, :width].astype(np.float32)
         self._from = x + back[..., 0], y + back[..., 1]
@@ -57,7 +58,7 @@ class Movement:
         self.moving = lengths[1] > MOVING_PX**2
 
     def error(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """By how much `after` differs from `before`, moved along: (H, W) float32, levels of 255, mean of the channels."""
+        """How much `after` differs from `before`, moved along: (H, W) float32, levels of 255, mean of the channels."""
         moved = cv2.remap(before, *self._from, cv2.INTER_LINEAR)
         return np.asarray(cv2.transform(cv2.absdiff(moved, after).astype(np.float32), np.full((1, 3), 1 / 3)))
 
@@ -69,18 +70,18 @@ def measure(
     *,
     progress: Callable[[float], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """The warp error of a film, and of its paintings as `allaprima video` makes them.
+    """The warp error of a film, and of its paintings by `allaprima video`.
 
     Args:
         film: a film file.
         styles: name -> .onnx file.
         options: how to paint.
-        progress: is told the share that is done.
+        progress: receives the finished share.
     Returns:
         "film", "size", "pairs" of frames, "moving": the share of moving pixels among the sure ones; "errors" -> `FILM`, a
         style's name, or that and `EACH_ALONE` -> "whole" and "moving": mean levels of 255.
     Raises:
-        VideoError: it cannot be read, or has less than two frames. StyleError: a style cannot be used.
+        VideoError: it cannot be read, or has fewer than two frames. StyleError: a style cannot be used.
     """
     sums = {name: np.zeros(2) for name in (FILM, *(f"{style}{way}" for style in styles for way in ("", EACH_ALONE)))}
     counts = np.zeros(3)  # of sure pixels, of moving ones among them, and of pairs
@@ -118,10 +119,10 @@ def measure(
 
 
 def evaluate_films(films: Sequence[Path], styles: Mapping[str, Path], output: Path, console: Console) -> list[dict[str, Any]]:
-    """`measure` of each film, with what `allaprima video` does without options.
+    """`measure` for each film, with the default options of `allaprima video`.
 
     Args:
-        output: gets the result as JSON, whole after every film.
+        output: gets the result as JSON, complete after every film.
         console: for progress.
     """
     check_folder(output)

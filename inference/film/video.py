@@ -1,4 +1,4 @@
-"""`allaprima video`: a film in, the same film painted out. Reading, painting and writing overlap, each in a thread."""
+"""`allaprima video`: a film in, the painted film out. Reading, painting and writing overlap, each in its own thread."""
 
 import os
 import queue
@@ -22,7 +22,7 @@ from allaprima.inference.profile import Profile
 from allaprima.inference.style.session import StyleSession
 from allaprima.models.errors import AllaPrimaError, Interrupted, VideoError
 
-AHEAD = 2  # frames between two stages at most; a frame of 4K takes 25 MB, its stylized image 100
+AHEAD = 2  # most frames between two stages; a 4K frame takes 25 MB, its stylized image 100
 
 
 @dataclass
@@ -30,10 +30,10 @@ class VideoReport:
     """What became of a film.
 
     Attributes:
-        output: the file, which may have got a number if its name was taken meanwhile.
-        frames: painted. end_s: length of the result. skipped: damaged packets and frames that were left out.
-        whole: False where it was stopped before its end. work_size: (height, width) that the network painted at.
-        notes: what a user should know: streams left out, ...
+        output: the file, with a number added if its name was taken meanwhile.
+        frames: painted ones. end_s: length of the result. skipped: damaged packets and frames that were left out.
+        whole: False if it was stopped before its end. work_size: (height, width) at which the network painted.
+        notes: what a user should know, such as streams left out.
     """
 
     encoder: str
@@ -48,14 +48,14 @@ class VideoReport:
 
 
 def default_output(source: Path, style_name: str) -> Path:
-    """`clip_style.mp4` beside the film; a .mov, .mkv or .webm stays one. Pictures become `frames_style.mp4` beside their
+    """`clip_style.mp4` next to the film; a .mov, .mkv or .webm stays one. Pictures become `frames_style.mp4` next to their
     folder."""
     plain = _plain_name(source)
     return plain.with_stem(f"{plain.stem}_{style_name}")
 
 
 def _plain_name(source: Path) -> Path:
-    """Without the style in it."""
+    """The default output's name without the style in it."""
     if is_sequence(source):
         folder = source.parent.resolve()
         return folder.with_name(f"{folder.name}.mp4")
@@ -67,7 +67,7 @@ def plan_films(films: Sequence[str], output: str | None, style_name: str) -> lis
 
     Args:
         films: files, or numbered pictures.
-        output: a file for a single film, else a folder, which must exist or end in /; None puts each beside its film.
+        output: a file for a single film, else a folder, which must exist or end in /; None puts each next to its film.
         style_name: for those names.
     Raises:
         VideoError: an empty name, several films for one file, two results with one name, or a result that is one of the films.
@@ -93,7 +93,7 @@ def plan_films(films: Sequence[str], output: str | None, style_name: str) -> lis
 
 
 def check_output(output: Path, overwrite: bool, codec: str = "auto") -> None:
-    """Raises VideoError where a film or numbered pictures of this name cannot be written, as far as can be told before."""
+    """Raises VideoError if a film or numbered pictures of this name cannot be written, as far as can be told beforehand."""
     if is_sequence(output):
         check_sequence_writable(output, overwrite)
     else:
@@ -113,18 +113,18 @@ def paint_video(
     profile: Profile | None = None,
     say: Callable[[str], None] = lambda note: None,
 ) -> VideoReport:
-    """Paint a film; sound and subtitles are passed on as they are.
+    """Paint a film; sound and subtitles are passed on unchanged.
 
     Args:
-        source, output: files; `output` appears when it is whole.
+        source, output: files; `output` appears when it is complete.
         session: the style. how: how to paint. options: which part, and the codec.
         overwrite: whether `output` may be replaced.
-        stopped: asked after each frame; once it is true, the film ends there, and is finished properly, beside a file that
-            the whole film would have replaced.
-        progress: called after each frame with the frames and seconds that are done, and the seconds in all, if known.
-        profile: is told how long each stage takes. say: is told the report's notes as soon as they are known.
+        stopped: called after each frame; once it is true, the film ends there and is finished properly, next to any file
+            that the complete film would have replaced.
+        progress: called after each frame with the frames and seconds done so far, and the total seconds, if known.
+        profile: receives the time of each stage. say: receives the report's notes as soon as they are known.
     Raises:
-        Interrupted: stopped before the first frame. VideoError: a film that cannot be read or written; nothing is left behind.
+        Interrupted: stopped before the first frame. VideoError: a film cannot be read or written; nothing is left behind.
     """
     check_output(output, overwrite)
     profile = profile or Profile()
@@ -161,7 +161,7 @@ def paint_video(
 
 
 def _open_writer(output: Path, reader: VideoReader, options: VideoOptions, overwrite: bool) -> VideoWriter | SequenceWriter:
-    """For a film like the one that is read."""
+    """A writer for a film like the one that is read."""
     if is_sequence(output):
         return SequenceWriter(
             output, rate=reader.rate, time_base=reader.time_base, others=tuple(reader.others), overwrite=overwrite
@@ -195,7 +195,7 @@ def _paint(
     progress: Callable[[int, float, float | None], None],
     say: Callable[[str], None],
 ) -> None:
-    """Read, paint and write at the same time; fills in the report's `frames` and `whole`, and says what it meets."""
+    """Read, paint and write at the same time; fills in the report's `frames` and `whole`, and prints what it encounters."""
     read = _Stage(lambda put, _: _read(reader, put, profile), "read")
     write = _Stage(lambda _, get: _write(writer, get, painter, profile), "write")
     keeps_alpha = isinstance(writer, SequenceWriter) and writer.encoder in ("PNG", "TIFF", "WEBP")
@@ -240,7 +240,7 @@ def _read(reader: VideoReader, put: Callable[[Any], None], profile: Profile) -> 
 
 
 def _write(writer: VideoWriter | SequenceWriter, get: Callable[[], Any], painter: FilmPainter, profile: Profile) -> None:
-    """Packets, and moments of the film with their stylized images, until None."""
+    """Write packets, and moments of the film with their stylized images, until None comes."""
     stylized_frame: np.ndarray | None = None
     while (item := get()) is not None:
         if isinstance(item, av.Packet):
@@ -298,7 +298,7 @@ def _notes(reader: VideoReader, writer: VideoWriter | SequenceWriter) -> tuple[s
 
 
 class _Stage:
-    """Work in a thread, with a short queue to it or from it; its exception comes out at the other end."""
+    """Work in a thread, with a short queue to it or from it; its exception is raised at the queue's other end."""
 
     def __init__(self, work: Callable[[Callable[[Any], None], Callable[[], Any]], None], name: str) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(AHEAD)

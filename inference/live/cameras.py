@@ -23,26 +23,26 @@ from allaprima.inference.pictures import fitted_within
 from allaprima.inference.profile import Profile
 from allaprima.models.errors import VideoError, without_secrets
 
-CAMERA_SIZE = (480, 640)  # that a camera is asked for, height and width
-SILENT_S = 1.8  # without a new picture: the camera is blocked, or frozen; so within 2 s it is on the screen
-OPENING_S = 10.0  # may take longer than a picture
+CAMERA_SIZE = (480, 640)  # height and width that a camera is asked for
+SILENT_S = 1.8  # without a new picture, the camera is blocked or frozen; the screen says so within 2 s
+OPENING_S = 10.0  # opening may take longer than a picture
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between two attempts to open it again
-MAX_STUCK = 2  # threads that hang in a blocked camera before no more are started
-MAX_ASPECT = Fraction(4)  # of a pixel; more is a damaged header's
-INDEXES = 5  # devices looked for where the system cannot list them
+MAX_STUCK = 2  # when so many threads hang in a blocked camera, no more are started
+MAX_ASPECT = Fraction(4)  # of a pixel; a larger one is from a damaged header
+INDEXES = 5  # devices to try if the system cannot list them
 
 T = TypeVar("T")
 
 
 class Newest(Generic[T]):
-    """A queue of one in which the newest wins."""
+    """A queue of one item, in which the newest wins."""
 
     def __init__(self) -> None:
         self._item: T | None = None
         self._change = threading.Condition()
 
     def put(self, item: T) -> T | None:
-        """Never waits; returns the item that nobody took."""
+        """Never waits; returns the replaced item, if nobody took it."""
         with self._change:
             replaced, self._item = self._item, item
             self._change.notify()
@@ -60,8 +60,8 @@ class Camera(Protocol):
     """What `CameraFeed` reads from.
 
     Attributes:
-        silent_s: without a picture for so long, it is blocked.
-        freezes: whether pictures that stay the same to the bit mean that it hangs: a living sensor's noise never does that.
+        silent_s: if there is no picture for so long, it is blocked.
+        freezes: whether bit-identical pictures mean that it hangs: a working sensor's noise always changes.
     """
 
     silent_s: float
@@ -74,7 +74,7 @@ class Camera(Protocol):
 
 
 class DeviceCamera:
-    """A camera of this computer, by OpenCV.
+    """A camera of this computer, read by OpenCV.
 
     Args:
         device: its index, or its path on Linux.
@@ -88,13 +88,13 @@ class DeviceCamera:
 
     def __init__(self, device: int | str, size: tuple[int, int], buffers: Buffers) -> None:
         self._buffers = buffers
-        # Else OpenCV prints lines of its own about a missing camera.
+        # Else OpenCV prints its own lines about a missing camera.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         backend = cv2.CAP_V4L2 if sys.platform.startswith("linux") else cv2.CAP_ANY
         self._capture = cv2.VideoCapture(device, backend)
         if not self._capture.isOpened():
             raise VideoError(f"camera {device} cannot be opened; {cameras_found()}")
-        if size[0] * size[1] > 640 * 480:  # more does not pass USB uncompressed at 30 frames a second
+        if size[0] * size[1] > 640 * 480:  # larger frames do not fit through USB uncompressed at 30 per second
             self._capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
         self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[1])
         self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[0])
@@ -115,8 +115,8 @@ class FileCamera:
     """A film that plays at its own speed, over and over, as if it were a camera.
 
     Args:
-        path: the film. size: (height, width) that frames are made to fit within, with their aspect; None for their own.
-            Pixels that are not square become so.
+        path: the film. size: (height, width) that frames are fitted into, keeping their aspect; None for their own size.
+            Pixels that are not square become square.
     Raises:
         VideoError: not a film.
     """
@@ -128,7 +128,7 @@ class FileCamera:
         self._reader = VideoReader(path)
         self._items = iter(self._reader)
         self._start_s = time.perf_counter()
-        self._stays_s = 0.0  # the picture that was read last; 0 before the first one
+        self._stays_s = 0.0  # how long the picture read last is shown; 0 before the first one
         self._closed = threading.Event()
 
     def read(self) -> np.ndarray | None:
@@ -146,7 +146,7 @@ class FileCamera:
         late_s = time.perf_counter() - self._start_s - time_s
         if late_s < 0:
             self._closed.wait(-late_s)
-        elif late_s > 0.5:  # this computer cannot keep up with the film: play slower rather than in leaps
+        elif late_s > 0.5:  # this computer cannot keep up with the film: play slower rather than with jumps
             self._start_s += late_s
 
     def _rewind(self) -> None:
@@ -169,7 +169,7 @@ class StreamCamera:
         VideoError: no answer, or no video.
     """
 
-    silent_s, freezes = SILENT_S, False  # a coded stream repeats what does not change
+    silent_s, freezes = SILENT_S, False  # a compressed stream repeats what does not change
 
     def __init__(self, address: str, size: tuple[int, int] | None, buffers: Buffers) -> None:
         self._size, self._buffers = size, buffers
@@ -186,7 +186,7 @@ class StreamCamera:
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         for packet in self._container.demux(video=0):
-            with contextlib.suppress(InvalidDataError):  # torn on the way; the next one may be whole
+            with contextlib.suppress(InvalidDataError):  # damaged on the way; the next one may be intact
                 yield from packet.decode()
 
     def read(self) -> np.ndarray | None:
@@ -205,7 +205,7 @@ class StreamCamera:
 
 
 def open_camera(camera: str, size: tuple[int, int] | None, buffers: Buffers) -> Camera:
-    """Open what a user calls a camera: an index, a device's path, a film, or an address.
+    """Open whatever a user names as a camera: an index, a device's path, a film, or an address.
 
     Args:
         camera: "0", "/dev/video2", "clip.mp4", "rtsp://...".
@@ -224,9 +224,9 @@ def open_camera(camera: str, size: tuple[int, int] | None, buffers: Buffers) -> 
     return FileCamera(Path(camera), size, buffers)
 
 
-@functools.cache  # looked for once: elsewhere than on Linux each one must be opened for that, and its light goes on
+@functools.cache  # looked for once: except on Linux, each one must be opened for that, and its light goes on
 def cameras_found() -> str:
-    """What to tell a user whose camera is not there."""
+    """What to tell a user whose camera is missing."""
     names = []
     if sys.platform.startswith("linux"):
         for device in sorted(Path("/sys/class/video4linux").glob("video*"), key=lambda path: int(path.name[5:])):
@@ -244,7 +244,7 @@ def cameras_found() -> str:
 
 
 def _square(frame: np.ndarray, aspect: Fraction, size: tuple[int, int] | None, buffers: Buffers) -> np.ndarray:
-    """A frame with square pixels, of which none gets lost, that fits within a size.
+    """A frame with square pixels that fits within a size; making them square loses none.
 
     Args:
         frame: (H, W, 3) uint8 RGB. aspect: width to height of its pixels. size: (height, width), or None.
@@ -263,19 +263,19 @@ def _square(frame: np.ndarray, aspect: Fraction, size: tuple[int, int] | None, b
 
 @dataclass(frozen=True)
 class Shot:
-    """A camera's frame, (H, W, 3) uint8 RGB, and when it came, by time.perf_counter."""
+    """A camera's frame, (H, W, 3) uint8 RGB, and the time of its arrival, by time.perf_counter."""
 
     frame: np.ndarray
     time_s: float
 
 
 class CameraFeed:
-    """The newest frame of a camera that may hang, freeze or be unplugged: it is then opened again, with pauses.
+    """The newest frame of a camera that may hang, freeze or be unplugged; it is then opened again, with pauses.
 
     Args:
-        open_again: opens the camera; the first time right here, so that a wrong one is known at once.
-        buffers: where frames that nobody took go back to.
-        profile: is told how long reading takes.
+        open_again: opens the camera; first called in the constructor, so that a wrong one is noticed at once.
+        buffers: where unused frames are returned.
+        profile: receives the time that reading takes.
     Attributes:
         newest: the newest shot.
     Raises:
@@ -286,19 +286,19 @@ class CameraFeed:
         self.newest: Newest[Shot] = Newest()
         self._open, self._buffers, self._profile = open_again, buffers, profile or Profile()
         self._closing = threading.Event()
-        self._lock = threading.Lock()  # over all below
+        self._lock = threading.Lock()  # guards everything below
         self._trouble = ""
-        self._attempts = 0  # to open it again since the last picture
-        self._limit_s = float("inf")  # by when the call into the camera that is under way should have returned
+        self._attempts = 0  # attempts to open it again since the last picture
+        self._limit_s = float("inf")  # when the current call into the camera should have returned
         self._next_attempt_s = 0.0
-        self._still: int | None = None  # fingerprint of a picture that stood still over an opening: it is just still
+        self._still: int | None = None  # fingerprint of a picture unchanged by reopening: it is just still
         self._threads: list[threading.Thread] = []
         self._start(self._open())
 
     @property
     def trouble(self) -> str:
-        """Why there is no picture, "" if there is one. Asking also starts a new thread where the old one is stuck in the
-        camera, so ask several times a second."""
+        """Why there is no picture, "" if there is one. Reading this also starts a new thread if the old one is stuck in the
+        camera, so read it several times a second."""
         now_s = time.perf_counter()
         with self._lock:
             if now_s > self._limit_s and not self._closing.is_set():
@@ -320,7 +320,7 @@ class CameraFeed:
         self._current.start()
 
     def _mine(self) -> bool:
-        """Whether the calling thread is the one that counts; another is started when it is stuck."""
+        """Whether the calling thread is the current one; when that is stuck, another replaces it."""
         return self._current is threading.current_thread() and not self._closing.is_set()
 
     def _capture(self, camera: Camera | None) -> None:
@@ -334,7 +334,7 @@ class CameraFeed:
                 trouble = self._read(camera)
             except VideoError as error:
                 trouble = str(error)
-            except Exception as error:  # of a driver's
+            except Exception as error:  # from a driver
                 trouble = without_secrets(f"the camera failed ({error})")
             finally:
                 if camera is not None:
@@ -350,7 +350,7 @@ class CameraFeed:
             self._closing.wait(pause_s)
 
     def _read(self, camera: Camera) -> str:
-        """Read until there is trouble, and say which."""
+        """Read until there is trouble, and return what it is."""
         last, changed_s = None, time.perf_counter()
         patience_s = max(OPENING_S, camera.silent_s)  # for the first picture
         while True:
@@ -383,7 +383,7 @@ class CameraFeed:
                 self._buffers.give(replaced.frame)
 
     def close(self, timeout_s: float = 0.5) -> None:
-        """Ends the thread; one that is stuck in the camera is left behind rather than waited for."""
+        """Ends the thread; one that is stuck in the camera is abandoned rather than waited for."""
         self._closing.set()
         for thread in self._threads:
             thread.join(timeout_s)

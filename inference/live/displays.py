@@ -13,17 +13,17 @@ from allaprima.inference.buffers import Scratch
 from allaprima.models.errors import VideoError
 
 TITLE = "Alla Prima"
-PROBE_S = 20.0  # after which a display that has not answered does not work
+PROBE_S = 20.0  # a display that has not answered by then does not work
 
 
 class Display(Protocol):
-    """What shows pictures and hears keys."""
+    """Shows pictures and receives keys."""
 
     def show(self, frame: np.ndarray) -> None:
         """Show (H, W, 3) uint8 RGB."""
 
     def key(self) -> str:
-        """The key pressed since the last call, "" for none, "q" when the window was closed. Waits a millisecond."""
+        """The key pressed since the last call, "" for none, "q" if the window was closed. Waits a millisecond."""
 
     def close(self) -> None: ...
 
@@ -36,7 +36,7 @@ class Window:
     """
 
     def __init__(self) -> None:
-        os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")  # OpenCV's Qt complains about fonts, line after line
+        os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")  # OpenCV's Qt prints line after line about fonts
         trouble = display_trouble() or _probe()
         if trouble:
             raise VideoError(f"no window can be opened: {trouble}; --headless runs without one (with --record, say)")
@@ -48,7 +48,7 @@ class Window:
         if not self._shown:
             cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
             self._shown = True
-        if frame.shape[:2] != self._size:  # at first, and when the original comes beside the painting
+        if frame.shape[:2] != self._size:  # at first, and when the original appears beside the painting
             self._size = frame.shape[0], frame.shape[1]
             cv2.resizeWindow(TITLE, frame.shape[1], frame.shape[0])
         cv2.imshow(TITLE, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR, self._scratch.get("bgr", frame.shape)))
@@ -68,14 +68,14 @@ class Window:
 
 
 def display_trouble() -> str:
-    """Why no window can be opened, as far as the environment says; "" where one may."""
+    """Why no window can be opened, as far as the environment tells; "" if one may be."""
     if sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         return ""
     return "there is no display (neither DISPLAY nor WAYLAND_DISPLAY is set)"
 
 
 def _probe() -> str:
-    """Try in another process: where the display does not answer, OpenCV's toolkit ends the process it is in."""
+    """Try in another process: if the display does not answer, OpenCV's toolkit ends its own process."""
     if sys.platform in ("win32", "darwin"):
         return ""
     code = f"import cv2; cv2.namedWindow('{TITLE}'); cv2.waitKey(1)"
@@ -93,7 +93,7 @@ def _probe() -> str:
 
 
 class VirtualCamera:
-    """A camera that other programs see (OBS on Windows and macOS, v4l2loopback on Linux), by pyvirtualcam.
+    """A camera that other programs see (OBS on Windows and macOS, v4l2loopback on Linux), through pyvirtualcam.
 
     Raises:
         VideoError: pyvirtualcam is not installed, or finds no device.
@@ -113,7 +113,7 @@ class VirtualCamera:
         self._size = (width, height)
 
     def send(self, frame: np.ndarray) -> None:
-        """Send (H, W, 3) uint8 RGB, scaled to the size at the beginning."""
+        """Send (H, W, 3) uint8 RGB, scaled to the initial size."""
         if frame.shape[1::-1] != self._size:
             frame = np.asarray(cv2.resize(frame, self._size))
         self._camera.send(frame)
@@ -123,7 +123,7 @@ class VirtualCamera:
 
 
 def check_virtual_camera() -> None:
-    """Raises VideoError, with the line that installs it, where pyvirtualcam is missing."""
+    """Raises VideoError, with the command that installs it, if pyvirtualcam is missing."""
     _pyvirtualcam()
 
 

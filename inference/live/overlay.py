@@ -1,4 +1,4 @@
-"""What the window shows: the painting, the original beside it, and words over them."""
+"""What the window shows: the painting, the original beside it, and text over them."""
 
 from collections.abc import Sequence
 
@@ -21,9 +21,9 @@ def lay_out(
     Args:
         frames: (H, W, 3) uint8 RGB of one size, from left to right; none before the first painting.
         words: lines at the top left.
-        trouble: why the camera gives no picture, "" if it does; said instead of the words, over darkened frames.
-        keys: to list in the middle, with what they do.
-        scratch: what the picture lies in.
+        trouble: why the camera gives no picture, "" if it does; shown instead of the words, over darkened frames.
+        keys: keys to list in the middle, with what they do.
+        scratch: holds the picture.
     Returns:
         (H, W, 3) uint8 RGB, `frames` side by side.
     """
@@ -49,7 +49,7 @@ def _side_by_side(frames: Sequence[np.ndarray], scratch: Scratch) -> np.ndarray:
 
 
 def write_words(canvas: np.ndarray, lines: Sequence[str], centered: bool = False) -> None:
-    """Write small text with a dark ground onto a canvas; what follows a tab begins in a second column."""
+    """Write small text on a dark background onto a canvas; text after a tab begins in a second column."""
     height, width = canvas.shape[:2]
     font, size = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, min(0.5, width / 1400))
     line_px = round(40 * size)

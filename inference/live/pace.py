@@ -1,4 +1,4 @@
-"""How small to paint so that a rate is held."""
+"""How small to paint in order to hold a frame rate."""
 
 from collections import deque
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 class Pace:
-    """Chooses at which share of its size a frame is painted so that a rate is held.
+    """Chooses the share of its size at which a frame is painted so that a rate is held.
 
-    The time grows with the number of pixels. It goes down as soon as a few frames took too long, and up again once the
-    next size up would have fit for a while.
+    Time grows with the number of pixels. The size goes down as soon as a few frames took too long, and up again once the
+    next larger size would have been fast enough for a while.
 
     Args:
-        target_fps: wanted; 0 for always full size.
+        target_fps: the wanted rate; 0 for always full size.
     """
 
     LEAST, STEP, WATCHED, PATIENCE_S = 0.25, 1.125, 6, 2.0
@@ -24,7 +24,7 @@ class Pace:
         self._roomy_since_s: float | None = None
 
     def update(self, frame_ms: float, now_s: float) -> float:
-        """Tell how long the last frame took; returns the scale for the next."""
+        """Report how long the last frame took; returns the scale for the next one."""
         self._times_ms.append(frame_ms)
         if len(self._times_ms) < self.WATCHED or self._budget_ms == float("inf"):
             return self.scale

@@ -1,4 +1,4 @@
-"""The styles that keys change between: each is opened in the background while another one paints."""
+"""The styles that keys switch between: each is opened in the background while another one paints."""
 
 import threading
 from pathlib import Path
@@ -10,7 +10,7 @@ from allaprima.models.errors import AllaPrimaError
 
 
 class StyleRack:
-    """Styles that are opened in the background, so that changing to one does not hold up the picture.
+    """Styles that are opened in the background, so that switching to one does not hold up the picture.
 
     Args:
         paths: .onnx files by name. device, engine: see `StyleSession`.
@@ -32,11 +32,11 @@ class StyleRack:
         self._closing = False
 
     def session(self, name: str) -> StyleSession | None:
-        """None while it is being opened, or cannot be."""
+        """A style's session; None while it is being opened, or if it cannot be."""
         return self._sessions.get(name)
 
     def open_all(self, height: int, width: int) -> None:
-        """Open the others and let each paint an empty frame of this size, one after the other."""
+        """Open the others, one after another, and let each paint an empty frame of this size."""
         self._size = (height, width)
         self._opener = threading.Thread(target=self._open_all, name="styles", daemon=True)
         self._opener.start()
@@ -49,14 +49,14 @@ class StyleRack:
                 if name in self._sessions:
                     continue
                 session = self._opening = StyleSession(self._paths[name], self._device, shared=True, engine=self._engine)
-                session.stylize(np.zeros((*self._size, 3), np.uint8))  # the first run of a size takes longer
+                session.stylize(np.zeros((*self._size, 3), np.uint8))  # the first run at a size takes longer
             except AllaPrimaError as error:
                 self.errors[name] = str(error)
             else:
                 self._sessions[name] = session
 
     def close(self) -> None:
-        """Ends the opening, also in the middle of an empty frame."""
+        """Stops the opening, even in the middle of an empty frame."""
         self._closing = True
         if self._opening:
             self._opening.run_options.terminate = True

@@ -1,4 +1,4 @@
-"""A live session's recording, written in a thread of its own, and names for what a key saves."""
+"""A live session's recording, written in its own thread, and names for files that a key saves."""
 
 import queue
 import threading
@@ -12,16 +12,16 @@ import numpy as np
 from allaprima.inference.film.sinks import VideoWriter
 from allaprima.models.errors import VideoError
 
-RECORDING_QUEUE = 8  # frames that may wait for the encoder; more are dropped
+RECORDING_QUEUE = 8  # frames that may wait for the encoder; further ones are dropped
 
 
 class Recorder:
-    """A recording in a thread of its own; while the encoder is behind, frames are dropped, not the picture's pace.
+    """A recording in its own thread; while the encoder is behind, frames are dropped, so that the picture is not slowed.
 
     Args:
         path, height, width, overwrite: see `VideoWriter`.
     Attributes:
-        path: the file. frames: written so far. dropped: frames so far. error: what ended it.
+        path: the file. frames: written so far. dropped: frames dropped so far. error: what ended it.
     Raises:
         VideoError: such a file cannot be written.
     """
@@ -42,7 +42,7 @@ class Recorder:
         return self._writer.frames
 
     def add(self, frame: np.ndarray, time_s: float) -> None:
-        """A frame, (H, W, 3) uint8 RGB, copied, and its time in seconds from any beginning."""
+        """Add a frame, (H, W, 3) uint8 RGB, which is copied, and its time in seconds, from any origin."""
         if self._queue.full():
             self.dropped += 1
         elif self.error is None:
@@ -83,7 +83,7 @@ class Recorder:
 
 
 def free_name(suffix: str) -> Path:
-    """A name in the current folder that nothing has yet."""
+    """An unused file name in the current folder."""
     stem = time.strftime("allaprima_%Y%m%d_%H%M%S")
     names = [Path(f"{stem}.{suffix}"), *(Path(f"{stem}_{i}.{suffix}") for i in range(2, 100))]
     return next((name for name in names if not name.exists()), names[0])

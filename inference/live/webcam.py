@@ -1,7 +1,7 @@
 """`allaprima webcam`: camera -> newest frame -> network -> newest painting -> window, each in its own thread.
 
-Between two threads lies a queue of one in which the newest wins, so a slow network or screen drops pictures and never
-falls behind. The display has the main thread, which window systems want.
+Between two threads is a queue of one item, in which the newest wins, so a slow network or screen drops pictures and never
+falls behind. The display uses the main thread, which window systems require.
 """
 
 import threading
@@ -45,7 +45,7 @@ ONE_PASS = StylizeOptions(strokes=0.0)
 
 @dataclass
 class Controls:
-    """What the keys change; the network's thread looks at it before each frame.
+    """What the keys change; the network's thread reads it before each frame.
 
     Attributes:
         style: which of the styles. keep_color, strength: as in `StylizeOptions`.
@@ -62,7 +62,7 @@ class Controls:
 
 @dataclass(frozen=True, kw_only=True)
 class Sketch:
-    """What the network made of a frame.
+    """The network's result for a frame.
 
     Attributes:
         content_frame: (H, W, 3) uint8 RGB. stylized_image: (1, 3, H', W') float32 in [0, 1], of the working size.
@@ -79,7 +79,7 @@ class Sketch:
 
 @dataclass(frozen=True)
 class Finished:
-    """A sketch finished: `stylized_frame` has the content's size, and its colors where they are kept."""
+    """A finished sketch: `stylized_frame` has the content's size, and its colors if they are kept."""
 
     content_frame: np.ndarray
     stylized_frame: np.ndarray
@@ -88,7 +88,7 @@ class Finished:
 
 @dataclass
 class LiveReport:
-    """What a live session was like, in frames and milliseconds."""
+    """Statistics of a live session, in frames and milliseconds."""
 
     frames: int = 0
     wall_s: float = 0.0
@@ -114,14 +114,14 @@ class Webcam:
 
     Args:
         feed: the camera. rack: the styles.
-        controls: how it begins.
-        how: how it is painted besides.
+        controls: their initial state.
+        how: the other options of painting.
         target_fps: see `Pace`.
         display: a window; None for none.
-        record: where to record from the beginning; later recordings, and those begun by key, get names of their own.
+        record: where to record from the beginning; later recordings, and those started by key, get their own names.
         virtual_camera: opens one for a height and width; None for none.
         overwrite: whether `record` may be replaced.
-        profile: is told how long each stage takes.
+        profile: receives the time of each stage.
         say: prints a line.
     """
 
@@ -160,10 +160,10 @@ class Webcam:
         self._last: Finished | None = None
         self._trouble, self._first_s, self._shown_s = "", 0.0, 0.0
         self.report = LiveReport()
-        self.work_size = (0, 0)  # that the last frame was painted at
+        self.work_size = (0, 0)  # at which the last frame was painted
 
     def run(self, frames: int = 0, stopped: Callable[[], object] = lambda: False) -> LiveReport:
-        """Until "q", so many frames (0: any number), or `stopped`.
+        """Run until "q", for so many frames (0: any number), or until `stopped`.
 
         Raises:
             AllaPrimaError: the network failed, or a recording could not be written.
@@ -191,7 +191,7 @@ class Webcam:
         return self.report
 
     def _step(self, sketch: Sketch | None) -> None:
-        """A turn of the display's thread: with a sketch as soon as there is one, without one now and then."""
+        """One turn of the display's thread: with a sketch as soon as there is one, else without one now and then."""
         if self._error:
             raise self._error
         now_s = time.perf_counter()
@@ -210,7 +210,7 @@ class Webcam:
             self.report.latencies_ms.append(self._latencies_ms[-1])
 
     def _look_at_camera(self) -> str:
-        """The camera's trouble, said once when it begins."""
+        """The camera's trouble, which is printed once, when it begins."""
         trouble = self._feed.trouble
         if trouble != self._trouble:
             self._trouble = trouble
@@ -219,14 +219,14 @@ class Webcam:
         return trouble
 
     def _look_at_style(self) -> None:
-        """Back to the style that paints where the one wanted cannot be opened."""
+        """Go back to the style that is painting if the wanted one cannot be opened."""
         wanted = self._rack.names[self.controls.style]
         if wanted in self._rack.errors and self._last is not None:
             self._announce(self._rack.errors[wanted])
             self.controls.style = self._rack.names.index(self._last.sketch.style)
 
     def _next(self, sketch: Sketch, now_s: float) -> None:
-        """Finish a sketch and use it; it takes the last painting's place."""
+        """Finish a sketch and use it; it replaces the last painting."""
         self._first_s = self._first_s or now_s
         self.report.frames += 1
         self.report.wall_s = now_s - self._first_s
@@ -252,7 +252,7 @@ class Webcam:
                     opening = True
                 name = self._rack.names[self.controls.style]
                 session = self._rack.session(name)
-                if session is not None:  # until it is open, the one before goes on
+                if session is not None:  # until it is open, the previous one goes on
                     self._painter.session, showing = session, name
                 self._painter.scale = self._pace.scale
                 content = np.asarray(cv2.flip(shot.frame, 1)) if self.controls.mirror else shot.frame
@@ -274,7 +274,7 @@ class Webcam:
             self._error = error
 
     def _finish(self, sketch: Sketch) -> Finished:
-        """Colors, strength, size: here, so that the network's thread can go on with the next frame."""
+        """Colors, strength, size: done here, so that the network's thread can go on with the next frame."""
         painter, controls, last = self._painter, self.controls, self._last
         if last is not None:
             self._intervals_ms.append(1000.0 * (sketch.painted_s - last.sketch.painted_s))
@@ -288,7 +288,7 @@ class Webcam:
         return Finished(sketch.content_frame, frame, sketch)
 
     def _use(self, finished: Finished) -> None:
-        """Record it, send it on."""
+        """Record the painting and send it on."""
         frame = finished.stylized_frame
         if self._record_path and self._recorder is None:
             path, self._record_path = self._record_path, None
@@ -309,7 +309,7 @@ class Webcam:
         try:
             recorder.close()
         except VideoError as error:
-            if recorder.path == self._wanted:  # a recording begun by key is announced, and that is all
+            if recorder.path == self._wanted:  # if a recording started by key fails, that is only announced
                 self._recording_error = error
             self._announce(str(error))
             return
@@ -324,7 +324,7 @@ class Webcam:
         self._say(text)
 
     def _press(self, key: str) -> None:
-        """What a key does."""
+        """Do what a key stands for."""
         controls, styles = self.controls, len(self._rack.names)
         if key == "q":
             controls.quit = True

@@ -26,7 +26,7 @@ from allaprima.models.errors import WebError
 
 PAGE = Path(__file__).parent
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
-# Modules, which become one script each: fewer files to wait for, and from the disk a browser loads no modules.
+# Modules, which become one script each: fewer files to wait for, and browsers load no modules from the disk.
 PAGE_SOURCES = (
     "levels.js",
     "state.js",
@@ -41,8 +41,8 @@ PAGE_SOURCES = (
     "page.js",
 )
 WORKER_SOURCES = ("levels.js", "tiles.js", "onnx.js", "painter.js")
-# onnxruntime-web in three builds, of which a browser fetches one: without WebGPU, with it, and with it where WebAssembly
-# cannot wait for the GPU by itself.
+# onnxruntime-web in three builds, of which a browser fetches one: without WebGPU, with it, and with it for browsers whose
+# WebAssembly cannot wait for the GPU by itself.
 RUNTIMES = {
     "wasm": ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),
     "jspi": ("ort.jspi.bundle.min.mjs", "ort-wasm-simd-threaded.jspi.wasm"),
@@ -61,7 +61,7 @@ TYPES = {
     ".png": "image/png",
     ".webmanifest": "application/manifest+json",
 }
-TEST_PX = 48  # of the picture that each style paints before it is trusted, in painter.js
+TEST_PX = 48  # side of the picture that each style must paint correctly before it is used, in painter.js
 ASSETS = 'id="assets">{}'  # in index.html, where `_assets` goes
 FOR_EVER = "public, max-age=31536000, immutable"
 
@@ -70,15 +70,15 @@ Content = Callable[[], bytes]
 
 @functools.cache
 def headers() -> dict[str, str]:
-    """What every answer says besides its content."""
+    """The headers of every response."""
     return {
-        # Without the first two a browser gives no page memory that several threads share.
+        # Without the first two, browsers give a page no memory that threads can share.
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Embedder-Policy": "require-corp",
         "Cross-Origin-Resource-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
-        # The page's own policy once more: a worker, where the pictures are, takes it from the answer that it comes in.
+        # The page's own policy again: a worker, which has the pictures, takes its policy from its own response.
         "Content-Security-Policy": re.findall(r'Policy" content="([^"]+)"', (PAGE / "index.html").read_text(encoding="utf-8"))[
             0
         ],
@@ -89,9 +89,9 @@ class Add(Protocol):
     """Puts a file into the page.
 
     Args:
-        name: what it is called.
+        name: its name.
         content: its bytes.
-        version: bytes that tell its content from another, where those themselves take long to make.
+        version: bytes that identify the content, if the content itself takes long to make.
     Returns:
         where the page finds it.
     """
@@ -100,11 +100,11 @@ class Add(Protocol):
 
 
 def _assets(add: Add, picture: Add, folder: Path, runtimes: Sequence[str], precisions: Sequence[str]) -> dict[str, Any]:
-    """All that the page loads by itself, and where: `assets` in index.html, `now.assets` in JavaScript.
+    """Everything that the page loads by itself, and from where: `assets` in index.html, `now.assets` in JavaScript.
 
     Args:
-        picture: as `add`, for what an <img> shows.
-        precisions: of each style, those of them that there are.
+        picture: like `add`, for what an <img> shows.
+        precisions: those to include of each style, as far as they exist.
     """
     styles = []
     for style in shipped_styles(folder):
@@ -137,7 +137,7 @@ def _assets(add: Add, picture: Add, folder: Path, runtimes: Sequence[str], preci
 
 def _runtime(name: str, add: Add) -> dict[str, str]:
     module, wasm = (RUNTIME / each for each in RUNTIMES[name])
-    # Hosts compress no WebAssembly, or not all do, so the page unpacks it itself.
+    # Not all hosts compress WebAssembly, so the page unpacks it itself.
     packed = functools.cache(lambda: gzip.compress(wasm.read_bytes(), mtime=0))
     return {
         "module": add(f"ort/{name}.mjs", module.read_bytes),
@@ -146,19 +146,19 @@ def _runtime(name: str, add: Add) -> dict[str, str]:
 
 
 def painted_test_picture(path: Path) -> bytes:
-    """What a style makes of the picture that painter.js makes, too: RGB levels, row by row."""
+    """A style's painting of the test picture, which painter.js also makes: RGB levels, row by row."""
     y, x = np.mgrid[:TEST_PX, :TEST_PX]
     disc = np.where((x - 24) ** 2 + (y - 24) ** 2 < 200, 255, 60)
     return StyleSession(path).stylize(np.stack([5 * x, 5 * y, disc], axis=-1).astype(np.uint8)).tobytes()
 
 
 def site(folder: Path = FOLDER, *, offline: bool = False, url: str | None = None) -> dict[str, Content]:
-    """Every file of the page: its path in the site -> what gives its bytes. Those below files/ are called after what is in
-    them, so that nobody has to ask for them twice.
+    """Every file of the page: its path in the site -> what gives its bytes. Those in files/ are named after their contents,
+    so that a browser never has to fetch them twice.
 
     Args:
-        offline: with what makes it installable, and lets it work without a network.
-        url: where it will be, for what messengers show of a link.
+        offline: include what makes the page installable and lets it work without a network.
+        url: where it will be, for the link previews of messengers.
     Raises:
         WebError: onnxruntime-web is not installed.
     """
@@ -213,7 +213,7 @@ def site(folder: Path = FOLDER, *, offline: bool = False, url: str | None = None
 
 
 def _manifest(icon: str) -> dict[str, Any]:
-    """Of a web app, https://www.w3.org/TR/appmanifest."""
+    """The manifest of a web app, https://www.w3.org/TR/appmanifest."""
     return {
         "name": "Alla Prima",
         "short_name": "Alla Prima",
@@ -237,14 +237,14 @@ def _changed(text: str, changes: Mapping[str, str]) -> str:
 
 
 def joined(names: Sequence[str]) -> bytes:
-    """JavaScript modules as one script, in which a name can be used once only."""
+    """JavaScript modules as one script, in which each name can be defined only once."""
     texts = ((PAGE / name).read_text(encoding="utf-8") for name in names)
     return "".join(re.sub(r"^import .*\n|^export ", "", text, flags=re.MULTILINE) for text in texts).encode()
 
 
 def check_packages() -> None:
     """Raises:
-    WebError: onnxruntime-web or mediabunny is not installed; the message has the line that installs them.
+    WebError: onnxruntime-web or mediabunny is not installed; the message has the command that installs them.
     """
     needed = [*(RUNTIME / name for names in RUNTIMES.values() for name in names), FILMS]
     missing = [path.name for path in needed if not path.is_file()]
@@ -257,10 +257,10 @@ def check_packages() -> None:
 
 
 def make_server(port: int, folder: Path = FOLDER) -> http.server.ThreadingHTTPServer:
-    """A server of the page, for this machine alone; `serve_forever` runs it.
+    """A server for the page, for this machine only; `serve_forever` runs it.
 
     Args:
-        port: 0 takes any that is free.
+        port: 0 takes any free one.
     Raises:
         WebError: the port is taken, or onnxruntime-web is not installed.
     """
@@ -270,7 +270,7 @@ def make_server(port: int, folder: Path = FOLDER) -> http.server.ThreadingHTTPSe
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            # Under another name this would be a stranger's site, with our pages in it.
+            # Under another host name, a stranger's site would be showing our pages.
             if self.headers.get("Host", "").partition(":")[0] not in ("localhost", "127.0.0.1"):
                 return self.send_error(403)
             path = self.path.partition("?")[0].removeprefix("/") or "index.html"
@@ -300,10 +300,10 @@ def make_server(port: int, folder: Path = FOLDER) -> http.server.ThreadingHTTPSe
                 self.wfile.write(data)
 
         def log_message(self, *_arguments: object) -> None:
-            """Nothing: the terminal is for the address."""
+            """Print nothing: the terminal is for the address."""
 
     class Server(http.server.ThreadingHTTPServer):
-        allow_reuse_address = os.name == "posix"  # on Windows it would let two programs have one port
+        allow_reuse_address = os.name == "posix"  # on Windows it would let two programs share one port
 
         def handle_error(self, *arguments: Any) -> None:
             if not isinstance(sys.exc_info()[1], ConnectionError):  # a tab that was closed meanwhile
@@ -320,14 +320,14 @@ def export_folder(target: Path, folder: Path = FOLDER, url: str | None = None) -
 
     Args:
         target: a new or empty folder.
-        url: where it will be, for what messengers show of a link.
+        url: where it will be, for the link previews of messengers.
     Returns:
         its size in bytes.
     Raises:
-        WebError: the folder holds something, cannot be written, or onnxruntime-web is not installed.
+        WebError: the folder is not empty, cannot be written, or onnxruntime-web is not installed.
     """
     files = site(folder, offline=True, url=url)
-    # What some hosts (Netlify, Cloudflare Pages) read; on others the service worker adds what threads need.
+    # Some hosts (Netlify, Cloudflare Pages) read this; on others, the service worker adds the headers that threads need.
     lines = "".join(f"  {name}: {value}\n" for name, value in headers().items())
     files["_headers"] = f"/*\n{lines}/files/*\n  Cache-Control: {FOR_EVER}\n".encode
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -343,7 +343,7 @@ def export_folder(target: Path, folder: Path = FOLDER, url: str | None = None) -
                 write_atomically(target / path, data)
             except OSError as error:
                 raise WebError(f"{target / path} cannot be written: {error.strerror or error}") from error
-    except BaseException:  # half a page is none, and in its way the next time
+    except BaseException:  # half a page is useless, and would block the next attempt
         shutil.rmtree(target, ignore_errors=True)
         if existed:
             target.mkdir(exist_ok=True)
@@ -352,12 +352,12 @@ def export_folder(target: Path, folder: Path = FOLDER, url: str | None = None) -
 
 
 def write_single_file(output: Path, overwrite: bool, folder: Path = FOLDER) -> int:
-    """Write the page as one .html that works from the disk, with ONNX Runtime (WebAssembly) and the styles inside.
+    """Write the page as a single .html that works from the disk, with ONNX Runtime (WebAssembly) and the styles inside.
 
     Returns:
         its size in bytes.
     Raises:
-        WebError: not named .html, it exists, cannot be written, or onnxruntime-web is not installed.
+        WebError: the name does not end in .html, it exists, cannot be written, or onnxruntime-web is not installed.
     """
     if output.suffix.lower() not in (".html", ".htm"):
         raise WebError(f"{output} is not named .html; give --single-file OUT.html")
@@ -383,7 +383,7 @@ def write_single_file(output: Path, overwrite: bool, folder: Path = FOLDER) -> i
             'src="example.jpg"': f'src="{picture("", (PAGE / "example.jpg").read_bytes)}"',
             ASSETS: f"{ASSETS[:-2]}{_in_html(assets | {'inside': inside})}",
             '<script defer src="page.js"></script>': f"<script>\n{joined(PAGE_SOURCES).decode()}</script>",
-            # Nothing is fetched any more, so nothing may be; what is inside may run.
+            # Nothing needs to be fetched any more, so nothing may be; what is inside may run.
             "script-src 'self' blob:": "script-src 'unsafe-inline' blob: data:",
             "style-src 'self'": "style-src 'unsafe-inline'",
             "connect-src 'self' blob:": "connect-src blob:",
@@ -399,5 +399,5 @@ def write_single_file(output: Path, overwrite: bool, folder: Path = FOLDER) -> i
 
 
 def _in_html(value: object) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot close the script element around it."""
     return json.dumps(value).replace("</", "<\\/")

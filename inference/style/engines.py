@@ -1,7 +1,7 @@
-"""What runs a style on the CPU: ONNX Runtime, or OpenVINO where that is installed, faster here, and near enough.
+"""What runs a style on the CPU: ONNX Runtime, or OpenVINO if that is installed, faster here, and accurate enough.
 
 Which is faster depends on the processor: OpenVINO has bfloat16, which processors with AVX512-BF16 or AMX multiply several times
-as fast. So a trial decides, once for each style and machine; what it found is kept in the cache folder.
+as fast. So a trial decides, once for each style and machine; its result is kept in the cache folder.
 """
 
 import contextlib
@@ -31,18 +31,18 @@ from allaprima.models.errors import StyleError, install_line
 
 REFERENCE_PHOTOS = Path(__file__).parents[1] / "reference_photos"
 PRECISIONS = {"bf16": "bf16", "fp32": "f32"}  # OpenVINO's names; the faster one first
-# Of 255, between a picture and ONNX Runtime's in float32, in the mean and at the most: what nobody sees.
+# Of 255, mean and largest difference from ONNX Runtime's picture in float32: too small to be seen.
 MEAN_LEVELS, MOST_LEVELS = 0.5, 6.0
-WORTH = 0.9  # of ONNX Runtime's time
-TRIAL_PX = 512  # a side, for networks that take less than `FAST_S` at half of it; for others half of it
+WORTH = 0.9  # OpenVINO must take at most this share of ONNX Runtime's time
+TRIAL_PX = 512  # side, for networks that take less than `FAST_S` at half of it; for others, half of it
 FAST_S = 0.1
 TRIAL_S = 0.3
 FEATURES = "features_in_float32"
-POLL_MS = 50  # between two looks whether a run is to end
+POLL_MS = 50  # between two checks whether a run should end
 
 
 class Session(Protocol):
-    """What ONNX Runtime's sessions have, too."""
+    """The part of ONNX Runtime's session interface that is used here."""
 
     def run(
         self, wanted: Sequence[str], given: Mapping[str, np.ndarray], options: onnxruntime.RunOptions | None = None
@@ -56,7 +56,7 @@ class Choice:
     """What a trial found.
 
     Attributes:
-        engine: "onnxruntime" or "openvino". precision: of OpenVINO, a key of `PRECISIONS`.
+        engine: "onnxruntime" or "openvino". precision: OpenVINO's, a key of `PRECISIONS`.
         why: in a few words.
     """
 
@@ -68,12 +68,12 @@ class Choice:
 class OpenVinoSession:
     """A style's file in OpenVINO, for pictures of any size; several threads may share it.
 
-    In bfloat16 all up to the first ReLU stays in float32. There a norm makes a flat picture's little differences large, and
-    with them what rounding does: on smoothed noise The Starry Night came to 0.2 levels of 255 in the mean and 2.7 at the most,
-    instead of 0.6 and 10.5, in the same time (2026-12-01).
+    In bfloat16, everything up to the first ReLU stays in float32. There a norm amplifies a flat picture's small differences,
+    and with them the rounding errors: on smoothed noise The Starry Night differed by 0.2 levels of 255 on average and 2.7 at
+    most, instead of 0.6 and 10.5, in the same time (2026-12-01).
 
     Args:
-        data: an .onnx file's bytes that are safe to run. precision: a key of `PRECISIONS`.
+        data: bytes of an .onnx file that is safe to run. precision: a key of `PRECISIONS`.
         shared: other threads need the cores, too.
     """
 
@@ -99,7 +99,7 @@ class OpenVinoSession:
     def run(
         self, wanted: Sequence[str], given: Mapping[str, np.ndarray], options: onnxruntime.RunOptions | None = None
     ) -> list[np.ndarray]:
-        """The outputs named, as ONNX Runtime's session gives them; `options.terminate` ends it with a RuntimeError."""
+        """The wanted outputs, as from ONNX Runtime's session; `options.terminate` ends the run with a RuntimeError."""
         try:
             requests = self._idle.get_nowait()
         except queue.Empty:
@@ -123,7 +123,7 @@ class OpenVinoSession:
 
 
 def _halves(data: bytes) -> tuple[Any, Any]:
-    """A model up to its first ReLU, and the rest, which takes what the first part makes as `FEATURES`, too."""
+    """A model up to its first ReLU, and the rest, which also takes the first part's output, as `FEATURES`."""
     import openvino
     from openvino import opset13
 
@@ -152,13 +152,13 @@ def is_installed() -> bool:
 
 @functools.cache
 def _core() -> Any:
-    # OpenVINO's import would send an event, and write a number of this machine into the home folder.
+    # OpenVINO's import would send an event, and write an ID of this machine into the home folder.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     core = openvino.Core()
     with contextlib.suppress(Exception):  # a property that later versions may not have
-        # What it prepares for each new size it keeps: after 300 sizes 360 MB in all, without this 458 and growing.
+        # It keeps what it prepares for each new size: after 300 sizes 360 MB in all; without this setting 458, and growing.
         core.set_property("CPU", {"CPU_RUNTIME_CACHE_CAPACITY": "128"})
     return core
 
@@ -170,7 +170,7 @@ def precisions() -> list[str]:
 
 
 def engine_trouble() -> str:
-    """Why OpenVINO cannot be used, in one line; empty where it can."""
+    """Why OpenVINO cannot be used, in one line; empty if it can."""
     if not is_installed():
         return f"OpenVINO is not installed; {install_line('openvino')}"
     try:
@@ -181,13 +181,13 @@ def engine_trouble() -> str:
 
 
 def choose(data: bytes, opened: Callable[[], Session], engine: str) -> Choice:
-    """What is to run a style on this machine's CPU.
+    """What will run a style on this machine's CPU.
 
     Args:
-        data: an image file's bytes. opened: opens it in ONNX Runtime; called where a trial is needed.
-        engine: one of `ENGINES`; "auto" takes what $ALLAPRIMA_ENGINE says, else what the trial finds faster.
+        data: an image file's bytes. opened: opens it in ONNX Runtime; called only if a trial is needed.
+        engine: one of `ENGINES`; "auto" takes the one in $ALLAPRIMA_ENGINE, else the faster one of a trial.
     Raises:
-        StyleError: "openvino" is asked for and cannot be used; there is no such engine.
+        StyleError: "openvino" is asked for and cannot be used, or there is no such engine.
     """
     engine = os.environ.get("ALLAPRIMA_ENGINE", engine) if engine == "auto" else engine
     if engine not in ENGINES:
@@ -208,7 +208,7 @@ def choose(data: bytes, opened: Callable[[], Session], engine: str) -> Choice:
 
 
 def _trial(data: bytes, reference: Session) -> Choice:
-    """Paint two pictures with both, in turns."""
+    """Paint some pictures with both engines, in turns."""
 
     def seconds(session: Session, image: np.ndarray) -> float:
         began = time.perf_counter()
@@ -235,7 +235,7 @@ def _trial(data: bytes, reference: Session) -> Choice:
         while len(times[0]) < 3 or (time.perf_counter() < until and len(times[0]) < 15):
             for each, of in zip((reference, session), times, strict=True):
                 of.append(seconds(each, images[0]))
-        theirs_ms, own_ms = (1000.0 * min(of) for of in times)  # the least, as other programs may disturb
+        theirs_ms, own_ms = (1000.0 * min(of) for of in times)  # the shortest, as other programs may interfere
         height, width = images[0].shape[2:]
         found = f"OpenVINO's {precision} takes {own_ms:.0f} ms at {width}x{height}, ONNX Runtime {theirs_ms:.0f}"
         reasons.append(found)
@@ -245,7 +245,7 @@ def _trial(data: bytes, reference: Session) -> Choice:
 
 
 def _pictures(side_px: int) -> list[np.ndarray]:
-    """Smoothed noise, and the middle of each reference photo, as images of at most so many pixels a side."""
+    """Smoothed noise, and the middle of each reference photo, as images of at most `side_px` per side."""
     noise = cv2.GaussianBlur(np.random.default_rng(0).random((side_px, side_px, 3), np.float32), (0, 0), 4.0)
     frames = [np.rint((127.5 + 25.5 * (noise - noise.mean()) / noise.std()).clip(0, 255))]
     for path in sorted(REFERENCE_PHOTOS.glob("*.jpg")):
@@ -261,7 +261,7 @@ def _cache_file() -> Path:
 
 
 def _key(data: bytes) -> str:
-    """Of a style on this machine, by these versions."""
+    """The cache key of a style on this machine with these versions."""
     openvino = importlib.metadata.version("openvino")
     name = _core().get_property("CPU", "FULL_DEVICE_NAME")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -278,7 +278,7 @@ def _kept(data: bytes) -> Choice | None:
 
 
 def _keep(data: bytes, choice: Choice) -> None:
-    """Where the folder cannot be written, each start has a trial of its own."""
+    """Save a choice; if the folder cannot be written, every start repeats the trial."""
     path = _cache_file()
     with contextlib.suppress(OSError, RuntimeError):
         path.parent.mkdir(parents=True, exist_ok=True)

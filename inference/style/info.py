@@ -28,7 +28,7 @@ def describe(path: Path) -> list[tuple[str, str]]:
         lines = _lines(size, contract, f"ONNX IR {ir_version}, opset {opset}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StyleError(f"{path} has a damaged card ({error!r}); export it again") from error
-    # A card is somebody's text; it does not get to command the terminal.
+    # A card is text from elsewhere; it must not send control codes to the terminal.
     return [(heading, "".join(c if c.isprintable() else "?" for c in text)) for heading, text in lines]
 
 
@@ -72,7 +72,7 @@ def _lines(size: int, contract: Contract, form: str) -> list[tuple[str, str]]:
 
 
 def report_text(report: Mapping[str, Any]) -> str:
-    """How a file compared with torch, in one line."""
+    """How a file compares with torch, in one line."""
     parts = [
         f"{report['psnr_db']:.1f} dB from torch on {report['photos']} photos ({report['photos_from']}),"
         f" {report['worst_photo_db']:.1f} dB on the worst",

@@ -1,9 +1,9 @@
-"""Reading a style's .onnx file: what a style needs is copied into a new model, and ONNX Runtime gets that one.
+"""Reads a style's .onnx file: what a style needs is copied into a new model, and only that one goes to ONNX Runtime.
 
-85 bytes of ONNX can claim gigabytes, loop for ever or read any file of the disk, and all of that passes ONNX's own
-checker. So of a file only the network counts: its nodes, attributes and weights, each of a kind on the lists below. The
-graph's ends, what stands around the network in a frame file, the loop over levels are written anew, as the exporter writes
-them; whatever else is in a file is left behind.
+85 bytes of ONNX can claim gigabytes, loop forever or read any file on the disk, and all of that passes ONNX's own
+checker. So only the network of a file is used: its nodes, attributes and weights, each of a kind on the lists below. The
+graph's inputs and outputs, the nodes around the network in a frame file, and the loop over levels are rebuilt as the
+exporter writes them; anything else in a file is left out.
 """
 
 import math
@@ -20,12 +20,12 @@ from allaprima.models.contract import IMAGE, LOWEST_OPSET, OPSET, Contract
 from allaprima.models.errors import StyleError
 from allaprima.models.frame_model import IR_VERSION, as_frame
 
-# Of a file; ours have up to 7 MB. Of nothing but empty attributes, the worst there is, 8 MB take 0.8 GB and 0.6 s to parse
+# Of a file; ours have up to 7 MB. In the worst case, nothing but empty attributes, 8 MB take 0.8 GB and 0.6 s to parse
 # (protobuf 7.36, AMD EPYC, 2026-12-01).
 MAX_BYTES = 8 * 2**20
-MAX_NODES = 2000  # ours have some hundred
+MAX_NODES = 2000  # ours have about a hundred
 MAX_REASON = 300  # letters of a message
-MAX_NUMBERS = 64  # of a constant that sizes depend on
+MAX_NUMBERS = 64  # in a constant that sizes depend on
 MAX_CHANNELS = 1024
 MAX_KERNEL_PX = 16  # of a convolution's kernel, stride, border
 # Of a network on a picture of LARGE_PX; the quality tier has 1600, in int8, and 150 000.
@@ -43,10 +43,10 @@ TYPES: dict[int, np.dtype[Any]] = {
     TensorProto.INT64: np.dtype("<i8"),
 }
 
-# What an attribute may be, other than one of some values.
+# What an attribute may be, if not one of a few values.
 SMALL, POSITIVE, EPSILON = "whole numbers from 0 to MAX_KERNEL_PX", "the same from 1", "a float from 0 to 1"
-# Operator of a network -> what its inputs are, a letter each, and its attributes. P: what the picture has become; W: weights
-# of a convolution; C: numbers, one a channel; N: one number; E: P or N, but not all of them N; S: some numbers that sizes
+# Operator of a network -> its inputs, one letter each, and its attributes. P: a value computed from the picture; W: weights
+# of a convolution; C: numbers, one per channel; N: one number; E: P or N, but not all of them N; S: some numbers that sizes
 # depend on; -: nothing.
 OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "Add": ("EE", {}),
@@ -76,21 +76,21 @@ OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class _Refused(Exception):
-    """Why a file is not taken, as the end of the sentence "FILE ..."."""
+    """Why a file is refused, as the end of the sentence "FILE ..."."""
 
 
 def read_style(path: Path) -> tuple[bytes, Contract]:
     """A style's model, safe to run, and its contract.
 
     Raises:
-        StyleError: no such file, not ONNX, not ours, damaged, or with something in its network that none of ours has.
+        StyleError: no such file, not ONNX, not ours, damaged, or its network contains something that none of ours has.
     """
     return rebuilt(_bytes(path), str(path))
 
 
 def read_about(path: Path) -> tuple[int, Contract, int, int]:
-    """What a file says about itself: its bytes, contract, ONNX's IR version and opset. A file in another runtime's form, too,
-    which this program does not paint with.
+    """What a file says about itself: its size in bytes, contract, ONNX's IR version and opset. It also reads files in another
+    runtime's form, with which this program cannot paint.
 
     Raises:
         StyleError: as `read_style`.
@@ -105,7 +105,7 @@ def read_about(path: Path) -> tuple[int, Contract, int, int]:
 def _bytes(path: Path) -> bytes:
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # of a pipe or device there is no end
+        if not stat.S_ISREG(status.st_mode):  # a pipe or device has no end
             raise StyleError(f"{path} cannot be read: it is no file")
         if status.st_size <= MAX_BYTES:  # else `_parsed` says so
             return path.read_bytes()
@@ -119,7 +119,7 @@ def _too_large(name: str, size: int) -> StyleError:
 
 
 def rebuilt(data: bytes, name: str) -> tuple[bytes, Contract]:
-    """A style's model made anew of what in its bytes a style needs, and its contract.
+    """A style's model, rebuilt from those parts of its bytes that a style needs, and its contract.
 
     Args:
         data: of an .onnx file. name: for messages.
@@ -141,7 +141,7 @@ def rebuilt(data: bytes, name: str) -> tuple[bytes, Contract]:
         image_model = network.model(opset)
         safe = image_model if contract.io == "image" else as_frame(image_model, stride_px, least_px, contract.optional)
         return safe.SerializeToString(), contract
-    except (_Refused, ValueError) as refused:  # ValueError: a name that is no text, or that comes twice
+    except (_Refused, ValueError) as refused:  # ValueError: a name that is not text, or occurs twice
         reason = str(refused)[:MAX_REASON]
         raise StyleError(f"{name} is not safe to open: it {reason}; export it again, or get it elsewhere") from None
 
@@ -169,7 +169,7 @@ def _opset(model: ModelProto) -> int:
 
 
 def _network_nodes(graph: GraphProto, contract: Contract) -> Iterable[NodeProto]:
-    """The network's own nodes, which take an image and make one."""
+    """The network's own nodes, from an image to an image."""
     nodes: Sequence[NodeProto] = graph.node
     if contract.strokes is not None:
         bodies = [each.g for node in nodes if node.op_type == "Loop" for each in node.attribute if each.name == "body"]
@@ -196,7 +196,7 @@ def _sizes(graph: GraphProto) -> tuple[int, int]:
 
 
 def _array(tensor: TensorProto) -> np.ndarray:
-    """An initializer, if all of it is in the file, and it is numbers."""
+    """An initializer, if it is entirely in the file and consists of numbers."""
     dims = tuple(tensor.dims)
     if tensor.data_type not in TYPES:
         raise _Refused(f"has an initializer {tensor.name!r} of an unknown type {tensor.data_type}")
@@ -217,14 +217,14 @@ class _Network:
     """A network's nodes and constants, each of a kind that a style has.
 
     Args:
-        graph: whose initializers count. nodes: the network's own.
+        graph: the source of initializers. nodes: the network's own.
     Raises:
-        _Refused: one is of another kind, or they do not follow from each other.
+        _Refused: one is of another kind, or a node uses values that no node before it computes.
     """
 
     def __init__(self, graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self._shapes: dict[str, tuple[int, ...]] = {}  # of the constants that are used, and of weights made of 8-bit ones
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of the used constants, and of weights made from 8-bit ones
         self._pictures = {IMAGE.input}
         self._taken: set[str] = set()
         self.nodes = [self._copied(node) for node in nodes]
@@ -233,7 +233,7 @@ class _Network:
         """An image model.
 
         Args:
-            without_weights: its larger constants are inputs, too, of known shapes.
+            without_weights: its larger constants become inputs of known shapes.
         """
         content, stylized = (
             helper.make_tensor_value_info(name, TensorProto.FLOAT, IMAGE.dims) for name in (IMAGE.input, IMAGE.output)
@@ -247,7 +247,7 @@ class _Network:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
 
     def check_sizes(self, stride_px: int, least_px: int, opset: int) -> None:
-        """Refuse what is much larger than the picture or takes long, and a border longer than what it mirrors."""
+        """Refuse values much larger than the picture, too much work, and borders longer than what they mirror."""
         for side in (least_px, LARGE_PX):
             side = -(-side // stride_px) * stride_px
             floats = products = 0.0
@@ -296,7 +296,7 @@ class _Network:
         if node.HasField("name"):
             copy.name = node.name
         if node.HasField("domain"):
-            copy.domain = ""  # as ONNX's shape inference knows its own
+            copy.domain = ""  # ONNX's own domain, for its shape inference
         return copy
 
     def _new(self, name: str) -> str:
@@ -325,13 +325,13 @@ class _Network:
             self._take(operator, name)
 
     def _take(self, operator: str, name: str) -> None:
-        """Weights are taken once, as ONNX Runtime makes copies for each operator that takes them."""
+        """Allow weights to be used only once, as ONNX Runtime copies them for each operator that uses them."""
         if name in self._taken:
             raise _Refused(f"has a {operator} with weights {name!r} that another one has")
         self._taken.add(name)
 
     def _dequantize(self, node: NodeProto) -> None:
-        """8-bit weights become floats when the file is opened: they get four times as large."""
+        """Register 8-bit weights, which become floats when the file is opened, and so four times as large."""
         shape, *others = (self._shape(name) for name in node.input)
         if node.input[0] not in self._tensors or any(other not in ((), shape[:1]) for other in others):
             raise _Refused(f"has a DequantizeLinear of shape {list(shape)} with a scale or zero that does not fit")
@@ -339,7 +339,7 @@ class _Network:
         self._shapes[self._new(node.output[0])] = shape
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        """Of a constant; from here on it is one that is used."""
+        """The shape of a constant, which from here on counts as used."""
         if name not in self._shapes:
             if name not in self._tensors:
                 raise _Refused(f"uses {name!r} before it is there")
@@ -347,7 +347,7 @@ class _Network:
         return self._shapes[name]
 
     def _check_channels(self, node: NodeProto, before: int, after: int) -> None:
-        """Convolutions and norms have weights for the channels that there are."""
+        """Check that convolutions and norms have weights for exactly the existing channels."""
         kinds, _ = OPERATORS[node.op_type]
         for name, kind in zip(node.input, kinds, strict=False):
             wanted = {"W": (after, before), "C": (after,)}.get(kind)
@@ -355,7 +355,7 @@ class _Network:
                 raise _Refused(f"has a {node.op_type} of {before} channels with weights of shape {list(self._shapes[name])}")
 
     def _check_border(self, node: NodeProto, side: int) -> None:
-        """Runtimes overran their memory where a mirrored border is longer than the picture."""
+        """Refuse a mirrored border longer than the picture, where runtimes overran their memory."""
         pads = _array(self._tensors[node.input[1]])
         border_px = int(pads.max())
         if pads.dtype != np.int64 or pads.tolist() != [0, 0, border_px, border_px] * 2 or not 0 <= border_px < side:
@@ -368,7 +368,7 @@ def _attributes(node: NodeProto, allowed: Mapping[str, Any]) -> dict[str, Any]:
         value = helper.get_attribute_value(attribute)
         value = value.decode() if isinstance(value, bytes) else value
         wanted = allowed.get(attribute.name, ())
-        if isinstance(wanted, tuple):  # by their text, as 1 and 1.0 are two things to ONNX
+        if isinstance(wanted, tuple):  # compared as text, as 1 and 1.0 differ in ONNX
             fits = isinstance(value, int | float | str | list) and repr(value) in map(repr, wanted)
         elif wanted == EPSILON:
             fits = isinstance(value, float) and 0.0 <= value <= 1.0
@@ -383,14 +383,14 @@ def _attributes(node: NodeProto, allowed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inferred(model: ModelProto, side: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of all values where the picture has a side."""
+    """The shapes of all values for a square picture with this side."""
     for dim, length in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, side, side), strict=True):
         dim.dim_value = length
     del model.graph.output[0].type.tensor_type.shape.dim[:]
     model.graph.output[0].type.tensor_type.ClearField("shape")
     try:
         graph = shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
-    except Exception as error:  # its own class, ValueError, RuntimeError
+    except Exception as error:  # its own class, ValueError or RuntimeError
         first = re.search(r"\(op_type:(\w+).*?\[\w+\] (.*?)(?: \(op_type|$)", " ".join(str(error).split()))
         raise _Refused("has a {} that does not fit: {}".format(*first.groups() if first else ("node", error))) from error
     values = (*graph.input, *graph.value_info, *graph.output)

@@ -28,12 +28,12 @@ from allaprima.models.memory import free_bytes
 if TYPE_CHECKING:
     from allaprima.inference.style.tiles import Tiler
 
-MAX_PIXELS = 2 * 1920 * 1080  # in the network at once, where several threads paint; a larger picture is painted alone
-# A pixel's bytes at the peak on a CPU, by tier.
+MAX_PIXELS = 2 * 1920 * 1080  # in the network at once, if several threads paint; a larger picture is painted alone
+# Peak bytes per pixel on a CPU, by tier.
 PIXEL_BYTES = {"realtime": 135, "quality": 950, "johnson": 950}
-WHOLE_BYTES = 2**29  # what takes more is painted tile by tile, after a look at samples that takes `MEASURED_BYTES` at most
+WHOLE_BYTES = 2**29  # a picture that takes more is painted in tiles, after measuring samples with at most `MEASURED_BYTES`
 MEASURED_BYTES = 3 * 2**29
-TILES_SHARE = 0.6  # of the free memory; from tile to tile the C library keeps some
+TILES_SHARE = 0.6  # of the free memory; the C library keeps some from tile to tile
 
 # Taken where they are asked for alone: ONNX Runtime's name, ours, and what brings them. Picked by their documents, never run.
 PROVIDERS = {
@@ -59,10 +59,10 @@ class StyleSession:
         contract: the file's promises, with its card.
         device: where it really runs, one of `options.DEVICES` but "auto".
         cuda_trouble: why "auto" took the CPU although there is a GPU, in one line; else empty.
-        engine: what runs it on the CPU, with its precision and why.
-        run_options: of every run; `terminate`, while it is set, ends those under way and those to come with a StyleError.
+        engine: what runs it on the CPU, with its precision and the reason.
+        run_options: of every run; while `terminate` is set, current and later runs end with a StyleError.
     Raises:
-        StyleError: no such file, not ONNX, or not ours; "cuda" does not work here, and why.
+        StyleError: no such file, not ONNX, or not ours; or "cuda" does not work here, with the reason.
     """
 
     def __init__(self, source: str | Path | bytes, device: str = "auto", shared: bool = False, engine: str = "auto") -> None:
@@ -92,7 +92,7 @@ class StyleSession:
                 raise StyleError(f"{self.name} is a frame file, which ONNX Runtime alone paints with here; give an image file")
             self._session = self._open_with_engine(self._data) or opened()
         self.run_options = onnxruntime.RunOptions()
-        self._pixels = 0  # in the network now
+        self._pixels = 0  # in the network right now
         self._largest = 0  # pixels painted at once so far; ONNX Runtime keeps their memory
         self._pixels_change = threading.Condition()
         self._tiling = threading.Lock()
@@ -107,7 +107,7 @@ class StyleSession:
             ) from error
 
     def _open_with_engine(self, data: bytes) -> engines.OpenVinoSession | None:
-        """In OpenVINO, if that was chosen."""
+        """An OpenVINO session, if that was chosen."""
         return engines.OpenVinoSession(data, self.engine.precision, self._shared) if self.engine.engine == "openvino" else None
 
     def _options(self) -> onnxruntime.SessionOptions:
@@ -115,11 +115,11 @@ class StyleSession:
         options.log_severity_level = 3
         # Denormals are slow on CPUs and too small to be seen.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        # Plans one block of memory for each size it has seen: 4.3 instead of 2.6 GB for the second picture of 3 million
+        # It plans one block of memory for each size it has seen: 4.3 instead of 2.6 GB for the second picture of 3 million
         # pixels in the quality tier, and no faster.
         options.enable_mem_pattern = False
         if hasattr(os, "sched_getaffinity") and (cores := len(os.sched_getaffinity(0))) < (os.cpu_count() or 1):
-            options.intra_op_num_threads = cores  # else it takes the machine's other cores, too, which others were given
+            options.intra_op_num_threads = cores  # else it also takes cores that are assigned to others
         if self._shared:  # else its threads wait for work in a busy loop, on cores that another picture could use
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
@@ -140,13 +140,13 @@ class StyleSession:
 
         Args:
             frame: (H, W, 3) uint8 RGB, from 1x1 up.
-            progress: is told the share that is painted, where that goes tile by tile, 0 to 1.
+            progress: receives the painted share, 0 to 1, if the frame is painted tile by tile.
         Returns:
             (H, W, 3) uint8 RGB.
         Raises:
-            ValueError: not such an array. StyleError: ONNX Runtime failed, for want of memory as a rule.
+            ValueError: not such an array. StyleError: ONNX Runtime failed, usually for lack of memory.
 
-        What would take more memory than `WHOLE_BYTES`, or than there is, is painted tile by tile: see `tiles`.
+        A frame that would take more memory than `WHOLE_BYTES`, or than is free, is painted tile by tile: see `tiles`.
         """
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.size == 0:
             raise ValueError(f"frame is {frame.shape} {frame.dtype}; (H, W, 3) uint8 is wanted")
@@ -159,17 +159,17 @@ class StyleSession:
 
     @property
     def _pixel_bytes(self) -> int:
-        """0 where that is not known."""
+        """Peak bytes per pixel; 0 if unknown."""
         return PIXEL_BYTES.get(str(self.contract.card.get("tier")), 0)
 
     def _room_bytes(self, pixels: int) -> float:
-        """What so many pixels may take at once in the network."""
+        """The memory that so many pixels may take in the network at once."""
         if self.device != "cpu" or pixels <= self._largest:
             return WHOLE_BYTES
         return min(WHOLE_BYTES, self._pixel_bytes * self._largest + 0.8 * free_bytes())
 
     def _stylize_tiles(self, frame: np.ndarray, progress: Callable[[float], object]) -> np.ndarray:
-        """`stylize`, with no more memory for the network than `WHOLE_BYTES` and what there is beside the painting."""
+        """`stylize`, with no more memory for the network than `WHOLE_BYTES` and than is free besides the painting."""
         from allaprima.inference.style.tiles import MAX_TILE_PX, MIN_TILE_PX, Tiler
 
         room_bytes = min(WHOLE_BYTES, TILES_SHARE * (free_bytes() - frame.nbytes)) if self.device == "cpu" else WHOLE_BYTES
@@ -213,7 +213,7 @@ class StyleSession:
         return self._run(padded)[:, :, :height, :width]
 
     def _run(self, content: np.ndarray) -> np.ndarray:
-        """What the file makes of a tensor that its contract allows."""
+        """The file's output for a tensor that its contract allows."""
         tensors = self.contract.tensors
         sizes = dict(zip(tensors.dims, content.shape, strict=True))
         with self._room(content.size // 3):
@@ -221,7 +221,7 @@ class StyleSession:
             size = (sizes["height"], sizes["width"])
             given = {tensors.input: content}
             if self.contract.strokes is not None:
-                given["strokes"] = np.array(0.0, np.float32)  # one pass: the levels are `inference.levels`'s, in our own memory
+                given["strokes"] = np.array(0.0, np.float32)  # one pass: levels are left to `inference.levels`
             stylized = self._call(self._session, given, [tensors.output], size)[0]
         if stylized.shape != content.shape:
             raise StyleError(f"{self.name} made {stylized.shape} of {content.shape}; export it again")
@@ -243,10 +243,10 @@ class StyleSession:
             raise StyleError(f"painting {text} failed, for want of memory as a rule; try --max-side 2000") from error
 
     def _check_memory(self, height: int, width: int, count: int) -> None:
-        """Refuse what Linux would kill the process for, without a word.
+        """Refuse a picture for which Linux would silently kill the process.
 
         Raises:
-            StyleError: with the size that would fit.
+            StyleError: it names the size that would fit.
         """
         pixels, pixel_bytes = count * height * width, self._pixel_bytes
         if self.device != "cpu" or pixels <= self._largest:
@@ -275,14 +275,14 @@ class StyleSession:
 
 
 def _give_memory_back() -> None:
-    """The C library keeps what tiles took: 350 MB of 900 after 10 megapixels."""
+    """Make the C library release memory that it keeps after tiles: 350 MB of 900 after 10 megapixels."""
     if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError, AttributeError):  # one that is not glibc
+        with contextlib.suppress(OSError, AttributeError):  # it is not glibc
             ctypes.CDLL(None).malloc_trim(0)
 
 
 def frame_to_image(frame: np.ndarray, scratch: Scratch | None = None) -> np.ndarray:
-    """A frame, (H, W, 3) uint8, as an image, (1, 3, H, W) float32 in [0, 1]; in `scratch`, where that is given."""
+    """A frame, (H, W, 3) uint8, as an image, (1, 3, H, W) float32 in [0, 1]; stored in `scratch` if that is given."""
     scratch = scratch or Scratch()
     height, width = frame.shape[:2]
     image = scratch.get("image", (1, 3, height, width), np.float32)
@@ -295,7 +295,7 @@ def frame_to_image(frame: np.ndarray, scratch: Scratch | None = None) -> np.ndar
 
 
 def image_to_frame(image: np.ndarray, frame: np.ndarray | None = None, scratch: Scratch | None = None) -> np.ndarray:
-    """An image, (1, 3, H, W) float32 in [0, 1], as a frame, (H, W, 3) uint8; written into `frame` where that is given."""
+    """An image, (1, 3, H, W) float32 in [0, 1], as a frame, (H, W, 3) uint8; written into `frame` if that is given."""
     planes = (scratch or Scratch()).get("planes", (3, *image.shape[2:]))
     for plane, source in zip(planes, image[0], strict=True):
         cv2.convertScaleAbs(source, plane, 255.0)
@@ -303,19 +303,19 @@ def image_to_frame(image: np.ndarray, frame: np.ndarray | None = None, scratch: 
 
 
 def pad_image(image: np.ndarray, stride_px: int, least_px: int) -> np.ndarray:
-    """Mirror an (N, 3, H, W) image at its right and lower border up to the next size a network takes."""
+    """Extend an (N, 3, H, W) image by mirroring it at its right and lower borders, up to the next size a network takes."""
     wanted = [-(-max(side, least_px) // stride_px) * stride_px for side in image.shape[2:]]
     pads = [side - have for side, have in zip(wanted, image.shape[2:], strict=True)]
     if not any(pads):
         return image
-    # numpy mirrors as often as it must where the pad is longer than the side; one pixel is repeated.
+    # numpy mirrors as often as needed if the padding is longer than the side; a single pixel is repeated.
     return np.pad(image, ((0, 0), (0, 0), (0, pads[0]), (0, pads[1])), mode="reflect")
 
 
 def probe_cuda() -> tuple[int, str]:
-    """How many GPUs there are, and what keeps ONNX Runtime from them, in one line; empty where the driver sees nothing.
+    """The number of GPUs, and why ONNX Runtime cannot use them, in one line; empty if the driver sees no obstacle.
 
-    The driver is asked, as ONNX Runtime prints red lines and falls back to the CPU.
+    The driver is asked because ONNX Runtime would print red lines and fall back to the CPU.
     """
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return 0, "this onnxruntime is built without CUDA; pip install onnxruntime-gpu"
@@ -337,7 +337,7 @@ def _open_on_cuda(data: bytes, options: onnxruntime.SessionOptions, contract: Co
     """A session that has painted on CUDA.
 
     Raises:
-        StyleError: the reason why there is none, in one line.
+        StyleError: there is none; the message is the reason, in one line.
     """
     _, trouble = probe_cuda()
     if trouble:
@@ -389,24 +389,24 @@ def _open_tried(
 
 @functools.cache
 def _preload_cuda() -> str:
-    """Load CUDA's libraries from where pip puts them; returns the first line of what ONNX Runtime prints about it.
+    """Load CUDA's libraries from where pip puts them; returns the first line that ONNX Runtime prints about it.
 
-    It would go to standard output, among our results. Once a process, as other threads' prints are caught meanwhile, too.
+    Its print would go to standard output, among our results. Done once per process, as it catches other threads' prints, too.
     """
     printed = io.StringIO()
-    # The libraries may be in place without it, hence no error.
+    # The libraries may be available without it, hence no error.
     with _preloading, contextlib.redirect_stdout(printed), contextlib.suppress(Exception):
         onnxruntime.preload_dlls()
     return printed.getvalue().partition("\n")[0]
 
 
 def _open(data: bytes, options: onnxruntime.SessionOptions, *providers: str | tuple[str, dict]) -> onnxruntime.InferenceSession:
-    """A session that raises where ONNX Runtime would print to standard output and go on with the CPU, now or in a run."""
+    """A session that raises, now or in a run, where ONNX Runtime would print to standard output and use the CPU instead."""
     return onnxruntime.InferenceSession(data, options, providers=list(providers), enable_fallback=0)
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error of ONNX Runtime; of one of CUDA's libraries without function, host and source file."""
+    """The first line of an ONNX Runtime error; for one of CUDA's libraries, without function, host and source file."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     # As in "... CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED ; GPU=0 ; hostname=... ; file=... ; line=182 ; expr=...".
     failure = re.search(r"CU\w+ failure [^;]*", line)

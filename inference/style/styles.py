@@ -1,4 +1,4 @@
-"""The shipped styles: checkpoints/<style>/<tier>.onnx with a card, <tier>.json, beside it; other flavors of the same
+"""The shipped styles: checkpoints/<style>/<tier>.onnx with a card, <tier>.json, next to it; other flavors of the same
 network are <tier>.frame.onnx, <tier>.int8.onnx, <tier>.fp16.onnx."""
 
 import difflib
@@ -14,9 +14,9 @@ from allaprima.inference.style.palette import mixed_file, parse_mix
 from allaprima.models.errors import StyleError
 
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
-PAINTING = "painting.jpg"  # a small picture of the painting, beside its networks
-LARGER_FIRST = ("quality", "realtime")  # tiers, where the judges have said nothing
-EVEN = 0.005  # two networks whose distance from the painting (SWD) differs by less are even
+PAINTING = "painting.jpg"  # a small picture of the painting, next to its networks
+LARGER_FIRST = ("quality", "realtime")  # order of tiers if the judges have not scored them
+EVEN = 0.005  # two networks whose distances from the painting (SWD) differ by less are equally good
 PREFERRED_LIVE = ("realtime", "quality")
 
 
@@ -35,7 +35,7 @@ class Style:
 
     @property
     def flavors(self) -> list[str]:
-        """What else the network comes as: "frame", "int8", ..."""
+        """Other flavors of the network: "frame", "int8", ..."""
         return sorted(path.stem.removeprefix(f"{self.tier}.") for path in self.path.parent.glob(f"{self.tier}.*.onnx"))
 
 
@@ -43,8 +43,8 @@ def shipped_styles(folder: Path = FOLDER, tiers: Sequence[str] | None = None) ->
     """All shipped styles by name.
 
     Args:
-        tiers: the preferred first; None puts that tier first which the judges find nearer to the painting, the faster one
-            where both are even.
+        tiers: in order of preference; None prefers the tier that the judges find nearer to the painting, or the faster one
+            if they are equally good.
     """
     styles = []
     for path in folder.glob("*/*.onnx"):
@@ -66,7 +66,7 @@ def shipped_styles(folder: Path = FOLDER, tiers: Sequence[str] | None = None) ->
 
 
 def flavor_of(path: Path, flavor: str) -> Path | None:
-    """A shipped network's file in another flavor, "int8", "frame", ...; None where there is none, or `path` is one itself."""
+    """A shipped network's file in another flavor, "int8", "frame", ...; None if there is none, or `path` is one itself."""
     other = path.with_name(f"{path.stem}.{flavor}.onnx")
     return other if "." not in path.stem and other.is_file() else None
 
@@ -109,7 +109,7 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] | None = N
 
 
 def faster_tier(name: str, folder: Path = FOLDER) -> Path | None:
-    """The realtime tier of a style that a user names without a tier, where that means another one; else None."""
+    """The realtime tier of a style that a user names without a tier, if that name means another tier; else None."""
     wanted = _spelled_as_shipped(name)
     paths = {style.tier: style.path for style in shipped_styles(folder) if style.name == wanted}
     return paths.get("realtime") if next(iter(paths), "realtime") != "realtime" else None

@@ -1,9 +1,9 @@
-"""A picture of any size in little memory: tile by tile, each normalized by statistics of the whole picture.
+"""Paints a picture of any size in little memory: tile by tile, each normalized by statistics of the whole picture.
 
-Instance normalization looks at the whole picture, so that tiles painted each by itself differ, and their borders show. Here the
-statistics are measured once, on samples from all over the picture that are normalized together as if they were one, and given
-to every tile. A tile is painted with a margin around it as wide as the network sees, so that where two tiles meet they agree
-to the bit."""
+Instance normalization looks at the whole picture, so tiles painted independently would differ and their borders would show.
+Here the statistics are measured once, on samples from all over the picture that are normalized together as if they were one,
+and given to every tile. A tile is painted with a margin as wide as the network's reach, so that where two tiles meet they
+agree to the bit."""
 
 import itertools
 import math
@@ -18,16 +18,16 @@ from allaprima.inference.style.engines import Session
 from allaprima.inference.style.session import frame_to_image, image_to_frame, pad_image
 from allaprima.models.contract import Contract
 
-MIN_TILE_PX, MAX_TILE_PX = 256, 1792  # with their margins
+MIN_TILE_PX, MAX_TILE_PX = 256, 1792  # including margins
 
-MARGIN_PX = 64  # the quality network sees 57 px far, the realtime one 46
-# Many small samples: of 10 megapixels, three styles came within 1.1 levels of the whole with 400 of 48 px, a tenth of them,
-# within 7 with 12 of 256 px.
+MARGIN_PX = 64  # the quality network's reach is 57 px, the realtime one's 46
+# Many small samples are better: for 10 megapixels, three styles came within 1.1 levels of the whole picture with 400 of 48 px
+# (a tenth of its pixels), and within 7 with 12 of 256 px.
 SAMPLE_PX, SAMPLE_MARGIN_PX = 48, 16
 SAMPLES = 400
 
 NORM = "InstanceNormalization"
-# The measuring network's other inputs, int64, (2,) each: the margins in height and width, and the pictures' height and width.
+# The measuring network's other inputs, int64 (2,) each: the margins in height and width, and the pictures' height and width.
 MARGINS, SIDES = "margins", "sides"
 AXES = (0, 2, 3)  # batch, height, width: the samples are one picture
 
@@ -40,7 +40,7 @@ class Tiler:
 
     Args:
         data: an .onnx file of ours that takes images.
-        opened: opens another one in the same way, and whether it measures, which is to be exact.
+        opened: opens another file in the same way; its second argument says whether it measures, which must be exact.
     """
 
     def __init__(self, data: bytes, contract: Contract, opened: Callable[[bytes, bool], Session]) -> None:
@@ -54,9 +54,9 @@ class Tiler:
 
         Args:
             pixels: in the network at once, at most; `MIN_TILE_PX` squared or more.
-            measured_pixels: the same while the statistics are measured; more are more exact.
-            run: runs a session on inputs by name, for outputs.
-            progress: is told the share that is painted after every tile, 0 to 1.
+            measured_pixels: the same while the statistics are measured; more is more exact.
+            run: runs a session on named inputs and returns named outputs.
+            progress: receives the painted share, 0 to 1, after every tile.
         """
         contract, tensors = self._contract, self._contract.tensors
         squares, margins = samples(frame, measured_pixels)
@@ -86,7 +86,7 @@ class Tile:
 
     @property
     def within(self) -> tuple[slice, slice]:
-        """The part in what is painted of `around`."""
+        """Where the part lies within the painting of `around`."""
         height, width = (
             slice(inside.start - around.start, inside.stop - around.start)
             for inside, around in zip(self.inside, self.around, strict=True)
@@ -98,8 +98,8 @@ def tiles(height: int, width: int, side_px: int, stride_px: int) -> Iterator[Til
     """Tiles that cover a picture, row by row, of about the same size and at most `side_px` with their margins.
 
     Args:
-        side_px: more than two margins.
-        stride_px: they begin at multiples of it.
+        side_px: must be more than two margins.
+        stride_px: tiles begin at multiples of it.
     """
     columns = list(_spans(width, side_px, stride_px))
     for inside_rows, around_rows in _spans(height, side_px, stride_px):
@@ -119,12 +119,12 @@ def _spans(size: int, side_px: int, stride_px: int) -> Iterator[tuple[slice, sli
 
 
 def samples(frame: np.ndarray, pixels: int) -> tuple[list[np.ndarray], list[int]]:
-    """Squares from all over a frame, evenly, of `SAMPLE_PX` with a margin, or of the side that a picture has.
+    """Squares spread evenly over a frame, of `SAMPLE_PX` with a margin, or of the picture's own side if that is smaller.
 
-    The margin is there because near the border of a square a network does not see what it sees in the picture.
+    The margin is there because near a square's border a network does not see what it sees in the picture.
 
     Args:
-        pixels: of all of them together, about.
+        pixels: about the total of all of them.
     Returns:
         views, (h, w, 3) each; and the margins in height and width, in pixels.
     """
@@ -144,13 +144,13 @@ def samples(frame: np.ndarray, pixels: int) -> tuple[list[np.ndarray], list[int]
 
 
 def _starts(size: int, side: int, count: int) -> list[int]:
-    """Where `count` parts of a length begin, each in the middle of its share, but inside."""
+    """Where `count` parts of a length begin, each centered in its share, but kept inside."""
     return [min(max(0, round(size * (i + 0.5) / count - side / 2)), size - side) for i in range(count)]
 
 
 def measuring_and_given(data: bytes) -> tuple[bytes, bytes, list[str]]:
-    """Two networks made of a style's: one that normalizes a batch as if it were one picture, by what lies inside of
-    `MARGINS`, and returns what it multiplies by and adds in every norm; and one that is given those.
+    """Two networks made from a style's: one that normalizes a batch as if it were one picture, by what is inside `MARGINS`,
+    and returns the factors and summands of every norm; and one that takes those as inputs.
 
     Args:
         data: an .onnx file of ours that takes images.
@@ -198,7 +198,7 @@ def measuring_and_given(data: bytes) -> tuple[bytes, bytes, list[str]]:
 def _measure(
     model: ModelProto, x: str, scale: TensorProto, bias: TensorProto, epsilon: float, gain: str, shift: str
 ) -> list[NodeProto]:
-    """The nodes from a norm's input, (N, C, H, W), to what it multiplies by and adds, over the whole batch."""
+    """The nodes from a norm's input, (N, C, H, W), to its factor and summand, over the whole batch."""
 
     def constant(name: str, values: np.ndarray) -> str:
         model.graph.initializer.append(numpy_helper.from_array(values, f"{gain}/{name}"))

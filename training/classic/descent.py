@@ -13,11 +13,11 @@ from allaprima.models.vgg import VGG19Features
 from allaprima.training import losses
 
 ADAM_LR = 0.03  # of pixels in [0, 1]
-LBFGS_HISTORY = 20  # pairs of a step and the change of gradient over it that are kept
-MIN_CURVATURE = 1e-10  # product of such a pair; one below it is dropped, as torch.optim's L-BFGS does
-# L-BFGS runs without a line search, as everywhere in style transfer, since its full step is nearly always good. But from
-# noise some pictures overshot to 25 times the loss and took ten iterations to recover, so a step that raises the total is
-# shortened, and the history forgotten after some shortenings in a row. Letting it rise by 0.5 % gained nothing, by 2 % made
+LBFGS_HISTORY = 20  # kept pairs of a step and the change of gradient over it
+MIN_CURVATURE = 1e-10  # inner product of such a pair; smaller ones are dropped, as torch.optim's L-BFGS does
+# L-BFGS runs without a line search, as usual in style transfer, since its full step is nearly always good. But from noise
+# some pictures overshot to 25 times the loss and took ten iterations to recover, so a step that raises the total is
+# shortened, and after some shortenings in a row the history is dropped. Allowing a rise of 0.5 % gained nothing; 2 % made
 # the end of a long run wander.
 MAX_SHORTENINGS = 5
 
@@ -28,7 +28,7 @@ class Objective:
 
     Attributes:
         vgg: on the picture's device; features have its weights' precision.
-        content_features, style_grams: of one image each, as `training.losses` wants them; empty: not compared.
+        content_features, style_grams: of one image each, in the form of `training.losses`; empty: not compared.
         content_weight, style_weight, tv_weight, normalization, style_layer_weights: see `losses.perceptual_losses`.
     """
 
@@ -42,7 +42,7 @@ class Objective:
     style_layer_weights: Mapping[str, float] | None = None
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        """The losses of an image, (1, 3, H, W) or, gray, (1, 1, H, W), in [0, 1]; see `losses.perceptual_losses`."""
+        """The losses of an image, (1, 3, H, W), or (1, 1, H, W) if gray, in [0, 1]; see `losses.perceptual_losses`."""
         image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         return losses.perceptual_losses(
             image,
@@ -59,12 +59,12 @@ class Objective:
 
 @dataclass(frozen=True)
 class Step:
-    """A picture on its way.
+    """The picture after an iteration.
 
     Attributes:
-        iteration: after how many it was the picture; 0 is the initial one.
+        iteration: how many were done; 0 is the initial picture.
         image: (1, 3, H, W) or (1, 1, H, W) float32 in [0, 1]; not changed afterwards.
-        losses: of this very picture: content, style, tv and total.
+        losses: of exactly this picture: content, style, tv and total.
     """
 
     iteration: int
@@ -75,16 +75,16 @@ class Step:
 def descend(
     image: Tensor, objective: Callable[[Tensor], dict[str, Tensor]], iterations: int, optimizer: str = "lbfgs"
 ) -> Iterator[Step]:
-    """Change an image so that its total loss falls; yields it as it is and after each iteration.
+    """Change an image so that its total loss falls; yields it at the start and after each iteration.
 
-    After each update the picture is brought back into [0, 1], as Johnson et al. 2016 do (Sec. 4.1), so that the losses are
+    After each update the picture is clipped to [0, 1], as Johnson et al. 2016 do (Sec. 4.1), so that the losses are
     those of a picture that can be saved.
 
     Args:
         image: (1, 3, H, W), or (1, 1, H, W) for a gray picture, in [0, 1]; not changed.
         objective: image -> losses with "total".
-        iterations: each one forward and one backward pass. One that went wrong yields the picture before it again, so
-            the total is always finite, and with L-BFGS never rises.
+        iterations: each is one forward and one backward pass. A failed one yields the previous picture again, so the
+            total is always finite and, with L-BFGS, never rises.
         optimizer: "lbfgs" or "adam".
     Raises:
         OptimizeError: the total is not finite from the start.
@@ -101,7 +101,7 @@ def descend(
         parts = objective(pixels)
         moved = (pixels.detach() != (step.image if step else image)).any()
         read = _read({**parts, "moved": moved})
-        if not read.pop("moved"):  # just begun, taken back for good, or rounding left L-BFGS without a way down
+        if not read.pop("moved"):  # just begun, step undone, or rounding left L-BFGS no way down
             update = _optimizer(pixels, optimizer)
         total = read["total"]
         if step is None and not math.isfinite(total):
@@ -125,8 +125,8 @@ def descend(
         if iteration == iterations:
             return
 
-        # Take a step forward. The first gradient's mean size becomes 1: L-BFGS drops pairs below `MIN_CURVATURE`, and
-        # would creep. Otherwise neither optimizer minds the scale.
+        # Take a step forward. Gradients are scaled so that the first one's mean size is 1: with a smaller one L-BFGS would
+        # drop pairs below `MIN_CURVATURE` and creep. Otherwise the scale does not matter to either optimizer.
         parts["total"].backward()  # type: ignore[no-untyped-call]
         assert pixels.grad is not None
         scale = scale or 1.0 / (pixels.grad.abs().mean().item() or 1.0)
@@ -137,8 +137,8 @@ def descend(
 
 
 def _read(scalars: Mapping[str, Tensor]) -> dict[str, float]:
-    """The numbers of some scalars; a GPU is waited for once."""
-    total = scalars["total"]  # others may be on the CPU: a loss that compares nothing
+    """The values of some scalars; waits for a GPU only once."""
+    total = scalars["total"]  # others may be on the CPU, such as a loss that compares nothing
     values = torch.stack([scalar.detach().to(total, non_blocking=True) for scalar in scalars.values()])
     return dict(zip(scalars, values.tolist(), strict=True))
 
@@ -148,14 +148,14 @@ def _optimizer(pixels: Tensor, name: str) -> "torch.optim.Adam | LBFGS":
 
 
 class LBFGS:
-    """Limited-memory BFGS with full steps (Nocedal & Wright 2006, Sec. 7.2, by their names).
+    """Limited-memory BFGS with full steps (Nocedal & Wright 2006, Sec. 7.2, with their names).
 
-    The steps are those of torch.optim's L-BFGS, which makes Python numbers of its coefficients, two of every pair, and
-    waits for a GPU at each. Here they stay on the device; a step waits once, to know whether its pair is kept, and
-    shortening it once.
+    It takes the same steps as torch.optim's L-BFGS, which turns its coefficients, two per pair, into Python numbers and
+    waits for a GPU at each. Here they stay on the device; a step waits once, to know whether its pair is kept, and so does
+    shortening it.
 
     Args:
-        pixels: changed in place by each step, from their `grad`.
+        pixels: changed in place by each step, using their `grad`.
     Attributes:
         has_stepped: whether there is a step to shorten.
     """
@@ -165,7 +165,7 @@ class LBFGS:
         self.has_stepped = False
         self._pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=LBFGS_HISTORY)  # s, y and rho
         self._gamma: Tensor | float = 1.0  # scale of the initial H
-        self._t: Tensor | float = 1.0  # length of the step, in p
+        self._t: Tensor | float = 1.0  # length of the step, as a multiple of p
         self._p = self._gradient = torch.empty(0)  # the newest step's direction, and the gradient where it began
 
     @torch.no_grad()
@@ -202,12 +202,12 @@ class LBFGS:
 
     @torch.no_grad()
     def shorten_(self, image: Tensor, rise: float) -> None:
-        """Take back the newest step and go a part of it, to the lowest point of a parabola (Nocedal & Wright 2006, Sec. 3.5).
+        """Shorten the newest step so that it ends at the lowest point of a parabola (Nocedal & Wright 2006, Sec. 3.5).
 
         Args:
-            image: where it came from. rise: of the scaled total; may be infinite or not a number.
+            image: the picture before the step. rise: of the scaled total; may be infinite or NaN.
         """
         slope = float(self._t * (self._gradient @ self._p))  # of the whole step; negative
         part = -slope / (2.0 * (rise - slope)) if math.isfinite(rise) else 0.0
-        self._t = self._t * min(0.5, max(0.1, part))  # so that the pair holds the step that was taken
+        self._t = self._t * min(0.5, max(0.1, part))  # so that the pair has the step actually taken
         self.pixels.copy_((image.flatten() + self._t * self._p).view_as(self.pixels).clamp(0.0, 1.0))

@@ -1,7 +1,7 @@
 """The classic optimization (Gatys, Ecker, Bethge 2016): one picture, painted by gradient descent on its own pixels.
 
-Features and losses are those of training; the network is left out. Minutes a picture instead of milliseconds: it is what
-the networks are measured against.
+Features and losses are those of training, but there is no network. It takes minutes per picture instead of milliseconds; the
+networks are measured against it.
 """
 
 import dataclasses
@@ -42,18 +42,18 @@ from allaprima.training.style_image import read_style_image
 MIN_PX = 16  # of a picture's sides: VGG-19 halves them four times
 NOISE = 0.15  # standard deviation of the initial noise
 AVERAGE_DECAY = 0.98  # of the moving average: about the last 50 pictures
-LOG_EVERY = 50  # iterations between two lines, where there is no progress bar
-TIMED = 5  # iterations after which the time that all of them take is said
+LOG_EVERY = 50  # iterations between two lines, if there is no progress bar
+TIMED = 5  # iterations after which the expected total time is printed
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What to paint: pictures read, scaled, and their colors controlled.
+    """What to paint: the pictures, read, scaled and color-controlled.
 
     Attributes:
         content: the content image at the result's size, in its own colors.
-        content_frame, style_frames: (H, W, 3) uint8, what the losses compare with; gray where only luminance is painted.
-        init_frame: (H, W, 3) uint8, what the descent begins with; None: noise.
+        content_frame, style_frames: (H, W, 3) uint8, compared with by the losses; gray if only luminance is painted.
+        init_frame: (H, W, 3) uint8, the start of the descent; None: noise.
     """
 
     content: Picture
@@ -67,14 +67,14 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
 
     Args:
         config: what to paint.
-        output: the picture; snapshots go beside it as NAME_000100.png, their sheet as NAME_snapshots.png. With `average`
-            they show the average, and the losses of the newest picture in it.
+        output: the picture's file; snapshots go next to it as NAME_000100.png, their sheet as NAME_snapshots.png. With
+            `average` they show the average, and the losses of the newest picture in it.
         console: for progress.
     Returns:
-        the file to look at: the sheet where there are snapshots, else the picture.
+        the file to look at: the sheet if there are snapshots, else the picture.
     Raises:
         PictureError, WeightsError, OptimizeError, TrainingError: something cannot be used or written; most is checked before
-            minutes are spent, and what goes wrong later leaves the best picture so far, too.
+            minutes are spent, and on later errors the best picture so far is written, too.
         Interrupted: by Ctrl-C or SIGTERM, after the best picture so far was written.
     """
     # Check names.
@@ -135,7 +135,7 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
             assert best is not None
             assert average is not None
             save(average if config.average and not interrupted else best.image)
-        except (Exception, KeyboardInterrupt):  # a full disk, too little memory, the second Ctrl-C: minutes are not thrown away
+        except (Exception, KeyboardInterrupt):  # a full disk, too little memory, a second Ctrl-C: minutes of work are not lost
             if best is not None:
                 with suppress(PictureError):
                     save(best.image)
@@ -146,7 +146,7 @@ def optimize(config: OptimizeConfig, output: Path, console: Console, overwrite: 
 
 
 def check_layers(layers: Sequence[str]) -> None:
-    """Raises OptimizeError where VGG-19 has no layer of a name."""
+    """Raises OptimizeError if VGG-19 has no layer of one of these names."""
     unknown = [layer for layer in layers if layer not in LAYERS]
     if unknown:
         raise OptimizeError(f'there is no layer "{unknown[0]}" in VGG-19; there are {", ".join(LAYERS)}')
@@ -155,11 +155,11 @@ def check_layers(layers: Sequence[str]) -> None:
 def load_scene(config: OptimizeConfig) -> Scene:
     """Read content, styles and initial picture, scale them, control their colors (Gatys et al. 2016b).
 
-    A style image is scaled until its short side is the result's: the strokes keep their size in relation to the picture.
+    A style image is scaled until its short side equals the result's: the strokes keep their size relative to the picture.
 
     Raises:
-        PictureError: unreadable. OptimizeError: smaller than VGG-19 can look at. TrainingError: a style image of one flat
-            color, or hopelessly narrow.
+        PictureError: unreadable. OptimizeError: too small for VGG-19. TrainingError: a style image of one flat color, or
+            hopelessly narrow.
     """
     content = read_picture(config.content, config.max_pixels)
     if config.bits == 16:  # written without a profile
@@ -178,10 +178,10 @@ def load_scene(config: OptimizeConfig) -> Scene:
 
 
 def fitted_size(frame: np.ndarray, size_px: int, name: str, scales: int = 1) -> tuple[int, int]:
-    """Height and width of a frame whose long side is `size_px` at most; `name` is for messages.
+    """Height and width of a frame scaled so that its long side is at most `size_px`; `name` is for messages.
 
     Raises:
-        OptimizeError: smaller, at the coarsest of the scales, than VGG-19 can look at.
+        OptimizeError: at the coarsest scale it would be too small for VGG-19.
     """
     height, width = frame.shape[:2]
     scale = min(1.0, size_px / max(height, width))
@@ -194,7 +194,7 @@ def fitted_size(frame: np.ndarray, size_px: int, name: str, scales: int = 1) -> 
 
 
 def control_color(mode: str, content_frame: np.ndarray, style_frame: np.ndarray) -> np.ndarray:
-    """The style image as it is shown to the losses: recolored to the content, or its luminance matched to the content's.
+    """The style image that the losses compare with: recolored to the content, or its luminance matched to the content's.
 
     Args:
         mode: one of `COLOR_CONTROLS`.
@@ -216,9 +216,9 @@ def gray(y: np.ndarray) -> np.ndarray:
 
 
 def descend_through_scales(config: OptimizeConfig, scene: Scene, vgg: VGG19Features, precision: str) -> Iterator[Step]:
-    """The pictures from the initial one to the last, over all scales; iterations are counted on.
+    """The pictures from the initial one to the last, over all scales; iterations are counted through.
 
-    Coarse to fine: each scale begins with the picture of the one before, enlarged, and gets the same number of iterations.
+    Coarse to fine: each scale begins with the previous scale's picture, enlarged, and gets the same number of iterations.
     A style image is scaled along with the content.
     """
     height, width = scene.content_frame.shape[:2]
@@ -256,11 +256,11 @@ def make_objective(
 ) -> Objective:
     """What the picture of one scale is compared with.
 
-    Several styles become one target, the blend of their Gram matrices. With the losses of Gatys and of Johnson that has the
-    gradient of the blended losses.
+    Several styles become one target, the blend of their Gram matrices. With the losses of Gatys and of Johnson this gives
+    the gradient of the blended losses.
 
     Args:
-        vgg: float32, for the targets. looking_vgg: in the precision that the picture is looked at.
+        vgg: float32, for the targets. looking_vgg: in the precision used for the picture.
     """
     device = vgg.mean.device
     blend = np.array(config.style_blend or [1.0] * len(style_frames))
@@ -291,9 +291,9 @@ def default_style_weight(
     normalization: str,
     layer_weights: Mapping[str, float] | None = None,
 ) -> float:
-    """`STYLE_WEIGHT` where losses are unitless; else what weighs a black picture's style against its content in the same way.
+    """`STYLE_WEIGHT` for unitless losses; else the weight that gives a black picture the same ratio of style to content.
 
-    Without units, the ratio depends on the VGG-19 file by orders of magnitude, so no fixed number would do.
+    With the other losses that ratio varies with the VGG-19 file by orders of magnitude, so no fixed number would do.
     """
     black = {layer: torch.zeros_like(features) for layer, features in content_features.items()}
     content = losses.content_loss(black, content_features, normalization)
@@ -309,7 +309,7 @@ def noise_image(height: int, width: int, seed: int, device: torch.device) -> Ten
 
 
 def moving_average(average: Tensor, averaged: int, image: Tensor) -> Tensor:
-    """One more image in an exponential average, shorter at the start so that the initial picture fades.
+    """An exponential average with one more image; it is shorter at the start so that the initial picture fades.
 
     Args:
         averaged: how many images are in it.
@@ -318,7 +318,7 @@ def moving_average(average: Tensor, averaged: int, image: Tensor) -> Tensor:
 
 
 def to_picture(image: Tensor, scene: Scene, bits: int) -> Picture:
-    """A picture of the descent for a file: at the result's size, in 8 or 16 bits, a gray one with the content's chroma."""
+    """A picture of the descent, ready to be saved: at the result's size, in 8 or 16 bits, with the content's chroma if gray."""
     height, width = scene.content.frame.shape[:2]
     if image.shape[2:] != (height, width):  # a coarse scale's
         image = torch.nn.functional.interpolate(image, (height, width), mode="bicubic").clamp(0.0, 1.0)
@@ -331,10 +331,10 @@ def to_picture(image: Tensor, scene: Scene, bits: int) -> Picture:
 
 
 def expected_time(config: OptimizeConfig, image: Tensor, seconds: float, size: tuple[int, int]) -> str:
-    """How long all iterations will take, by the first ones.
+    """How long all iterations will take, estimated from the first ones.
 
     Args:
-        image: of the scale that they ran at. seconds: of one of them. size: height and width of the result.
+        image: at the scale of those. seconds: taken by one of them. size: height and width of the result.
     """
     per_pixel = seconds / image[0, 0].numel()
     pixels = [size[0] * size[1] * 0.25 ** (config.scales - 1 - scale) for scale in range(config.scales)]

@@ -1,5 +1,5 @@
-"""What each layer of VGG-19 knows of a picture (Gatys et al. 2016, Fig. 1): pictures made from noise until a layer's
-features, or the Gram matrices up to a layer, are those of the picture."""
+"""Shows what each layer of VGG-19 knows of a picture (Gatys et al. 2016, Fig. 1): noise is changed until a layer's features,
+or the Gram matrices up to a layer, match the picture's."""
 
 from pathlib import Path
 
@@ -29,15 +29,15 @@ from allaprima.training.images import to_frame, to_image
 
 
 def reconstruct(config: ReconstructConfig, output: Path, console: Console, overwrite: bool = False) -> None:
-    """Write one labelled sheet: the picture, a row of content reconstructions and a row of style reconstructions.
+    """Write one labeled sheet: the picture, a row of content reconstructions and a row of style reconstructions.
 
     Args:
-        config: what to reconstruct from which layers.
+        config: what to reconstruct, from which layers.
         output: the sheet.
         console: for progress.
     Raises:
         PictureError, WeightsError, OptimizeError: something cannot be used or written.
-        Interrupted: by Ctrl-C or SIGTERM, after the sheet was written with what was done.
+        Interrupted: by Ctrl-C or SIGTERM, after a sheet of the finished parts was written.
     """
     check_writable(output, overwrite)
     check_no_input(output, [config.image])
@@ -94,7 +94,7 @@ def make_objective(
     """Only content at the last layer, or only style at all of them.
 
     Args:
-        vgg: float32, for the targets. looking_vgg: in the precision that the picture is looked at.
+        vgg: float32, for the targets. looking_vgg: in the precision used for the picture.
     """
     with torch.no_grad():
         features = vgg(to_image(frame, vgg.mean.device), layers)

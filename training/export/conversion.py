@@ -1,4 +1,4 @@
-"""An image graph in the form that another runtime takes: its size fixed, its mirrors, shuffles and opset as it knows them."""
+"""An image graph in the form that another runtime accepts: fixed size, and mirrors, shuffles and opset that it supports."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,15 +10,15 @@ from allaprima.models.contract import LOWEST_OPSET, OPSET
 from allaprima.models.errors import StyleError
 from allaprima.models.targets import FIRST_OPSET, Target
 
-ATTRIBUTES_ONLY = 10  # up to here Pad and Clip have their numbers as attributes, and DepthToSpace knows one order
+ATTRIBUTES_ONLY = 10  # up to this opset, Pad and Clip take numbers as attributes, and DepthToSpace has one order
 
 
 def in_form_for(model: ModelProto, target: Target, size: tuple[int, int] | None, opset: int | None) -> ModelProto:
-    """A copy of an image graph in the form that a target takes.
+    """A copy of an image graph in the form that a target accepts.
 
     Args:
-        model: as `training.export.graph` makes it. size: width and height in pixels, or free ones.
-        opset: of the copy; None is the lowest that says the same, or the target's.
+        model: as `training.export.graph` makes it. size: width and height in pixels; None leaves them free.
+        opset: of the copy; None takes the target's, or the lowest that can express it.
     Raises:
         StyleError: as `at_opset`.
     """
@@ -30,7 +30,7 @@ def in_form_for(model: ModelProto, target: Target, size: tuple[int, int] | None,
             for dim, length in zip(value.type.tensor_type.shape.dim, (1, 3, size[1], size[0]), strict=True):
                 dim.dim_value = length
     if any(node.op_type in ("Shape", "DequantizeLinear") for node in changed.graph.node):
-        return at_opset(changed, opset)  # frames and int8 have no other form
+        return at_opset(changed, opset)  # frames and int8 have only one form
     old = opset is not None and opset <= ATTRIBUTES_ONLY
     graph = _Graph(changed)
     if target.plain:
@@ -47,10 +47,10 @@ def in_form_for(model: ModelProto, target: Target, size: tuple[int, int] | None,
 
 
 def at_opset(model: ModelProto, opset: int | None = None) -> ModelProto:
-    """A copy with its nodes as they are, of the opset given, else of the lowest that says the same.
+    """A copy with the same nodes in the given opset, else in the lowest that can express them.
 
     Raises:
-        StyleError: no such opset, or the nodes cannot be said in it.
+        StyleError: no such opset, or it cannot express the nodes.
     """
     if opset is not None and not FIRST_OPSET <= opset <= OPSET:
         raise StyleError(
@@ -73,7 +73,7 @@ def at_opset(model: ModelProto, opset: int | None = None) -> ModelProto:
 
 
 class _Graph:
-    """The nodes and initializers of a model, while they are changed."""
+    """The nodes and initializers of a model while they are being changed."""
 
     def __init__(self, model: ModelProto) -> None:
         self._graph = model.graph
@@ -81,7 +81,7 @@ class _Graph:
         self._nodes = list(model.graph.node)
 
     def replace(self, operator: str, by: Callable[[NodeProto], Iterator[NodeProto]]) -> None:
-        """Every node of an operator by those that a function of it gives."""
+        """Replace every node of an operator by those that a function returns for it."""
         self._nodes = [new for node in self._nodes for new in (by(node) if node.op_type == operator else [node])]
 
     def write(self) -> None:
@@ -93,7 +93,7 @@ class _Graph:
         self._graph.initializer.extend(kept)
 
     def sliced(self, pad: NodeProto) -> Iterator[NodeProto]:
-        """A mirrored border as the lines of which it is made, joined: nothing that has to walk backward."""
+        """A mirrored border, built by joining its single lines, so that nothing has to slice backward."""
         border_px, source, result = int(self._arrays[pad.input[1]][2]), pad.input[0], pad.output[0]
         for axis in (2, 3):
             first = [(line, line + 1) for line in range(border_px, 0, -1)]
@@ -112,7 +112,7 @@ class _Graph:
         return name
 
     def spread(self, shuffle: NodeProto) -> Iterator[NodeProto]:
-        """A shuffle by a transposed convolution of ones and zeros: each product is the value itself."""
+        """A shuffle as a transposed convolution of ones and zeros, which copies each value exactly."""
         block, channels = self._block(shuffle), len(self._weights_before(shuffle.input[0]))
         kernel = np.zeros((channels, channels // block**2, block, block), np.float32)
         for channel in range(channels):
@@ -120,7 +120,7 @@ class _Graph:
         yield self._transposed(shuffle, kernel, block, group=1)
 
     def repeated(self, resize: NodeProto) -> Iterator[NodeProto]:
-        """Nearest x2 likewise, each channel on its own."""
+        """Nearest x2 in the same way, each channel by itself."""
         channels = len(self._weights_before(resize.input[0]))
         yield self._transposed(resize, np.ones((channels, 1, 2, 2), np.float32), 2, group=channels)
 
@@ -133,7 +133,7 @@ class _Graph:
         )
 
     def blocks_first(self, shuffle: NodeProto) -> Iterator[NodeProto]:
-        """A shuffle in the only order that old opsets know; the convolutions before it give their channels in it."""
+        """A shuffle in the only order that old opsets have; the channels of the convolutions before it are reordered."""
         block = self._block(shuffle)
         for convolution in self._convolutions(shuffle.input[0]):
             for name in convolution.input[1:]:
@@ -143,7 +143,7 @@ class _Graph:
         yield helper.make_node("DepthToSpace", list(shuffle.input), list(shuffle.output), blocksize=block)
 
     def with_attributes(self, node: NodeProto) -> Iterator[NodeProto]:
-        """Pad and Clip with their numbers as attributes."""
+        """Pad or Clip with its numbers as attributes."""
         numbers = [self._arrays[name].tolist() for name in node.input[1:]]
         inputs, outputs = list(node.input[:1]), list(node.output)
         if node.op_type == "Pad":
@@ -159,7 +159,7 @@ class _Graph:
         return next(node for node in self._nodes if node.output[0] == value)
 
     def _convolutions(self, value: str) -> list[NodeProto]:
-        """Those whose results, added up, are a value."""
+        """The convolutions whose sum is this value."""
         maker = self._maker(value)
         if maker.op_type == "Conv":
             return [maker]
@@ -167,7 +167,7 @@ class _Graph:
         return [node for source in maker.input for node in self._convolutions(source)]
 
     def _weights_before(self, value: str) -> np.ndarray:
-        """Of the convolution that a value comes from: as many channels, of the same type."""
+        """Weights of the convolution that a value comes from; their type and number of channels are the value's, too."""
         maker = self._maker(value)
         while maker.op_type != "Conv":
             maker = self._maker(maker.input[0])

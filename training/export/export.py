@@ -1,4 +1,4 @@
-"""A trained network as an .onnx file, in several flavors, each compared with torch before it is kept."""
+"""Writes a trained network as an .onnx file, in several flavors, each compared with torch before it is kept."""
 
 import base64
 import contextlib
@@ -37,25 +37,25 @@ from allaprima.training.photos.folder import is_folder, list_photos
 from allaprima.training.studies.evaluate import Training, heldout_losses, painter_of
 from allaprima.training.style_image import read_style_image
 
-PHOTOS = 16  # compared at most
-CALIBRATION_PHOTOS = 64  # whose ranges int8 takes
-PHOTO_PX = 256  # their short side
+PHOTOS = 16  # used for the comparison, at most
+CALIBRATION_PHOTOS = 64  # used to measure the ranges for int8
+PHOTO_PX = 256  # short side of both
 MAX_ASPECT = 4
 THUMBNAIL_PX = 128
-SIZES = ((1, 1), (17, 33), (64, 64), (123, 250), (301, 199))  # height, width of made-up pictures, beside the photos
+SIZES = ((1, 1), (17, 33), (64, 64), (123, 250), (301, 199))  # height, width of synthetic pictures, compared besides photos
 
-MAX_DIFFERENCE = 0.9  # of any precision, so that nothing is black where it should be white, or not a number
+MAX_DIFFERENCE = 0.9  # of any precision, so that nothing is NaN, or black where it should be white
 TOLERANCE = 1e-3  # of fp32: largest difference on [0, 1], a quarter of an 8-bit level
 WITHIN_ONE_LEVEL = 0.999  # of fp32: share of values within 1/255 of torch's
 MIN_DB = {"fp16": 45.0, "int8": 30.0}  # PSNR against torch in float32
-MAX_ACTIVATION = 65504 / 8  # of fp16: far from the largest number that float16 has
-MAX_LEVELS_APART = 4.0  # of 255, in the mean; measured: 1 to 3, as the two reduce and round otherwise
+MAX_ACTIVATION = 65504 / 8  # of fp16: well below float16's largest number
+MAX_LEVELS_APART = 4.0  # of 255, on average; measured: 1 to 3, as the two reduce and round differently
 MAX_STYLE_LOSS = 1.05  # of int8: times torch's
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What to compare with: photos, and for int8 the painting and VGG-19; what is None is looked for in the run."""
+    """What to compare on: photos and, for int8, the painting and VGG-19; those that are None are taken from the run."""
 
     photos: Path | None = None
     style_image: Path | None = None
@@ -65,20 +65,20 @@ class Yardstick:
 def export(
     run_or_checkpoint: Path, output: Path, flavor: Flavor | None = None, yardstick: Yardstick | None = None
 ) -> dict[str, Any]:
-    """Write a network as .onnx, if ONNX Runtime paints with it what torch paints.
+    """Write a network as .onnx, if ONNX Runtime paints the same with it as torch.
 
     Args:
         run_or_checkpoint: a run folder (its weights.safetensors, else its newest checkpoint) or a .safetensors file.
         output: the .onnx file.
-        flavor: the kind of file, by default images in fp32 without color inside.
+        flavor: the kind of file, by default images in fp32 with no color control inside.
         yardstick: what it is compared on.
     Returns:
-        the report, which is in the file, too: "photos" and "photos_from"; "psnr_db" over all photos and "worst_photo_db";
+        the report, also stored in the file: "photos" and "photos_from"; "psnr_db" over all photos and "worst_photo_db";
         "within_one_level", a share of values; "largest_difference" on [0, 1]; for fp16 "largest_activation" and
         "half_arithmetic_db"; for int8 "style_loss_ratio" and "calibration_photos".
     Raises:
-        StyleError: not weights of ours, no painting for int8, or the file is not good enough; nothing is written then.
-        TrainingError: a run folder without weights. PictureError, WeightsError: photos, painting or VGG-19.
+        StyleError: not our weights, no painting for int8, or the file is not good enough; nothing is written then.
+        TrainingError: the run folder has no weights. PictureError, WeightsError: photos, painting or VGG-19 are unusable.
     """
     flavor, yardstick = flavor or Flavor(), yardstick or Yardstick()
     if output.suffix.lower() != ".onnx":
@@ -89,7 +89,7 @@ def export(
     net, card = load_net(find_weights(run_or_checkpoint))
     check_target(flavor, net.stride_px, net.least_px)
     paths, photos_from = find_photos(run_or_checkpoint, yardstick.photos)
-    # A quarter of them to compare on, the others to measure ranges on.
+    # A quarter of the photos is for the comparison, the others are for measuring ranges.
     compared = read_photos(paths[::4] if len(paths) >= 8 else paths, PHOTOS, net.stride_px)
     report: dict[str, Any] = {"photos": len(compared), "photos_from": photos_from}
 
@@ -99,7 +99,7 @@ def export(
         report["largest_activation"] = round(largest_activation(net, compared), 1)
         report["half_arithmetic_db"] = half_arithmetic_db(net, compared)
     if flavor.precision == "int8":
-        others = [path for path in paths if path not in compared] or paths  # of a few photos all serve for both
+        others = [path for path in paths if path not in compared] or paths  # if there are few photos, all serve for both
         calibration = read_photos(others, CALIBRATION_PHOTOS, net.stride_px)
         report["calibration_photos"] = len(calibration)
         model = quantize(model, [frame_to_image(frame) for frame in calibration.values()], target.symmetric)
@@ -107,7 +107,7 @@ def export(
 
     thumbnail = paint_thumbnail(_opened(model, Contract(net.stride_px, net.least_px)))
 
-    # Build what stands around it, and compare with torch: all photos on the plain painting, which shows most, some with
+    # Build the graph around it, and compare with torch: all photos with the plain painting, which reveals most, some with
     # other strengths and colors.
     def with_all(strength: float, keep_color: float) -> tuple[onnx.ModelProto, Contract]:
         about = (flavor.io, flavor.precision, strength, keep_color)
@@ -140,20 +140,20 @@ def export(
 
 
 def find_photos(run_or_checkpoint: Path, photos: Path | None) -> tuple[list[Path], str]:
-    """Photos to compare on, and which: those given, else the run's own, else the three that come along."""
+    """Photos to compare on, and their source: those given, else the run's own, else the three that are included."""
     if photos is not None:
         return list_photos(photos), "photos given"
     options = run_or_checkpoint / "options.json"
     if options.is_file():
         of_run = TrainConfig.read(options).photos
-        with contextlib.suppress(TrainingError):  # moved, or emptied
+        with contextlib.suppress(TrainingError):  # the folder was moved or emptied
             if is_folder(of_run):
                 return list_photos(Path(of_run)), "photos of the training"
     return sorted(REFERENCE_PHOTOS.glob("*.jpg")), "reference photos"
 
 
 def read_photos(paths: Sequence[Path], most: int, stride_px: int) -> dict[Path, np.ndarray]:
-    """Photos from all over a list, (H, W, 3) uint8, their short side `PHOTO_PX` and both sides cut to multiples of
+    """Photos spread evenly over a list, (H, W, 3) uint8, their short side `PHOTO_PX` and both sides cut to multiples of
     `stride_px`. Those that cannot be read, or are more than `MAX_ASPECT` times as long as wide, are left out.
 
     Raises:
@@ -188,7 +188,7 @@ def serialized(model: onnx.ModelProto, contract: Contract) -> bytes:
 
 
 def check_target(flavor: Flavor, stride_px: int, least_px: int) -> None:
-    """Raises StyleError if a target does not take a kind of file, or a network no such size."""
+    """Raises StyleError if the target does not accept this kind of file, or the network not this size."""
     target, name = TARGETS[flavor.target], flavor.target
     if flavor.precision not in target.precisions:
         takes = " or ".join(target.precisions)
@@ -209,7 +209,7 @@ def check_target(flavor: Flavor, stride_px: int, least_px: int) -> None:
 
 
 def check_alike(own: onnx.ModelProto, foreign: onnx.ModelProto, flavor: Flavor) -> None:
-    """Raises StyleError if a file in another form paints other than in our own, in ONNX Runtime."""
+    """Raises StyleError if, in ONNX Runtime, a file in another form paints differently from one in our own."""
     width, height = flavor.size or (320, 240)
     content_image = frame_to_image(paint_landscape(height, width))
     feeds = {IMAGE.input: content_image}
@@ -221,7 +221,7 @@ def check_alike(own: onnx.ModelProto, foreign: onnx.ModelProto, flavor: Flavor) 
 
 
 def check_levels(session: StyleSession, data: bytes) -> None:
-    """Raises StyleError if a file paints coarse to fine other than we do, on a made-up picture of two levels."""
+    """Raises StyleError if a file paints coarse to fine differently from us, on a synthetic picture of two levels."""
     content_frame = cv2.resize(paint_landscape(320, 320), (1280, 1024), interpolation=cv2.INTER_CUBIC)
     feeds = {FRAME.input: content_frame[None]} | {
         name: np.array(value, np.float32)
@@ -234,15 +234,15 @@ def check_levels(session: StyleSession, data: bytes) -> None:
 
 
 def _run(data: bytes, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What ONNX Runtime alone makes of a file's inputs."""
+    """The output of a file in plain ONNX Runtime."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of every input that may be left out
+    options.log_severity_level = 3  # it warns of every optional input
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, dict(feeds))[0])
 
 
 def _opened(model: onnx.ModelProto, contract: Contract) -> StyleSession:
-    """A session of a graph, which must be the very one that a session makes anew of a file with it."""
+    """A session of a graph, which must equal the one that a session rebuilds from a file with it."""
     data = serialized(model, contract)
     run = onnx.load_from_string(rebuilt(data, "the file")[0]).graph
     for part in ("node", "initializer", "input", "output"):
@@ -251,12 +251,12 @@ def _opened(model: onnx.ModelProto, contract: Contract) -> StyleSession:
 
 
 def compare(net: ImageTransformNet, session: StyleSession, photos: Sequence[np.ndarray]) -> dict[str, float]:
-    """How far ONNX Runtime is from torch in float32, on photos and on made-up pictures of odd sizes.
+    """How far ONNX Runtime is from torch in float32, on photos and on synthetic pictures of odd sizes.
 
     Args:
         photos: (H, W, 3) uint8 each.
     Returns:
-        "psnr_db", "worst_photo_db" and "within_one_level" of the photos, "largest_difference" of all, on [0, 1]; nan
+        "psnr_db", "worst_photo_db" and "within_one_level" of the photos, "largest_difference" of all, on [0, 1]; NaN
         counts as infinite. A frame file's own rounding, half a level, is not counted as a difference.
     """
     rng = np.random.default_rng(0)
@@ -282,7 +282,7 @@ def compare(net: ImageTransformNet, session: StyleSession, photos: Sequence[np.n
 
 @torch.no_grad()
 def expected_image(net: ImageTransformNet, frame: np.ndarray, contract: Contract) -> np.ndarray:
-    """What torch in float32 makes of a frame, (1, 3, H, W), with the contract's strength and colors."""
+    """Torch's painting of a frame in float32, (1, 3, H, W), with the contract's strength and colors."""
     content = frame_to_image(frame)
     height, width = frame.shape[:2]
     stylized = net(torch.from_numpy(pad_image(content, net.stride_px, net.least_px)))[:, :, :height, :width].numpy()
@@ -294,13 +294,13 @@ def expected_image(net: ImageTransformNet, frame: np.ndarray, contract: Contract
 
 @torch.no_grad()
 def largest_activation(net: ImageTransformNet, photos: Mapping[Path, np.ndarray]) -> float:
-    """The largest absolute value that any layer takes or gives on photos, in float32."""
+    """The largest absolute input or output value of any layer on photos, in float32."""
     largest = 0.0
 
     def look(_module: torch.nn.Module, values: tuple[torch.Tensor | bool, ...], result: torch.Tensor) -> None:
         nonlocal largest
         tensors = [value for value in (*values, result) if isinstance(value, torch.Tensor)]
-        largest = float(np.max([largest, *(float(tensor.abs().max()) for tensor in tensors)]))  # nan stays nan
+        largest = float(np.max([largest, *(float(tensor.abs().max()) for tensor in tensors)]))  # NaN stays NaN
 
     hooks = [module.register_forward_hook(look) for module in net.modules()]
     for frame in photos.values():
@@ -313,7 +313,7 @@ def largest_activation(net: ImageTransformNet, photos: Mapping[Path, np.ndarray]
 @torch.no_grad()
 def half_arithmetic_db(net: ImageTransformNet, photos: Mapping[Path, np.ndarray]) -> float:
     """PSNR of the network on photos when its weights and every layer's result are rounded to float16, as on a GPU; on a
-    CPU ONNX Runtime keeps float32 between many of them."""
+    CPU, ONNX Runtime keeps float32 between many layers."""
     half = copy.deepcopy(net).half().float()
     for module in half.modules():
         module.register_forward_hook(lambda _module, _values, result: result.half().float())
@@ -329,7 +329,7 @@ def style_loss_ratio(
     yardstick: Yardstick,
     photos: Sequence[Path],
 ) -> float:
-    """The style loss of an ONNX graph's pictures, times torch's on the same photos."""
+    """The style loss of an ONNX graph's pictures, divided by torch's on the same photos."""
     style_image, vgg19, style_size_px = yardstick.style_image, yardstick.vgg19, Training.of(card).style_size_px
     max_pixels, crop_border = 0, bool(card.get("options", {}).get("crop_border"))
     if (run_or_checkpoint / "options.json").is_file():
@@ -349,7 +349,7 @@ def style_loss_ratio(
 
 
 def too_bad(report: Mapping[str, Any], flavor: Flavor) -> list[str]:
-    """Why a file should not be kept; nothing if it should."""
+    """Why a file should not be kept; empty if it should."""
     reasons = []
     most_difference = TOLERANCE if flavor.precision == "fp32" else MAX_DIFFERENCE
     if not report["largest_difference"] <= most_difference:
@@ -373,12 +373,12 @@ def too_bad(report: Mapping[str, Any], flavor: Flavor) -> list[str]:
 
 
 def _psnr_db(mean_square: float) -> float:
-    """At most 120 dB, where float32's own rounding begins; -inf for what is not finite."""
+    """At most 120 dB, where float32's own rounding begins; -inf if the error is not finite."""
     return round(-10.0 * float(np.log10(max(mean_square, 1e-12))), 1) if np.isfinite(mean_square) else -np.inf
 
 
 def paint_thumbnail(session: StyleSession) -> str:
-    """The coffee among the reference photos, painted, as base64 of a small JPEG file."""
+    """The reference photo of a coffee, painted, as base64 of a small JPEG file."""
     frame = session.stylize(read_picture(REFERENCE_PHOTOS / "coffee.jpg").frame)
     small = cv2.resize(frame, (THUMBNAIL_PX * frame.shape[1] // frame.shape[0], THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])

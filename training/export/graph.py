@@ -1,4 +1,4 @@
-"""A network as an ONNX graph, with color and strength built in, in fp16, in int8."""
+"""A network as an ONNX graph: with color and strength built in, in fp16, in int8."""
 
 import copy
 import tempfile
@@ -20,7 +20,7 @@ FOLDED = 2**26  # elements
 
 
 class _HalfInside(nn.Module):
-    """The network in float16, with float32 at its ends."""
+    """The network in float16, with float32 input and output."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -35,8 +35,8 @@ def to_onnx(net: nn.Module, half: bool = False) -> ModelProto:
     """The network as an ONNX graph with our names and no trace of the machine it was made on.
 
     Args:
-        net: stays as it is.
-        half: weights and activations in float16; the ends stay float32.
+        net: not changed.
+        half: weights and activations in float16; input and output stay float32.
     """
     net = net.eval().cpu()
     with warnings.catch_warnings():
@@ -53,7 +53,7 @@ def to_onnx(net: nn.Module, half: bool = False) -> ModelProto:
             verbose=False,
         )
     assert program is not None
-    # What is computed from weights alone becomes weights: by default only what is small does.
+    # Values computed from weights alone are folded into weights; by default only small ones are.
     optimizer.optimize(program.model, input_size_limit=FOLDED, output_size_limit=FOLDED)
     model = program.model_proto
     model.ir_version = IR_VERSION
@@ -61,7 +61,7 @@ def to_onnx(net: nn.Module, half: bool = False) -> ModelProto:
 
 
 def tidied(model: ModelProto, tensors: Tensors) -> ModelProto:
-    """The same model with nothing in it but what is needed, and the dims of its ends named."""
+    """The same model with only what is needed in it, and with named dims for input and output."""
     tidy = ModelProto()
     tidy.CopyFrom(model)
     del tidy.metadata_props[:]
@@ -70,10 +70,10 @@ def tidied(model: ModelProto, tensors: Tensors) -> ModelProto:
     for part in (*tidy.graph.node, *tidy.graph.input, *tidy.graph.output, *tidy.graph.initializer):
         del part.metadata_props[:]  # stack traces with absolute paths
         part.ClearField("doc_string")
-    for tensor in tidy.graph.initializer:  # all in one form, which the runtime's check knows
+    for tensor in tidy.graph.initializer:  # all in the one form that the runtime's check knows
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
     for value in (tidy.graph.input[0], tidy.graph.output[0]):
-        # The exporter calls the output's height "4*(height//4)"; at the sizes we allow it is the input's.
+        # The exporter calls the output's height "4*(height//4)"; at the sizes we allow, this is the input's height.
         for dim, name in zip(value.type.tensor_type.shape.dim, tensors.dims, strict=True):
             if isinstance(name, str):
                 dim.dim_param = name
@@ -90,7 +90,7 @@ def with_color(model: ModelProto, strength: float, keep_color: float) -> ModelPr
     mixing = (p0 + strength * p1 + strength * keep_color * p2).astype(np.float32).reshape(3, 6, 1, 1)
     dims = ", ".join(str(dim) for dim in IMAGE.dims)
     how = "dilations = [1, 1], group = 1, kernel_shape = [1, 1], pads = [0, 0, 0, 0], strides = [1, 1]"
-    # Two convolutions and a sum, as OpenCV 4 joins no pictures of free sizes.
+    # Two convolutions and a sum, because OpenCV 4 cannot concatenate pictures of free sizes.
     graph = parser.parse_graph(
         f"""
         image (float[{dims}] {IMAGE.input}) => (float[{dims}] {IMAGE.output})
@@ -116,13 +116,13 @@ def quantize(model: ModelProto, content_images: Sequence[np.ndarray], symmetric:
     """The image graph with 8-bit convolutions between its norms: QDQ, per-channel weights, static ranges.
 
     The first convolution, which sees the picture, and the last ones, which no norm follows, stay in float32. They are 20 %
-    of the realtime tier's work; in 8 bits, too, it took 17 instead of 18 ms at 640x480 and The Starry Night came to 31.1
-    instead of 37.6 dB. Ranges are means over the photos, not extremes: 40.0 instead of 36.5 dB for The Great Wave.
+    of the realtime tier's work; with them in 8 bits, too, it took 17 instead of 18 ms at 640x480, and The Starry Night got
+    31.1 instead of 37.6 dB. Ranges are means over the photos, not extremes: 40.0 instead of 36.5 dB for The Great Wave.
     Weights have 7 bits, as processors without VNNI overflow at 8; that cost 0.1 dB.
 
     Args:
         model: what `to_onnx` made, in float32.
-        content_images: (1, 3, H, W) float32, what the ranges are measured on.
+        content_images: (1, 3, H, W) float32, to measure the ranges on.
         symmetric: activations in signed 8 bits, every zero point 0.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -142,7 +142,7 @@ def quantize(model: ModelProto, content_images: Sequence[np.ndarray], symmetric:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain, prepared, quantized = (Path(folder, f"{name}.onnx") for name in ("plain", "prepared", "quantized"))
-        onnx.save(model, plain)  # given the model itself, it moves the weights out of it
+        onnx.save(model, plain)  # as a file: given the model itself, it moves the weights out of it
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         nodes = [node for node in onnx.load(prepared).graph.node if node.op_type == "Conv"]
         quantize_static(
@@ -159,6 +159,6 @@ def quantize(model: ModelProto, content_images: Sequence[np.ndarray], symmetric:
             extra_options={"CalibMovingAverage": True, "CalibMovingAverageConstant": 0.1, "ActivationSymmetric": symmetric},
         )
         result = onnx.load(quantized)
-    del result.opset_import[:]  # it adds com.microsoft's, which nothing here uses
+    del result.opset_import[:]  # it adds com.microsoft, which nothing here uses
     result.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     return tidied(result, IMAGE)

@@ -1,7 +1,7 @@
-"""Style files of pytorch/examples' fast_neural_style (state dicts of its `TransformerNet`) as weights of ours.
+"""Turns style files of pytorch/examples' fast_neural_style (state dicts of its `TransformerNet`) into weights of ours.
 
-A file of torch.save is a pickle beside raw numbers. `torch.load` with weights_only runs no code in it; what it may still do
-is to take for ever or all memory, so the pickle's size and depth are looked at first.
+A torch.save file is a pickle next to raw numbers. `torch.load` with weights_only runs no code in it, but may still take
+forever or use all memory, so the pickle's size and depth are checked first.
 """
 
 import io
@@ -24,14 +24,14 @@ MAX_BYTES = 64 * 2**20  # a TransformerNet has 6.7 MB in float32
 MAX_PICKLE_BYTES = 2**20
 MAX_TENSORS = 1000
 MAX_INSTRUCTIONS = 20_000  # of a pickle; a TransformerNet's has 2,800
-# Of things in things; a state dict has up to 9. A tuple that holds itself twice, 64 times over, made of 330 bytes, is
-# hashed for ever, and one nested 200,000 deep crashed Python 3.11.
+# Depth of nesting; a state dict has up to 9. A tuple of 330 bytes that doubles itself 64 times is hashed forever, and one
+# nested 200,000 deep crashed Python 3.11.
 MAX_DEPTH = 20
 LEGACY_PICKLES = 5  # of the format before torch 1.6
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 UNUSED = (".running_mean", ".running_var", ".num_batches_tracked")  # instance norm kept statistics before torch 0.4
-# Replaced one after the other in one of our parameters' names, these give pytorch/examples'.
+# Replacing these one after the other in our parameters' names gives those of pytorch/examples.
 THEIR_NAMES = {f"blocks.{i}.": f"res{i + 1}." for i in range(5)} | {
     "conv4.": "deconv1.",
     "conv5.": "deconv2.",
@@ -46,13 +46,13 @@ def import_torch(source: Path, output: Path) -> Path:
     """Write a TransformerNet's weights as a weights file of ours, tier "johnson", which `training.export.export` exports.
 
     Args:
-        source: a state dict in either format of torch.save; wrapped in a dict, of a DataParallel or with old running
-            statistics, too. At most `MAX_BYTES`.
-        output: the .safetensors file; its card is written beside it.
+        source: a state dict in either format of torch.save, at most `MAX_BYTES`; may be wrapped in a dict, come from a
+            DataParallel, or contain old running statistics.
+        output: the .safetensors file; its card is written next to it.
     Returns:
         output.
     Raises:
-        StyleError: not such a file, or the network does not paint; one line, and nothing is written then.
+        StyleError: not such a file, or the network does not paint; nothing is written then.
         TrainingError: the output cannot be written.
     """
     if output.suffix != ".safetensors":
@@ -71,7 +71,7 @@ def import_torch(source: Path, output: Path) -> Path:
         raise StyleError(f"{source} {error}") from error
     except OSError as error:
         raise StyleError(f"{source} cannot be read: {error.strerror or type(error).__name__}") from error
-    except Exception as error:  # pickle's, zipfile's, torch's
+    except Exception as error:  # of pickle, zipfile or torch
         raise StyleError(f"{source} is damaged or not by torch.save ({type(error).__name__}); {WANTED}") from error
     card = {"title": source.stem, "painter": "", "year": "", "license": "", "tier": "johnson", "step": 0}
     save_weights(output, net.state_dict(), card | {"imported_from": source.name})
@@ -79,7 +79,7 @@ def import_torch(source: Path, output: Path) -> Path:
 
 
 def _load(data: bytes) -> Any:
-    """What was saved, if that is harmless."""
+    """What was saved, if it is harmless."""
     if data.startswith(b"PK"):
         _check_pickle(io.BytesIO(_pickle_of(data)))
     else:
@@ -88,9 +88,9 @@ def _load(data: bytes) -> Any:
             _check_pickle(file)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickle protocols
+            warnings.simplefilter("ignore")  # about odd pickle protocols
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # its message advises to load it with the code in it
+    except Exception as error:  # its message advises loading the file with the code in it
         if named := re.search(r"(?:GLOBAL|class|function) ['`]?([\w.]+)", str(error)):
             raise StyleError(
                 f"names {named[1][:80]!r}, which is not loaded; {WANTED}, by torch.save(net.state_dict(), FILE)"
@@ -100,12 +100,12 @@ def _load(data: bytes) -> Any:
 
 def _pickle_of(data: bytes) -> bytes:
     """The pickle in the format of torch 1.6 and newer: a zip of NAME/data.pkl and NAME/data/KEY."""
-    # Each starts an entry in the zip's directory; listing 1,300,000 in 61 MB took zipfile 15 s and 0.6 GB.
+    # These bytes start each entry in the zip's directory; listing 1,300,000 in 61 MB took zipfile 15 s and 0.6 GB.
     if data.count(b"PK\x01\x02") > 2 * MAX_TENSORS:
         raise StyleError(f"has more than {2 * MAX_TENSORS} parts; {WANTED}")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
-        # torch never compresses: what claims to unpack to more than the file is a bomb.
+        # torch never compresses: a zip that claims to unpack to more than its own size is a bomb.
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or sum(entry.file_size for entry in entries) > len(data):
             raise StyleError(f"is compressed, which torch.save never does; {WANTED}")
@@ -116,7 +116,7 @@ def _pickle_of(data: bytes) -> bytes:
 
 
 def _check_pickle(file: io.BytesIO) -> None:
-    """Follow how deep things lie in things, without making them; afterwards the file stands behind the pickle."""
+    """Track how deeply objects are nested, without creating them; afterwards the file position is behind the pickle."""
     stack: list[int | None] = []  # depths; None is a mark
     memo: dict[int, int] = {}
     for i, (instruction, argument, _) in enumerate(pickletools.genops(file)):
@@ -133,7 +133,7 @@ def _check_pickle(file: io.BytesIO) -> None:
                     items.append(depth)
             single = [each for each in instruction.stack_before if each not in (pickletools.markobject, pickletools.stackslice)]
             items += [stack.pop() or 0 for _ in single[: len(stack)]]
-            # What a list or dictionary is given makes it no deeper than that, however often it is given something.
+            # A list or dictionary is only one deeper than its deepest item, however often items are added.
             into = items.pop() - 1 if items and single and single[0] in (pickletools.pylist, pickletools.pydict) else 0
             depth = 1 + max([into, *items])
             if depth > MAX_DEPTH:
@@ -142,7 +142,7 @@ def _check_pickle(file: io.BytesIO) -> None:
 
 
 def _weights(net: JohnsonNet, loaded: Any) -> dict[str, Tensor]:
-    """Our network's state dict, out of what `_load` gave."""
+    """Our network's state dict, from the result of `_load`."""
     for wrapper in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -169,7 +169,7 @@ def _weights(net: JohnsonNet, loaded: Any) -> dict[str, Tensor]:
             raise StyleError(
                 f"has numbers in {their_name!r} that are not finite; its training failed, take an earlier checkpoint"
             )
-    # Theirs takes and gives 0 to 255, ours 0 to 1. Exact also at the borders: a mirrored border scales as the rest does.
+    # Theirs takes and returns 0 to 255, ours 0 to 1. This is exact at the borders, too: a mirrored border scales as the rest.
     weights["conv1.conv.weight"] *= 255.0
     weights["conv6.conv.weight"] /= 255.0
     weights["conv6.conv.bias"] /= 255.0

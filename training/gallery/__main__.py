@@ -1,4 +1,4 @@
-"""Trains the styles of checkpoints/gallery.toml and ships those that got better. For those who maintain them:
+"""Trains the styles of checkpoints/gallery.toml and ships those that improved. For maintainers of the styles:
 
 python -m allaprima.training.gallery --paintings DIR --photos DIR --heldout DIR                # all together, at full length
 python -m allaprima.training.gallery --paintings DIR --photos DIR --heldout DIR --minutes 60   # the worst first

@@ -1,4 +1,4 @@
-"""Trains the base, one network for many paintings, from which the training of a new one starts. For those who maintain it:
+"""Trains the base, one network for many paintings, from which the training of a new one starts. For maintainers:
 
 python -m allaprima.training.gallery.base --paintings FOLDER --photos FOLDER --minutes 60 -o runs/base
 """
@@ -37,8 +37,8 @@ from allaprima.training.start import load_init, open_folder, targets_of
 from allaprima.training.style_image import StyleTarget, read_style_image
 from allaprima.training.update import Functions, Update, content_features_of, shake_of, step_losses, without
 
-PHOTO_WEIGHT = 5.0  # of the photo painted as itself, mean absolute difference
-STEPS = 10**9  # of the schedule: the learning rate stays up, as a base can always go on learning
+PHOTO_WEIGHT = 5.0  # of the mean absolute difference when the photo is painted as itself
+STEPS = 10**9  # of the schedule: the learning rate stays high, as a base can always learn more
 
 
 def train_base(
@@ -46,16 +46,16 @@ def train_base(
 ) -> None:
     """Train the base, or go on with it, for some minutes.
 
-    Every photo of a step is painted after another painting, the last ones as a second level (training/second_level.py), and
-    the first one as itself, too: so what lies between a painting's own numbers and the photo's is that painting, gentler.
-    What is kept is the average of the weights.
+    Every photo of a step is painted in the style of a different painting, the last ones as a second level
+    (training/second_level.py), and the first one also as itself: so parameters between a painting's own and the photo's
+    give a gentler version of that painting. What is kept is the average of the weights.
 
     Args:
-        config: its `painting` and `steps` do not count; its `init`, a network's file, only where no base is there yet.
-        paintings: the style images' files; when a training goes on the same ones.
+        config: its `style_image` and `steps` are ignored; its `init`, a network's file, is used only if there is no base yet.
+        style_images: their files; the same ones when a training goes on.
         run_folder: gets checkpoints and metrics.jsonl.
-        output: the .safetensors that other trainings start from, named as the tier; what it has learned, a new training
-            begins with, of other paintings, too.
+        output: the .safetensors that other trainings start from, named after the tier. If it exists, a new training starts
+            from it, even for other paintings.
     Raises:
         TrainingError, PictureError, StyleError, WeightsError: something cannot be used.
     """
@@ -137,8 +137,8 @@ def train_base(
 
 
 def targets_of_all(config: TrainConfig, style_images: Sequence[Path], vgg: VGG19Features) -> tuple[StyleTarget, int]:
-    """The targets of all paintings, for the painter's recipe followed by those of all as a second level has them; and how
-    many photos of a step are painted as one."""
+    """The targets of all paintings, for the painter's recipe followed by all their second-level targets; and how many photos
+    of a step are painted as a second level."""
     each = [
         targets_of(
             dataclasses.replace(config, style_image=str(path)), vgg, read_style_image(str(path), config.style_size_px), vgg
@@ -152,17 +152,17 @@ def targets_of_all(config: TrainConfig, style_images: Sequence[Path], vgg: VGG19
 
 
 def with_second_level(net: ManyStyles, content_image: Tensor, styles: Tensor, count: int) -> Tensor:
-    """The photos of a step, the last `count` as their paintings' network sees them at its second level."""
+    """The photos of a step, the last `count` in the form that their paintings' network sees at its second level."""
     finer = second_level(lambda coarse: net(coarse, styles[-count:]), content_image[-count:])
     return torch.cat([content_image[:-count], finer]).contiguous(memory_format=torch.channels_last)
 
 
 def losses_of(styles: Tensor, looks: Tensor, names: Sequence[str]) -> Any:
-    """`step_losses` with a painting of its own for each photo; the first photo is painted as itself, too.
+    """`step_losses` with a painting for each photo; the first photo is also painted as itself.
 
     Args:
-        styles, looks: (N,) numbers of the paintings that the network takes, and of the targets.
-        names: of what the network paints, `PHOTO` among them.
+        styles, looks: (N,) indices of the network's paintings, and of the targets.
+        names: of the network's paintings, `PHOTO` among them.
     """
     photo = torch.full_like(styles[:1], names.index(PHOTO))
 
@@ -186,7 +186,7 @@ def losses_of(styles: Tensor, looks: Tensor, names: Sequence[str]) -> Any:
 
 
 def styles_of(step: int, seed: int, style_images: int, photos: int) -> Tensor:
-    """Which painting each photo of a step is painted after, as different ones as there are."""
+    """The index of the painting for each photo of a step; none comes twice before all have come."""
     rng = np.random.default_rng((seed, 2, step))
     return torch.tensor(np.concatenate([rng.permutation(style_images) for _ in range(-(-photos // style_images))])[:photos])
 

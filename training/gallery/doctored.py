@@ -1,5 +1,4 @@
-"""What the judges make of pictures that cheat, so that nobody trusts them further than they reach. For those who maintain the
-styles:
+"""What the judges say of pictures that cheat, to show how far they can be trusted. For maintainers of the styles:
 
 python -m allaprima.training.gallery.doctored starry_night sunflowers --paintings FOLDER --photos HELDOUT
 """
@@ -23,7 +22,7 @@ LATTICE_LEVELS = 12.0
 
 
 def cheats(paint: FramePainter, style_frame: np.ndarray) -> dict[str, FramePainter]:
-    """A network, what does without one, and what makes a painting worse, each as a painter."""
+    """Painters: a network, substitutes without one, and ways to spoil its paintings."""
     lattice = np.zeros((PERIOD_PX, PERIOD_PX, 1))
     lattice[: PERIOD_PX // 2, : PERIOD_PX // 2] = 4.0 * LATTICE_LEVELS
     lattice -= lattice.mean()
@@ -51,7 +50,7 @@ def _rounded(frame: np.ndarray) -> np.ndarray:
 
 
 def table(judged: Mapping[str, Mapping[str, float]]) -> str:
-    """Means of each judge, a line for each cheat."""
+    """The mean of each judge, one line per cheat."""
     lines = ["| | SWD | SS | grid | palette |", "|---|---|---|---|---|"]
     for name, row in judged.items():
         lines.append(f"| {name} | {row['swd']:.3f} | {row['ss']:.3f} | {row['grid']:.1%} | {row['palette']:.2f} |")
@@ -59,7 +58,7 @@ def table(judged: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def judge(styles: list[str], style_images: Path, photos: Path) -> dict[str, dict[str, float]]:
-    """What each judge says of each cheat, the mean of several styles' realtime networks."""
+    """What each judge says of each cheat, averaged over several styles' realtime networks."""
     vgg, paths = judging_vgg19(), heldout_photos(photos, SIZES_PX[0])
     rows: dict[str, list[dict[str, float]]] = {}
     for style in styles:

@@ -1,4 +1,4 @@
-"""Put a finished training into checkpoints/: evaluated, exported, with its card. For those who maintain the styles.
+"""Put a finished training into checkpoints/: evaluated, exported, with its card. For maintainers of the styles.
 
 python -m allaprima.training.gallery.ship runs/great_wave-realtime --photos HELDOUT_FOLDER --name great_wave
 python -m allaprima.training.gallery.ship --style great_wave/realtime --photos TRAINING_FOLDER --style-image PAINTING
@@ -40,10 +40,10 @@ from allaprima.training.studies.evaluate import border_band, heldout_losses
 from allaprima.training.studies.judges import Bench, is_no_worse
 from allaprima.training.style_image import read_style_image
 
-SIZES_PX = (256, 512)  # short side of the photos that networks are judged on; losses, and what decides, at the first
-# By what stands between tier and ".onnx" in a file's name. The small tier comes in every flavor that somebody may want. All
-# styles together may take 50 MB: the large tier has one flavor, in half precision (on a CPU as fast as fp32, and 97 dB from
-# it), and weights only of the style that its trainings start from.
+SIZES_PX = (256, 512)  # short sides of the photos that networks are judged on; losses and the decision use the first
+# Keys: the part between tier and ".onnx" in a file's name. The small tier comes in every flavor that somebody may want. All
+# styles together may take 50 MB, so the large tier has one flavor, in half precision (on a CPU as fast as fp32, and at 97 dB
+# from it), and weights only for the style that its trainings start from.
 FLAVORS = {
     "realtime": {
         flavor.suffix: flavor for flavor in (Flavor(), Flavor(io="frame"), Flavor(precision="int8"), Flavor(precision="fp16"))
@@ -52,16 +52,16 @@ FLAVORS = {
 }
 WEIGHTS = {"realtime": torch.float32, "quality": torch.float16}
 QUALITY_START = "great_wave"
-HELDOUT_PHOTOS = {256: 16, 512: 8}  # the first ones of a folder, by their short side; elsewhere all
-BORDER_ALLOWED = 3.0  # levels of 255, of the band at the worst border
-PAINTING_PX = 144  # short side of the small picture
+HELDOUT_PHOTOS = {256: 16, 512: 8}  # short side -> how many of a folder's first photos; at other sizes all
+BORDER_ALLOWED = 3.0  # levels of 255, for the band at the worst border
+PAINTING_PX = 144  # short side of the small painting for the page's gallery
 
 
 def ship(run_folder: Path, photos: Path, name: str, folder: Path = FOLDER) -> Path:
     """`ship_net` of a finished run's network.
 
     Returns:
-        the .onnx file, of the first flavor.
+        the .onnx file of the first flavor.
     """
     net, card = load_net(find_weights(run_folder))
     output = ship_net(net, card, TrainConfig.read(run_folder / "options.json"), photos, name, folder=folder)
@@ -82,10 +82,10 @@ def ship_net(
     """Evaluate a network on held-out photos and write <name>/<tier>.safetensors, .json and `FLAVORS` of .onnx.
 
     Args:
-        config: that it was trained by.
-        only_if_better: `is_better` than what is shipped; else nothing is written.
+        config: the options it was trained with.
+        only_if_better: write nothing unless it `is_better` than the shipped network.
     Returns:
-        the .onnx file, of the first flavor; None if nothing was written.
+        the .onnx file of the first flavor; None if nothing was written.
     """
     vgg = judging_vgg19(config.vgg19)
     style_frame = read_style_image(config.style_image, config.style_size_px, config.max_pixels, crop_border=config.crop_border)
@@ -97,7 +97,7 @@ def ship_net(
     card["border_band"] = border_band(net, paths, first)
     shipped = shipped_card(name, config.tier, folder) if only_if_better else None
     if shipped:
-        shipped["judged"] = {str(first): bench.judge(StyleSession(output).stylize)}  # its card may speak of other photos
+        shipped["judged"] = {str(first): bench.judge(StyleSession(output).stylize)}  # its card may be about other photos
         if not is_better(card, shipped):
             print(f"{name}/{config.tier}: {judged_text(card)} is no better than {judged_text(shipped)}")
             return None
@@ -118,13 +118,13 @@ def heldout_photos(folder: Path, size_px: int) -> list[Path]:
 
 
 def judging_vgg19(source: str | None = None) -> VGG19Features:
-    """VGG-19 in bfloat16 where that is faster: what the judges say changes by less than a thousandth."""
+    """VGG-19, in bfloat16 if that is faster: the judges' figures change by less than a thousandth."""
     vgg = load_vgg19(source)
     return in_precision(vgg, pick_precision("auto", vgg, vgg.mean.device))
 
 
 def painter_of_frames(net: ImageTransformNet) -> Callable[[np.ndarray], np.ndarray]:
-    """A network as a function of (H, W, 3) uint8 frames."""
+    """A network as a function on (H, W, 3) uint8 frames."""
     return lambda frame: to_frame(stylize_frame(net, frame))
 
 
@@ -145,26 +145,26 @@ def judged_text(card: Mapping[str, Any]) -> str:
 
 
 def is_better(card: Mapping[str, Any], shipped: Mapping[str, Any]) -> bool:
-    """Whether a network may take the shipped one's place, by its numbers; whoever ships it looks at its pictures, too."""
+    """Whether a network may replace the shipped one, by its numbers; whoever ships it also looks at its pictures."""
     judged, before = (each["judged"][str(SIZES_PX[0])] for each in (card, shipped))
     band, band_before = card["border_band"], shipped.get("border_band", 0.0)
     return judged != before and is_no_worse(judged, before) and band <= max(BORDER_ALLOWED, band_before)
 
 
 def shipped_card(name: str, tier: str, folder: Path = FOLDER) -> dict[str, Any] | None:
-    """The card of what is shipped; None where nothing is."""
+    """The card of the shipped network; None if there is none."""
     path = folder / name / f"{tier}.json"
     return dict(json.loads(path.read_text())) if path.is_file() else None
 
 
 def shipped_swd(name: str, tier: str) -> float:
-    """How far what is shipped is from its painting, as its card has it; infinite where nothing is."""
+    """How far the shipped network is from its painting, according to its card; infinite if there is none."""
     card = shipped_card(name, tier)
     return float(card["judged"][str(SIZES_PX[0])]["swd"]) if card else math.inf
 
 
 def add_judged(style_images: Path, photos: Path, folder: Path = FOLDER) -> list[Path]:
-    """Write what the judges say onto the cards of shipped networks that do not have it yet; returns the .onnx files."""
+    """Add what the judges say to the cards of shipped networks that lack it; returns the .onnx files."""
     cards: dict[Path, dict[str, Any]] = {}
     vgg = judging_vgg19()
     for style in shipped_styles(folder):
@@ -182,10 +182,10 @@ def add_judged(style_images: Path, photos: Path, folder: Path = FOLDER) -> list[
 
 
 def add_evaluation(result: Mapping[str, Any], folder: Path = FOLDER) -> list[Path]:
-    """Write onto the shipped networks' cards how many iterations of the classic optimization they are worth.
+    """Write on the shipped networks' cards how many iterations of the classic optimization they are worth.
 
     Args:
-        result: of `training.evaluate.evaluate`, its networks named <style>/<tier>.
+        result: of `training.studies.evaluate.evaluate`, its networks named <style>/<tier>.
     Returns:
         the .onnx files.
     """
@@ -204,7 +204,7 @@ def add_evaluation(result: Mapping[str, Any], folder: Path = FOLDER) -> list[Pat
 
 
 def write_cards(cards: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Give shipped networks, by their first .onnx file, other cards; networks and weights stay as they are."""
+    """Replace the cards of shipped networks, named by their first .onnx file; networks and weights are not changed."""
     for output, card in cards.items():
         with tempfile.TemporaryDirectory() as trial:
             weights = output.with_suffix(".safetensors")
@@ -219,8 +219,8 @@ def write_cards(cards: Mapping[Path, Mapping[str, Any]]) -> None:
 
 
 def write_style(net: ImageTransformNet, card: Mapping[str, Any], output: Path, yardstick: Yardstick) -> None:
-    """Write weights, card and every flavor of a shipped network; nothing there is touched before all have proved
-    themselves."""
+    """Write weights, card and every flavor of a shipped network; no existing file is touched before all have passed
+    their checks."""
     with tempfile.TemporaryDirectory() as trial:
         weights = Path(trial, f"{output.stem}.safetensors")
         save_weights(weights, net.state_dict(), card)

@@ -1,4 +1,4 @@
-"""Trains the shipped styles, ships those that got better, and writes what the docs say of them."""
+"""Trains the shipped styles, ships those that improved, and writes what the docs say of them."""
 
 import dataclasses
 import re
@@ -32,8 +32,8 @@ SHEET = FOLDER / "pictures" / "contact_sheet.jpg"
 TABLE_COLUMNS = ("style", "SWD", "SS", "grid", "palette", "border", "SWD, SS at 512 px", "content", "Gram")
 TABLE_HEAD = f"| {' | '.join(TABLE_COLUMNS)} |\n|{'---|' * len(TABLE_COLUMNS)}\n"
 CHECKPOINT_EVERY = 50  # steps; a step of many styles takes many seconds
-TURN_STEPS = 500  # of one style, where minutes are counted
-GO_ON_LR = 1e-3  # of a network that has learned already
+TURN_STEPS = 500  # of one style, if the time is limited
+GO_ON_LR = 1e-3  # for a network that is already trained
 
 
 def read_gallery(path: Path = GALLERY) -> dict[str, dict[str, Any]]:
@@ -52,7 +52,7 @@ def read_gallery(path: Path = GALLERY) -> dict[str, dict[str, Any]]:
 
 
 def config_of(name: str, entry: Mapping[str, Any], style_images: Path, **options: Any) -> TrainConfig:
-    """How a style is trained: as its entry says, but for `options`.
+    """How a style is trained: as its entry says, except for `options`.
 
     Raises:
         TrainingError: its painting is missing.
@@ -65,7 +65,7 @@ def config_of(name: str, entry: Mapping[str, Any], style_images: Path, **options
 
 
 def train_gallery(configs: Mapping[str, TrainConfig], runs: Path, heldout: Path, console: Console) -> None:
-    """Train styles together, on the same photos, or go on with that, and ship those that got better."""
+    """Train styles together on the same photos, or go on with that, and ship those that improved."""
     folders = [runs / f"{name}-{config.tier}" for name, config in configs.items()]
     begin_or_go_on(list(configs.values()), folders, console)
     for (name, config), folder in zip(configs.items(), folders, strict=True):
@@ -74,7 +74,7 @@ def train_gallery(configs: Mapping[str, TrainConfig], runs: Path, heldout: Path,
 
 
 def train_for(minutes: float, configs: Mapping[str, TrainConfig], runs: Path, heldout: Path, console: Console) -> None:
-    """Train one style after the other, the worst first, each for a while from where it is shipped; ship what got better."""
+    """Train one style after another, the worst first, each for a while from its shipped network; ship those that improved."""
     end = time.monotonic() + 60 * minutes
     turns = dict.fromkeys(configs, 0)
     while time.monotonic() < end:
@@ -91,13 +91,13 @@ def train_for(minutes: float, configs: Mapping[str, TrainConfig], runs: Path, he
 
 
 def from_shipped(name: str, config: TrainConfig) -> TrainConfig:
-    """The same training, but it starts from what is shipped, if anything is."""
+    """The same training, but starting from the shipped network, if there is one."""
     own = FOLDER / name / f"{config.tier}.safetensors"
     return dataclasses.replace(config, init=str(own), lr=GO_ON_LR) if own.is_file() else config
 
 
 def begin_or_go_on(configs: Sequence[TrainConfig], folders: Sequence[Path], console: Console) -> None:
-    """`train_together`, from the checkpoints that are there; a finished training is not done again."""
+    """`train_together`, from existing checkpoints; a finished training is not repeated."""
     if all((folder / "weights.safetensors").is_file() for folder in folders):
         return
     for config, folder in zip(configs, folders, strict=True):
@@ -107,7 +107,7 @@ def begin_or_go_on(configs: Sequence[TrainConfig], folders: Sequence[Path], cons
 
 
 def ship_base(configs: Mapping[str, TrainConfig], heldout: Path) -> None:
-    """Ship the styles as the base has them, where that is better than what is shipped."""
+    """Ship the base's version of each style that is better than the shipped one."""
     for name, config in configs.items():
         base = load_base(config.tier)
         if name not in base.names:
@@ -122,7 +122,7 @@ def ship_base(configs: Mapping[str, TrainConfig], heldout: Path) -> None:
 
 
 def write_table(readme: Path = README) -> None:
-    """The table of what the judges say in checkpoints/README.md, from the cards."""
+    """Write the judges' table in checkpoints/README.md, from the cards."""
     rows = []
     for style in shipped_styles():
         judged, larger = (style.card["judged"][str(size)] for size in SIZES_PX)
@@ -140,7 +140,7 @@ def write_table(readme: Path = README) -> None:
 
 
 def write_sheet(path: Path = SHEET) -> None:
-    """The reference photos, and under them what every shipped style makes of them, two styles a row."""
+    """Write the sheet: the reference photos, and under them every shipped style's paintings of them, two styles per row."""
     frames = [read_picture(photo).frame for photo in sorted(REFERENCE_PHOTOS.glob("*.jpg"))]
     cells: list[list[np.ndarray | None]] = [list(frames)]
     labels = [["photo" for _ in frames]]

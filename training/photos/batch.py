@@ -25,22 +25,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of every step's photos this process takes: number `rank` of `world` equal ones."""
+    """Which part of every step's photos this process takes: number `rank` of `world` equal parts."""
 
     rank: int = 0
     world: int = 1
 
     def places(self, step: int, batch_size: int) -> range:
-        """Places in the endless sequence of photos; `batch_size` is that of the whole step, all processes together."""
+        """Places in the endless sequence of photos; `batch_size` is that of the whole step, over all processes."""
         own = batch_size // self.world
         first = step * batch_size + self.rank * own
         return range(first, first + own)
 
 
 def prefetched(load: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch]:
-    """`load` of each step in order, prepared by threads ahead of time; 0 workers load when they are asked.
+    """`load` of each step in order, prepared by threads ahead of time; with 0 workers, loaded when asked for.
 
-    Threads suffice and share one cache: Pillow lets go of the interpreter while it decodes and scales.
+    Threads suffice and share one cache: Pillow releases the interpreter lock while it decodes and scales.
     """
     if workers == 0:
         yield from map(load, steps)

@@ -1,4 +1,4 @@
-"""Square crops of photos: one by one on the CPU (Pillow), or all those of a batch at once from a packed buffer on the GPU."""
+"""Square crops of photos: one by one on the CPU (Pillow), or a whole batch at once from a packed buffer on the GPU."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from allaprima.training.photos.store import Place
 
-LARGEST_SCALE = 1.5  # short side of a photo that a crop is taken from, in crops; larger ones are scaled down to it
+LARGEST_SCALE = 1.5  # short side of a photo that a crop is taken from, in crop sides; larger ones are scaled down to it
 CUBIC_SUPPORT_PX = 2  # how far a bicubic kernel reaches, in pixels of the coarser of the two pictures
 
 
 @dataclass(frozen=True)
 class Box:
-    """A square of a frame, in pixels of it that need not be whole, and whether to flip what is in it."""
+    """A square of a frame, in fractional pixels, and whether to flip its contents."""
 
     left: float
     top: float
@@ -44,7 +44,7 @@ def crop(frame: np.ndarray, box: Box, size_px: int) -> Tensor:
 
 
 def crop_batch(pixels: Tensor, places: Sequence[Place], boxes: Sequence[Box], size_px: int) -> Tensor:
-    """`crop` of several packed frames in one go: some sixty operations a batch, however many photos there are in it.
+    """`crop` of several packed frames at once: some sixty operations per batch, however many photos it has.
 
     The pixels around each box are gathered, then scaled by two matrix products with Pillow's bicubic weights.
 
@@ -53,8 +53,8 @@ def crop_batch(pixels: Tensor, places: Sequence[Place], boxes: Sequence[Box], si
         places: of N frames in it, their short sides at most `LARGEST_SCALE` * size_px.
         boxes: one in each.
     Returns:
-        (N, size_px, size_px, 3) uint8 on the buffer's device, within a level of `crop`'s, but at edges that overshoot: which
-        way is scaled first, and so what is clipped on the way, Pillow chooses by size.
+        (N, size_px, size_px, 3) uint8 on the buffer's device, within a level of `crop`'s, except at edges that overshoot:
+        Pillow chooses by size which axis it scales first, and so which values are clipped in between.
     """
     window = int(LARGEST_SCALE * (size_px + 2 * CUBIC_SUPPORT_PX)) + 2
     edges = torch.tensor([[box.top, box.bottom, box.left, box.right, float(box.flip)] for box in boxes])
@@ -63,12 +63,12 @@ def crop_batch(pixels: Tensor, places: Sequence[Place], boxes: Sequence[Box], si
     spots = torch.tensor(
         [[place.first, place.height, place.width, *corner] for place, corner in zip(places, corners, strict=True)]
     )
-    if pixels.is_cuda:  # from pinned memory, so that nobody waits for the copy
+    if pixels.is_cuda:  # from pinned memory, so that nothing waits for the copy
         edges, spots = edges.pin_memory(), spots.pin_memory()
     top, bottom, left, right, flip = edges.to(pixels.device, non_blocking=True).unbind(1)
     first, height, width, y, x = spots.to(pixels.device, non_blocking=True).unbind(1)
 
-    # Gather: beyond its frame a window repeats the last row and column, which get no weight.
+    # Gather. Beyond its frame a window repeats the last row and column, which get no weight.
     steps = torch.arange(window, device=pixels.device)
     rows = torch.minimum(y[:, None] + steps, height[:, None] - 1)
     columns = torch.minimum(x[:, None] + steps, width[:, None] - 1)
@@ -86,12 +86,12 @@ def crop_batch(pixels: Tensor, places: Sequence[Place], boxes: Sequence[Box], si
 
 
 def bicubic_weights(start: Tensor, end: Tensor, first: Tensor, length: Tensor, size_px: int, window: int) -> Tensor:
-    """How much each pixel of a window counts in each pixel of the result: Pillow's bicubic kernel, a = -0.5.
+    """The weight of each pixel of a window in each pixel of the result: Pillow's bicubic kernel, a = -0.5.
 
     Args:
         start, end: (N,) edges of the box in the frame.
         first: (N,) the window's first pixel.
-        length: (N,) of the frame; what lies beyond gets no weight.
+        length: (N,) of the frame; pixels beyond it get no weight.
     Returns:
         (N, size_px, window) float32; rows add up to 1.
     """

@@ -1,4 +1,4 @@
-"""Content images out of a folder of photos."""
+"""Content images from a folder of photos."""
 
 import functools
 import threading
@@ -17,30 +17,30 @@ from allaprima.training.photos.batch import Batch, Share
 from allaprima.training.photos.crops import LARGEST_SCALE, Box, crop, crop_batch, random_box
 from allaprima.training.photos.store import PackedPhotos, PhotoFile, Place
 
-MAX_BAD = 0.2  # more damaged photos than this share of a folder stops a training: it is the wrong folder
+MAX_BAD = 0.2  # more damaged photos than this share of a folder stop a training: it is the wrong folder
 CACHE_SHARE = 0.25  # of the main memory that is free at the start, for decoded photos
-GPU_SHARE = 0.6  # of the GPU's: 40,000 photos of COCO take 24 GB for crops of 256 px
-MAX_ASPECT = 1.6  # of photos in the mean, by which buffers are made no larger than will be filled
+GPU_SHARE = 0.6  # of the GPU's free memory: 40,000 photos of COCO take 24 GB for crops of 256 px
+MAX_ASPECT = 1.6  # of photos on average, at most; keeps buffers no larger than will be filled
 
 
 class PhotoFolder:
     """`load(step)` is that step's batch: a pure function of (seed, step), so a resumed training sees the same photos
-    (beside a GPU within a level: some are cut there, some here).
+    (with a GPU, within a level: some are cropped there, some on the CPU).
 
     Every epoch shuffles all photos; each is scaled to a random short side between the crop and 1.5 times the crop
     (never enlarged without need, never squashed), cropped at random and flipped at random. Photos are decoded once and
-    kept as uint8: on the GPU, if the training is there, as far as `GPU_SHARE` of its free memory goes, the others in
-    `CACHE_SHARE` of the free main memory, and all of them in a file, if a folder for it is given. Threads may load
+    kept as uint8: on the GPU, if the training runs there, in up to `GPU_SHARE` of its free memory; the others in
+    `CACHE_SHARE` of the free main memory; and all of them in a file, if a folder for it is given. Threads may load
     different steps at the same time.
 
     Args:
         paths: of the photos, see `list_photos`.
-        batch_size: photos a step, all processes together.
-        device: where the batches shall lie.
-        cache_bytes: most main memory for decoded photos; None asks the machine.
-        gpu_bytes: most of the GPU's; None asks it.
-        store: a folder for the file of decoded photos that the next training takes; see `training.photo_store.PhotoFile`.
-            Several processes that train together read it, but do not write it: each of them sees a part of the photos.
+        batch_size: photos per step, over all processes.
+        device: where the batches go.
+        cache_bytes: limit of main memory for decoded photos; None asks the machine.
+        gpu_bytes: limit of GPU memory; None asks the GPU.
+        store: a folder for the file of decoded photos that the next training uses; see `training.photos.store.PhotoFile`.
+            Processes that train together read it, but do not write it: each of them sees only a part of the photos.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class PhotoFolder:
         self._file = PhotoFile(store, paths, self._most_px, writes=share.world == 1) if store else None
         cpu = torch.device("cpu")
         if cache_bytes is None:
-            # A whole file is the second tier itself: the system keeps in memory what is read of it.
+            # A complete file replaces the cache in main memory: the system keeps what is read of it in memory.
             mapped = self._file is not None and self._file.is_whole
             cache_bytes = 0 if mapped else CACHE_SHARE * free_bytes(cpu) / share.world
         if gpu_bytes is None:
             gpu_bytes = GPU_SHARE * free_bytes(self.device) if self.device.type == "cuda" else 0
-        most = 3 * MAX_ASPECT * self._most_px**2 * (len(paths) + 16)  # more is hardly filled
+        most = 3 * MAX_ASPECT * self._most_px**2 * (len(paths) + 16)  # more would hardly be filled
         self._here = PackedPhotos(min(gpu_bytes, most), self.device)
         self._cache = PackedPhotos(min(cache_bytes, most), cpu)
         self._cutting = threading.Lock()
@@ -89,11 +89,11 @@ class PhotoFolder:
             elif frame is not None:
                 height, width = frame.shape[:2]
                 crops[i] = crop(frame, random_box(height, width, self.size_px, rng), self.size_px)
-                if self.device.type == "cuda":  # from pinned memory, so that nobody waits for the copy
+                if self.device.type == "cuda":  # from pinned memory, so that nothing waits for the copy
                     crops[i] = crops[i].pin_memory().to(self.device, non_blocking=True)
         if packed:
             numbers, spots, boxes = zip(*packed, strict=True)
-            with self._cutting:  # one thread's temporary memory, not that of all
+            with self._cutting:  # takes the temporary memory of one thread, not of all
                 cut = crop_batch(self._here.pixels, spots, boxes, self.size_px)
             crops |= zip(numbers, cut, strict=True)
         return Batch(torch.stack([crops[i] for i in range(len(places))]), tuple(bad), self._notes())
@@ -104,9 +104,9 @@ class PhotoFolder:
             self._file.close()
 
     def _photo(self, place: int, bad: list[str]) -> tuple[int, np.ndarray | None]:
-        """The number of a place's photo and, where the GPU does not hold it, its frame.
+        """The number of a place's photo and, if the GPU does not hold it, its frame.
 
-        Where a photo is damaged, it is the one after it in the epoch's order.
+        A damaged photo is replaced by the next one in the epoch's order.
         """
         epoch, i = divmod(place, len(self.paths))
         order = epoch_order(self.seed, epoch, len(self.paths))
@@ -134,7 +134,7 @@ class PhotoFolder:
         """A photo from main memory, the file of decoded ones, or its own file.
 
         Raises:
-            PictureError: damaged.
+            PictureError: it is damaged.
         """
         cached = self._cache.frame(photo)
         if cached is not None:
@@ -154,7 +154,7 @@ class PhotoFolder:
         scale = self._most_px / min(height, width)
         if scale >= 1.0:
             return frame
-        # 2.3 ms where Pillow's Lanczos takes 5.4, 640x480 to 512x384 on one core; the JPEG before it takes 3.0.
+        # 2.3 ms, while Pillow's Lanczos takes 5.4, for 640x480 to 512x384 on one core; decoding the JPEG takes 3.0.
         size = max(self._most_px, round(width * scale)), max(self._most_px, round(height * scale))
         return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
@@ -167,7 +167,7 @@ class PhotoFolder:
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, photos: int) -> np.ndarray:
-    """Which photo comes when in an epoch; kept, because every photo of the epoch asks for it."""
+    """The order of photos in an epoch; cached, because every photo of the epoch needs it."""
     return np.random.default_rng((seed, 0, epoch)).permutation(photos)
 
 
@@ -177,10 +177,10 @@ def is_folder(photos: str) -> bool:
 
 
 def list_photos(folder: Path) -> list[Path]:
-    """The pictures below a folder.
+    """The pictures in a folder and its subfolders.
 
     Raises:
-        TrainingError: no folder, or no picture in it.
+        TrainingError: no such folder, or no picture in it.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder; a folder of photos is wanted")

@@ -1,4 +1,4 @@
-"""Content images out of a streamed Hugging Face dataset."""
+"""Content images from a streamed Hugging Face dataset."""
 
 import signal
 import time
@@ -17,15 +17,15 @@ from allaprima.training.photos.batch import Batch, Share
 from allaprima.training.photos.crops import crop, random_box
 from allaprima.training.ranks import Ranks
 
-STREAM_STRIDE = 32  # rows between two notes of the place in a stream
-STREAM_TRIES = 6  # in a row, after 1, 2, 4, ... seconds, before a stream that fails stops a training
+STREAM_STRIDE = 32  # rows after which the place in a stream is noted again
+STREAM_TRIES = 6  # in a row, after 1, 2, 4, ... seconds, before a failing stream stops a training
 
 
 def stream(config: TrainConfig, step: int, ranks: Ranks) -> Generator[Batch]:
     """Batches of a streamed dataset for the steps from `step` on, prepared in other processes."""
     share = ranks.share(config.batch_size)
     source = HubPhotos(config.photos, config.batch_size, config.painted_px, config.seed, step, config.max_pixels, share)
-    workers = min(4 if config.workers is None else config.workers, source.most_workers)  # a further one would get no shard
+    workers = min(4 if config.workers is None else config.workers, source.most_workers)  # one more would get no shard
     loader = DataLoader(
         source,
         batch_size=None,  # an item is a batch already
@@ -39,7 +39,7 @@ def stream(config: TrainConfig, step: int, ranks: Ranks) -> Generator[Batch]:
 
 
 def _leave_signals_to_the_loop(_worker: int) -> None:
-    # Ctrl-C, SLURM and systemd signal the whole process group; the loop still needs its photos to finish the step.
+    # Ctrl-C, SLURM and systemd signal the whole process group, but the loop still needs its photos to finish the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -55,8 +55,8 @@ def next_batch(batches: Iterator[Batch]) -> Batch:
 class HubPhotos(IterableDataset[Batch]):
     """Batches from a streamed Hugging Face dataset; the image column is found by its feature type.
 
-    `datasets` deals the shards out to processes (`share`) and to the workers of a DataLoader. A stream that breaks goes on
-    after 1, 2, 4, ... seconds near where it was. Differs from `PhotoFolder`: after a break some photos come twice and some
+    `datasets` distributes the shards over processes (`share`) and the workers of a DataLoader. A broken stream resumes
+    after 1, 2, 4, ... seconds near where it was. Unlike with `PhotoFolder`, after a break some photos come twice and some
     not at all, and a resumed training goes through the shards in a new random order.
 
     Raises:
@@ -124,11 +124,11 @@ class HubPhotos(IterableDataset[Batch]):
                         since_break += 1
                         if count % STREAM_STRIDE == 0:
                             place = rows.state_dict()
-                        if since_break > 2 * STREAM_STRIDE:  # beyond the row that broke it
+                        if since_break > 2 * STREAM_STRIDE:  # past the row that broke it
                             failures = 0
                         yield row
                     break
-                except Exception as error:  # the network's, fsspec's, pyarrow's
+                except Exception as error:  # of the network, fsspec or pyarrow
                     failures += 1
                     if failures == STREAM_TRIES:
                         raise TrainingError(
@@ -138,7 +138,7 @@ class HubPhotos(IterableDataset[Batch]):
                     broke = f"{self.name} broke off ({_first_line(error)})"
                     notes.append(f"{broke}; after {wait_s} s it went on approximately where it was")
                     time.sleep(wait_s)
-                    rows.load_state_dict(place)  # without the rows that were waiting to be shuffled
+                    rows.load_state_dict(place)  # loses the rows that were waiting to be shuffled
             if not count:
                 raise TrainingError(f"{self.name} holds no rows")
             shuffles += 1
@@ -154,7 +154,7 @@ def open_hub_dataset(name: str) -> tuple[Any, str]:
         return encoded_images(datasets.load_dataset(name, split="train", streaming=True), name)
     except TrainingError:
         raise
-    except Exception as error:  # its own, huggingface_hub's, fsspec's and httpx's errors
+    except Exception as error:  # its own errors, and those of huggingface_hub, fsspec and httpx
         raise TrainingError(
             f"{name} is neither a folder here nor a dataset that can be opened ({_first_line(error)}); "
             "check the name and the network"
@@ -162,7 +162,7 @@ def open_hub_dataset(name: str) -> tuple[Any, str]:
 
 
 def encoded_images(rows: Any, name: str) -> tuple[Any, str]:
-    """The dataset with decoding switched off, and its image column: one corrupt JPEG would end the iteration."""
+    """The dataset with decoding switched off, as one corrupt JPEG would end the iteration; and its image column."""
     import datasets
 
     features = rows.features or rows._resolve_features().features

@@ -1,4 +1,4 @@
-"""Decoded photos, packed one behind the other: in the memory of a GPU or the machine, and in a file for the next training."""
+"""Decoded photos, packed one after another: in the memory of a GPU or the machine, and in a file for the next training."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DISK_SHARE = 0.9  # of the free room on a disk that a store may take
+DISK_SHARE = 0.9  # of a disk's free space that a store may take
 INDEX_LENGTH_BYTES = 8  # at the file's end
-LEFT_BEHIND_S = 3600  # a half-written file that has not grown for so long has nobody who writes it
+LEFT_BEHIND_S = 3600  # a half-written file that has not grown for so long no longer has a writer
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a frame lies: its first pixel, counted in pixels of three bytes, and its size."""
+    """Where a frame is stored: its first pixel, counted in pixels of three bytes, and its size."""
 
     first: int
     height: int
@@ -38,8 +38,8 @@ class Place:
 class PackedPhotos:
     """Frames in one buffer, until it is full. Threads may add frames and look them up at the same time.
 
-    One allocation a photo would waste a seventh of a GPU's memory, and crops of several photos are cut in one go
-    (`training.photos.crops`) only where one buffer holds them all. Main memory is taken as it fills, not at once.
+    One allocation per photo would waste a seventh of a GPU's memory, and crops of several photos can be cut at once
+    (`training.photos.crops`) only if one buffer holds them all. Main memory is taken as it fills, not at once.
 
     Attributes:
         pixels: (P, 3) uint8 RGB, on the device.
@@ -52,7 +52,7 @@ class PackedPhotos:
         self._lock = threading.Lock()
 
     def add(self, photo: int, frame: np.ndarray) -> bool:
-        """Keep a (H, W, 3) uint8 frame; False where there is no room for it."""
+        """Keep a (H, W, 3) uint8 frame; False if there is no room for it."""
         with self._lock:
             place = Place(self._end, *frame.shape[:2])
             if photo in self._places or place.end > len(self.pixels):
@@ -60,9 +60,9 @@ class PackedPhotos:
             self._end = place.end
         flat = torch.tensor(frame).view(-1, 3)
         if self.pixels.is_cuda:
-            flat = flat.pin_memory()  # or this thread would wait for the copy
+            flat = flat.pin_memory()  # else this thread would wait for the copy
         self.pixels[place.first : place.end].copy_(flat, non_blocking=True)
-        self._places[photo] = place  # only now may others see it
+        self._places[photo] = place  # only now may other threads see it
         return True
 
     def place(self, photo: int) -> Place | None:
@@ -80,19 +80,19 @@ class PackedPhotos:
 
 
 class PhotoFile:
-    """All decoded photos of a folder in a file, left by one training for the next; whole, or not there.
+    """All decoded photos of a folder in a file, left by one training for the next; either complete or absent.
 
-    The first training writes frames behind each other as they are decoded, into a file with another name; once every photo
-    has come by, the index follows, and the file gets its name. What is read is mapped, so that the system's file cache is the
-    memory it takes.
+    The first training writes frames one after another, as they are decoded, into a temporary file. Once every photo has been
+    seen, the index follows, and the file gets its name. Reading maps the file, so that the only memory it takes is the
+    system's file cache.
 
     Args:
-        folder: of such files.
-        paths: of the photos; with their sizes and times of change they make the file's name.
+        folder: where such files are.
+        paths: of the photos; the file's name is made from them, their sizes and modification times.
         short_side_px: of the frames at most.
         writes: whether this process may write one.
     Attributes:
-        note: what the user should read; empty if there is nothing to say.
+        note: a message for the user; empty if there is none.
     """
 
     def __init__(self, folder: Path, paths: Sequence[Path], short_side_px: int, writes: bool = True) -> None:
@@ -136,14 +136,14 @@ class PhotoFile:
         return self._mapped is not None
 
     def frame(self, photo: int) -> np.ndarray | None:
-        """(H, W, 3) uint8, read when it is looked at; None if the file is not whole or the photo is damaged."""
+        """(H, W, 3) uint8, read on access; None if the file is not complete or the photo is damaged."""
         place = self._places.get(photo)
         if self._mapped is None or place is None:
             return None
         return self._mapped[place.first : place.end].reshape(place.height, place.width, 3)
 
     def add(self, photo: int, frame: np.ndarray | None) -> None:
-        """Append a photo that was decoded, or None if it could not be; with the last one the file becomes whole."""
+        """Append a decoded photo, or None if decoding failed; the last one completes the file."""
         with self._lock:
             if self._file is None or photo in self._places:
                 return
@@ -180,7 +180,7 @@ class PhotoFile:
         self.note = f"decoded photos are not kept in {self.path} ({why}); the training goes on without"
 
     def close(self) -> None:
-        """Leave nothing half-written."""
+        """Remove a half-written file."""
         with self._lock:
             if self._file is None:
                 return

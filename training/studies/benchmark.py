@@ -1,12 +1,12 @@
-"""How fast the networks paint, beside the classic optimization and beside the network that every peer has: Table 1 of
-Johnson et al. 2016 on this machine, all in one process.
+"""How fast the networks paint, compared with the classic optimization and with the network that similar projects use: Table
+1 of Johnson et al. 2016 on this machine, all in one process.
 
     allaprima bench
 
-Nothing is downloaded: the time does not depend on VGG-19's weights, so they are random. Johnson's network is as
-pytorch/examples ships it (1.68 M parameters, reflection padding, instance norm, nearest resize, the output clipped), which
-is also what `training.export.import_torch` imports. The networks' runs in ONNX Runtime alternate, so that a busy machine slows
-all of them alike; the optimization and torch are timed in one go each.
+Nothing is downloaded: the time does not depend on VGG-19's weights, so they are random. Johnson's network is the one of
+pytorch/examples (1.68 M parameters, reflection padding, instance norm, nearest resize, clipped output), which
+`training.export.import_torch` also imports. The networks' runs in ONNX Runtime alternate, so that a busy machine slows all
+of them alike; the optimization and torch are each timed in one go.
 """
 
 import copy
@@ -43,22 +43,22 @@ from allaprima.training.style_image import read_style_image
 
 UNTIMED, TIMED = 3, 5  # runs of one network in a row
 ITERATIONS = (100, 300, 500)  # of the optimization, as in the paper's table
-TIMED_ITERATIONS = 3  # measured; the rest is computed
+TIMED_ITERATIONS = 3  # measured; the times of `ITERATIONS` are computed from these
 # Johnson et al. 2016, Table 1, on a Titan X: seconds of 100, 300 and 500 iterations, and of the network.
 PAPER = {256: (3.17, 9.52, 15.86, 0.015), 512: (10.97, 32.91, 54.85, 0.05), 1024: (42.89, 128.66, 214.44, 0.21)}
 
 
 def measure(sizes: list[tuple[int, int]], rounds: int, device_wanted: str, precision_wanted: str) -> dict[str, Any]:
-    """All of it.
+    """Measure everything.
 
     Args:
-        sizes: height and width each.
+        sizes: height and width of each.
         rounds: turns of each network in ONNX Runtime.
         device_wanted, precision_wanted: of torch and of VGG-19, as in `TrainConfig`.
     Returns:
         "machine", "versions", "date", "peak_gflops" of a matrix product, "training_photos_per_s", and "sizes" -> "640x480"
         -> "iteration_s" of the optimization and "networks" -> name -> "gflop", "torch_ms", "onnx_ms" (median) and
-        "onnx_fastest_ms"; "openvino_ms" of tiers and precisions, where OpenVINO is installed.
+        "onnx_fastest_ms"; "openvino_ms" of tiers and precisions, if OpenVINO is installed.
     """
     device = pick_device(device_wanted)
     vgg = load_vgg19("random", device=device)
@@ -113,7 +113,7 @@ def providers(device: torch.device) -> list[str]:
 
 
 def peak_gflops(device: torch.device) -> float:
-    """What large float32 matrix products reach here: the best of several, and on a CPU of several libraries.
+    """The speed of large float32 matrix products here: the best of several and, on a CPU, of several libraries.
 
     On one machine torch reached 201, numpy 239, ONNX Runtime 445.
     """
@@ -147,7 +147,7 @@ def matmul_onnx(b: np.ndarray) -> bytes:
 
 
 def count_gflop(net: nn.Module, height: int, width: int) -> float:
-    """Of one picture; a multiplication and an addition are two."""
+    """GFLOP per picture; a multiplication and an addition count as two."""
     with torch.device("meta"):
         image = torch.empty(1, 3, height, width)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -156,13 +156,13 @@ def count_gflop(net: nn.Module, height: int, width: int) -> float:
 
 
 def time_sessions(sessions: dict[str, engines.Session], height: int, width: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every timed run of each network in ONNX Runtime, or OpenVINO, batch 1."""
+    """Milliseconds of every timed run of each network in ONNX Runtime or OpenVINO, at batch 1."""
     image = np.random.default_rng(0).random((1, 3, height, width), dtype=np.float32)
     times_ms: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(rounds):
         for name, session in sessions.items():
-            # In use one network runs frame after frame. A single realtime run right after another network's took 44 ms
-            # where a burst took about 20 (why was not looked into), so each runs in bursts.
+            # In use, one network runs frame after frame. A single realtime run right after another network's took 44 ms,
+            # in a burst about 20 (the cause was not investigated), so each runs in bursts.
             for i in range(UNTIMED + TIMED):
                 began = time.perf_counter()
                 session.run([IMAGE.output], {IMAGE.input: image})
@@ -173,7 +173,7 @@ def time_sessions(sessions: dict[str, engines.Session], height: int, width: int,
 
 @torch.inference_mode()
 def time_net(net: nn.Module, height: int, width: int, device: torch.device) -> float:
-    """Milliseconds of a picture in torch, the median of some."""
+    """Milliseconds per picture in torch, the median of several."""
     net = net.to(memory_format=torch.channels_last)
     image = torch.rand(1, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
     times_ms = []
@@ -187,7 +187,7 @@ def time_net(net: nn.Module, height: int, width: int, device: torch.device) -> f
 
 
 def time_iteration(vgg: VGG19Features, height: int, width: int) -> float:
-    """Seconds of one iteration of the optimization, L-BFGS from noise, the mean of some after the first."""
+    """Seconds per iteration of the optimization, L-BFGS from noise, the mean of several after the first."""
     content_image, style_image, image = torch.rand(3, 1, 3, height, width, device=vgg.mean.device).unbind()
     with torch.no_grad():
         content_features = vgg(content_image, CONTENT_LAYERS)
@@ -204,22 +204,22 @@ def time_iteration(vgg: VGG19Features, height: int, width: int) -> float:
 
 
 def training_speed(folder: Path, device: str, precision: str) -> float:
-    """Photos a second of the training loop with its defaults, on photos that are made up in a folder."""
+    """Photos per second of the training loop with its defaults, on synthetic photos that are written to a folder."""
     for i in range(8):
         Image.fromarray(paint_landscape(320, 420, seed=i)).save(folder / f"{i}.jpg", quality=90)
     config = TrainConfig(str(folder / "0.jpg"), str(folder), device=device, precision=precision, vgg19="random")
     style_frame = read_style_image(config.style_image, config.style_size_px)
     gate = Gate()
     loop = our_loop(config, load_vgg19("random", device=pick_device(device)), style_frame, pick_device(device), gate)
-    take_turn(loop, gate, [], pick_device(device))  # makes caches, picks kernels
+    take_turn(loop, gate, [], pick_device(device))  # fills caches, picks kernels
     steps, seconds = take_turn(loop, gate, [], pick_device(device))
-    gate.open()  # or the loading threads would wait there for ever
+    gate.open()  # else the loading threads would wait there forever
     loop.close()
     return steps * config.batch_size / seconds
 
 
 def table(result: dict[str, Any]) -> str:
-    """The measurements as text, beside the paper's."""
+    """The measurements as text, next to the paper's."""
     lines = [
         f"{result['date']}, {result['machine']}",
         f"{result['versions']}, {result['provider']}, VGG-19 in {result['vgg19']}",

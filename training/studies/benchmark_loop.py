@@ -1,8 +1,8 @@
-"""How fast the training loop is, beside the plain loop that every peer has, in one process on the same photos.
+"""How fast the training loop is, compared with the plain loop of similar projects, in one process on the same photos.
 
 The plain loop has the shape of pytorch/examples' fast_neural_style, written here from the paper: float32, NCHW, VGG-19
 over content and output to the deepest layer, a Gram matrix as two reshapes and a product, photos decoded in the loop.
-It gets our network, layers, losses and crops, so that both loops optimize the same thing and their losses can be
+It uses our network, layers, losses and crops, so that both loops optimize the same thing and their losses can be
 compared.
 """
 
@@ -36,12 +36,12 @@ from allaprima.training.start import open_folder, start_step
 from allaprima.training.style_image import make_target, read_style_image
 from allaprima.training.update import PARTS, Update, set_learning_rate_, shake_of, weights_of, without
 
-GPU_BYTES = 2 * 2**30  # for decoded photos, of each loop that keeps them on a GPU
-TURN_S, TURN_STEPS = 2.0, 2  # a turn lasts both, at least: many times the batches that wait ready at its start
+GPU_BYTES = 2 * 2**30  # for decoded photos, for each loop that keeps them on a GPU
+TURN_S, TURN_STEPS = 2.0, 2  # a turn lasts at least as long as both: many times the batches that are ready at its start
 
 
 class Gate:
-    """What a loop's loading threads pass before each batch: closed, nothing is loaded while another loop has its turn."""
+    """A loop's loading threads pass it before each batch; while closed, during another loop's turn, nothing is loaded."""
 
     def __init__(self) -> None:
         self._is_open = True
@@ -49,7 +49,7 @@ class Gate:
         self._changed = threading.Condition()
 
     def through(self, load: Callable[[int], Batch]) -> Callable[[int], Batch]:
-        """`load`, begun only while the gate is open."""
+        """`load`, started only while the gate is open."""
 
         def load_when_open(step: int) -> Batch:
             with self._changed:
@@ -70,13 +70,13 @@ class Gate:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let nothing more through, and wait for what is under way."""
+        """Let no more calls through, and wait for those under way."""
         with self._changed:
             self._is_open = False
             self._changed.wait_for(lambda: not self._under_way)
 
 
-Loop = Generator[Tensor]  # endless; every step yields its losses by `PARTS`, on the device and not waited for
+Loop = Generator[Tensor]  # endless; every step yields its losses by `PARTS`, on the device, without waiting for them
 
 
 def plain_gram(features: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def plain_style_loss(features: dict[str, Tensor], style_grams: dict[str, Tensor]
 
 @contextmanager
 def peers_float32() -> Iterator[None]:
-    """Convolutions as torch does them by default: on a GPU rounded to TF32, which the product switches off."""
+    """Convolutions in torch's default mode: on a GPU rounded to TF32, which this program switches off."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = True
     try:
@@ -105,7 +105,7 @@ def peers_float32() -> Iterator[None]:
 
 
 def plain_loop(config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device, gate: Gate) -> Loop:
-    """A training as peers have it."""
+    """A training loop like that of similar projects."""
     vgg = copy.deepcopy(vgg).to(memory_format=torch.contiguous_format)
     target = make_target(vgg, style_frame, "fp32")
     torch.manual_seed(config.seed)
@@ -150,7 +150,7 @@ def plain_loop(config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray,
 
 
 def our_loop(config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, device: torch.device, gate: Gate) -> Loop:
-    """The product's own loop, of `training.loop`'s parts, without checkpoints and previews."""
+    """This program's own loop, built from the parts of `training.loop`, without checkpoints and previews."""
     config = dataclasses.replace(config, precision=pick_precision(config.precision, vgg, device))
     torch.manual_seed(config.seed)
     net = TIERS[config.tier]().to(device).to(memory_format=torch.channels_last)
@@ -173,7 +173,7 @@ def loops_of(config: TrainConfig) -> dict[str, Callable[[Gate], Loop]]:
 
 
 def measure(config: TrainConfig, rounds: int) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
-    """Photos a second of every turn of each loop, taken in turns, and the losses of the last step that all of them did."""
+    """Photos per second in every turn of each loop, and the losses of the last step that all of them did."""
     device = pick_device(config.device)
     gates: dict[str, Gate] = {}
     running: dict[str, Loop] = {}
@@ -181,16 +181,16 @@ def measure(config: TrainConfig, rounds: int) -> tuple[dict[str, list[float]], d
         gates[name] = Gate()
         running[name] = start(gates[name])
     speeds: dict[str, list[float]] = {name: [] for name in running}
-    curves: dict[str, list[Tensor]] = {name: [] for name in running}  # losses of every step
+    curves: dict[str, list[Tensor]] = {name: [] for name in running}  # losses of each step
     try:
         for turn in range(rounds + 1):
             for name, loop in running.items():
                 steps, seconds = take_turn(loop, gates[name], curves[name], device)
-                if turn:  # the first turn makes caches and picks kernels
+                if turn:  # the first turn fills caches and picks kernels
                     speeds[name].append(steps * config.batch_size / seconds)
     finally:
         for name, loop in running.items():
-            gates[name].open()  # or the loading threads would wait there for ever
+            gates[name].open()  # else the loading threads would wait there forever
             loop.close()
         if device.type == "cuda":
             torch.cuda.empty_cache()  # for the processes that measure memory
@@ -203,9 +203,9 @@ def take_turn(loop: Loop, gate: Gate, curve: list[Tensor], device: torch.device)
 
     Args:
         gate: of its loading threads; open during the turn only.
-        curve: losses of its steps so far; those of the turn are added.
+        curve: losses of its steps so far; the turn's are added.
     Returns:
-        steps done, and the seconds until the device had done them.
+        steps done, and the seconds until the device had finished them.
     """
     wait_for(device)
     gate.open()
@@ -214,7 +214,7 @@ def take_turn(loop: Loop, gate: Gate, curve: list[Tensor], device: torch.device)
         curve.append(next(loop))
         steps += 1
         if len(curve) % LOG_EVERY == 0:
-            curve[-1].tolist()  # waits for the device, as seldom as a training does
+            curve[-1].tolist()  # waits for the device, as rarely as a training does
     wait_for(device)
     seconds = time.perf_counter() - began
     gate.close()
@@ -229,7 +229,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def peak_mb(config: TrainConfig) -> dict[str, float]:
-    """Peak memory of the plain loop and of ours over a few steps, each in a process of its own: the GPU's, else all of it."""
+    """Peak memory of the plain loop and of ours over a few steps, each in its own process: the GPU's, else main memory."""
     found = {}
     for name in ("plain", "ours"):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -243,10 +243,10 @@ def _peak_mb_here(config: TrainConfig, name: str) -> float:
         next(loop)
     if pick_device(config.device).type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    with suppress(OSError, StopIteration):  # Linux hands getrusage's peak on from the parent process
+    with suppress(OSError, StopIteration):  # on Linux, getrusage's peak is inherited from the parent process
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
-    if sys.platform == "win32":  # psapi's figure would need a package more
+    if sys.platform == "win32":  # psapi's figure would need one more package
         return float("nan")
     import resource
 

@@ -1,5 +1,5 @@
-"""How good a network is: losses on photos it was never trained on, and the yardstick, the classic optimization's losses
-on the same photos (Johnson et al. 2016, Sec. 4.1, Fig. 5)."""
+"""How good a network is: its losses on photos it was never trained on, compared with the classic optimization's losses on
+the same photos (Johnson et al. 2016, Sec. 4.1, Fig. 5)."""
 
 import datetime
 import io
@@ -63,16 +63,16 @@ def heldout_losses(
 
 @torch.no_grad()
 def border_band(paint: Painter, photos: Sequence[Path], size_px: int) -> float:
-    """The most that a network paints one of the four borders lighter, darker or in another color than what lies inside.
+    """How much the worst of the four borders is painted lighter, darker or in another color than the area inside it.
 
-    Every photo is painted in all eight ways to turn and mirror it, so that nothing of the photos is left in the mean of the
-    paintings. There, along each border, the mean color of the outer 16 pixels is compared with that of the next 24.
+    Every photo is painted in all eight ways to rotate and mirror it, so that nothing of the photos is left in the mean of
+    the paintings. In it, along each border, the mean color of the outer 16 pixels is compared with that of the next 24.
 
     Args:
         paint: (1, 3, H, W) content image -> stylized image, both in [0, 1] and on the CPU.
         photos, size_px: as for `heldout_losses`; `size_px` is 80 or more.
     Returns:
-        the mean difference of red, green and blue at the worst border, in levels of 255; about 1 where there is no band.
+        the mean difference of red, green and blue at the worst border, in levels of 255; about 1 if there is no band.
     """
     mean = np.zeros((size_px, size_px, 3))
     for path in photos:
@@ -94,7 +94,7 @@ def read_square(path: Path, size_px: int, max_pixels: int = 0) -> np.ndarray:
 def make_objective(
     target: StyleTarget, content_frame: np.ndarray, weights: Mapping[str, Any] = MappingProxyType({})
 ) -> Objective:
-    """What a picture of a photo, (H, W, 3) uint8, should be close to; `weights` are those of `Objective`."""
+    """The objective for painting a photo, (H, W, 3) uint8; `weights` are those of `Objective`."""
     with torch.no_grad():
         features = target.vgg(to_image(content_frame, target.vgg.mean.device), CONTENT_LAYERS)
     return Objective(target.vgg, features, target.style_grams, **weights)
@@ -102,16 +102,16 @@ def make_objective(
 
 @dataclass(frozen=True)
 class Training:
-    """What a network was trained for: the weights of the losses, as `Objective` takes them, and the painting's size."""
+    """What a network was trained for: the weights of the losses, as in `Objective`, and the painting's size."""
 
     weights: dict[str, Any]
     style_size_px: int
 
     @classmethod
     def of(cls, card: Mapping[str, Any]) -> "Training":
-        """That of a card; the defaults where it does not say, as with an imported style."""
+        """The training of a card; defaults where the card lacks an entry, as with an imported style."""
         defaults = {f.name: f.default for f in fields(TrainConfig)}
-        options = {name: value for name, value in card.get("options", {}).items() if value != "auto"}  # as 0.1.0 may have it
+        options = {name: value for name, value in card.get("options", {}).items() if value != "auto"}  # possible in 0.1.0
         names = ("content_weight", "style_weight", "tv_weight", "normalization")
         return cls(
             {name: options.get(name, defaults[name]) for name in names}, options.get("style_size_px", defaults["style_size_px"])
@@ -119,20 +119,20 @@ class Training:
 
 
 def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path, console: Console) -> dict[str, Any]:
-    """Losses of networks beside those of the optimization at the same objective on the same photos.
+    """Losses of networks next to those of the optimization, for the same objective on the same photos.
 
     Args:
         config: what to compare.
         networks: name -> .onnx file, all trained on one painting with the same weights.
-        output: gets the result as JSON, whole after every size, as the plot beside it, .png.
+        output: gets the result as JSON, complete after every size, like the plot next to it, .png.
         console: for progress.
     Returns:
         what the JSON holds: "sizes" -> size -> "networks" -> name -> mean losses, "border_band", "judged" (see
-        `training.studies.judges`), and "equals", from where -> the iterations after which the optimization's mean total is as
-        low, None if it never is; "classic" -> from where -> loss -> its mean after 0, 1, 2, ... iterations.
+        `training.studies.judges`), and "equals" -> start -> the iterations after which the optimization's mean total is as
+        low, None if it never is; "classic" -> start -> loss -> its mean after 0, 1, 2, ... iterations.
     Raises:
         OptimizeError, StyleError, PictureError, TrainingError: something cannot be used.
-        Interrupted: by Ctrl-C or SIGTERM; sizes that were finished are written.
+        Interrupted: by Ctrl-C or SIGTERM; finished sizes are written.
     """
     # Load.
     check_folder(output)
@@ -210,7 +210,7 @@ def evaluate(config: EvaluateConfig, networks: Mapping[str, Path], output: Path,
 
 
 def painter_of(session: StyleSession) -> Painter:
-    """A session as a function of torch tensors."""
+    """A session as a function on torch tensors."""
 
     def paint(image: Tensor) -> Tensor:
         return torch.tensor(session.stylize_image(image.contiguous().cpu().numpy()), device=image.device)
@@ -247,7 +247,7 @@ def summarize(rows: Mapping[str, list[list[float]]], curves: Mapping[str, list[l
 
 
 def first_at_most(totals: np.ndarray, wanted: float) -> int | None:
-    """After how many iterations a total loss, (iterations + 1,), is as low as wanted; None if it never is."""
+    """The number of iterations after which a total loss, (iterations + 1,), is as low as wanted; None if it never is."""
     reached = np.nonzero(totals <= wanted)[0]
     return int(reached[0]) if len(reached) else None
 

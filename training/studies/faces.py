@@ -1,7 +1,7 @@
-"""Whether the faces in photos are still faces in their paintings, asked of a face detector that was trained on photos.
+"""Whether the faces in photos are still faces in their paintings, according to a face detector trained on photos.
 
-MTCNN (Zhang et al. 2016) as facenet-pytorch has it; that package asks for an older torch than ours, with which it works all the
-same: `pip install requests && pip install --no-deps facenet-pytorch`.
+It is MTCNN (Zhang et al. 2016) of facenet-pytorch; that package asks for an older torch than ours, but works with ours:
+`pip install requests && pip install --no-deps facenet-pytorch`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ from PIL import Image
 
 FaceBox = tuple[float, ...]  # left, top, right, bottom
 FaceFinder = Callable[[np.ndarray], list[FaceBox]]  # frame -> its faces
-SURE = 0.9  # of a face
+SURE = 0.9  # least probability of a face
 LEAST_PX = 20
-SAME = 0.4  # intersection over union of two boxes of one face
+SAME = 0.4  # least intersection over union of two boxes of the same face
 
 
 def face_finder() -> FaceFinder | None:
-    """The detector; None where it is not installed."""
+    """The detector; None if it is not installed."""
     try:
         from facenet_pytorch import MTCNN
     except ImportError:
@@ -32,7 +32,7 @@ def face_finder() -> FaceFinder | None:
 
 
 def kept(faces: Sequence[FaceBox], found: Sequence[FaceBox]) -> int:
-    """How many of a photo's faces were found in its painting, where they were."""
+    """How many of a photo's faces were found at the same place in its painting."""
     return sum(any(overlap(face, other) > SAME for other in found) for face in faces)
 
 

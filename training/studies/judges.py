@@ -1,16 +1,16 @@
-"""How well a picture is painted, by judges that no training sees.
+"""How well a picture is painted, according to measures ("judges") that no training uses.
 
-swd       style: sliced Wasserstein distance (Bonneel et al. 2015) between the features of painted and painting in VGG-19's
+swd       style: sliced Wasserstein distance (Bonneel et al. 2015) between picture and painting, of their features in VGG-19's
           relu1_2, 2_2, 3_4, 4_4, over the painting's variance; 0 is the painting's own distribution, about 1 a flat picture.
-ss        content: how far the pattern of likenesses between places (Kolkin et al. 2019) has moved from the photo's, in
-          relu3_4 and 4_4 on a grid; 0 is the photo's. It does not see the palette.
-grid      share of the fine luminance that repeats every 4 px, as networks leave it that think at a quarter of the size;
+ss        content: how far the pattern of similarities between places (Kolkin et al. 2019) is from the photo's, in relu3_4
+          and 4_4 on a grid; 0 is the photo's. It does not see the palette.
+grid      share of the fine luminance that repeats every 4 px, as left by networks that work at a quarter of the size;
           paintings have none.
-palette   volume of the colors' covariance over the painting's, strokes averaged away: 1 as rich, 0.3 one hue.
-faces     share of the photos' faces that a detector still finds (training/studies/faces.py), where it is installed.
+palette   volume of the colors' covariance over the painting's, strokes averaged away: 1 is as rich, 0.3 a single hue.
+faces     share of the photos' faces that a detector still finds (training/studies/faces.py), if it is installed.
 
-Pictures are looked at from twice as far as they are painted, which strokes survive and most grain does not; noise alone still
-lowers swd by an eighth, so the eye and the palette decide what is close. training/gallery/README.md has what the judges make of
+Pictures are viewed at half the size they are painted at, which strokes survive and most grain does not. Noise alone still
+lowers swd by an eighth, so close calls are left to the eye and the palette. training/gallery/README.md has the results for
 blurred, noisy and merely recolored pictures.
 """
 
@@ -38,12 +38,12 @@ NAMES = ("swd", "ss", "grid", "palette")
 STYLE_LAYERS = ("relu1_2", "relu2_2", "relu3_4", "relu4_4")
 CONTENT_LAYERS = ("relu3_4", "relu4_4")
 DIRECTIONS, QUANTILES = 256, 512
-CELLS = 32  # of the grid on which places are compared, along the long side
+CELLS = 32  # along the long side, of the grid on which places are compared
 VIEW = 0.5  # of the painted size
-STYLE_SCALE = 1.5  # of the painting's short side beside the photo's
+STYLE_SCALE = 1.5  # the painting's short side over the photo's
 PERIOD_PX, WINDOW_PX = 4, 32
-PALETTE_PX = 128  # short side at which strokes are gone
-# Of a network that takes another's place: SS times the other's at most, grid at most, palette at least, or even with it.
+PALETTE_PX = 128  # short side at which strokes have vanished
+# For a network that replaces another: most SS over the other's, most grid, least palette, how far a palette may fall below.
 SS_ALLOWED, GRID_ALLOWED, PALETTE_WANTED, PALETTE_EVEN = 1.1, 0.005, 0.7, 0.05
 
 
@@ -62,7 +62,7 @@ class Seen:
 
 @torch.no_grad()
 def see(vgg: VGG19Features, frame: np.ndarray) -> Seen:
-    """Look at a picture, (H, W, 3) uint8, sides of 32 px and more."""
+    """Look at a picture, (H, W, 3) uint8, with sides of 32 px or more."""
     features = {layer: each.float() for layer, each in vgg(to_image(frame, vgg.mean.device), STYLE_LAYERS).items()}
     projected = {layer: _directions(layer, each.shape[1], each.device) @ each.flatten(2) for layer, each in features.items()}
     quantiles = {layer: requantiled(each.sort(dim=2).values, QUANTILES)[0] for layer, each in projected.items()}
@@ -90,14 +90,14 @@ def swd(painted: Seen, style_image: Seen) -> float:
 
 
 def ss(painted: Seen, photo: Seen) -> float:
-    """Distance of two pictures' patterns of likenesses; both of the same size."""
+    """Distance between two pictures' patterns of similarities; both have the same size."""
     return float((painted.likeness - photo.likeness).abs().mean() * len(photo.likeness))
 
 
 def grid(frame: np.ndarray) -> float:
     """Share of a picture's fine luminance, (H, W, 3) uint8, that repeats every `PERIOD_PX` in windows of `WINDOW_PX`.
 
-    What repeats by chance, the cells' own variance over their number, is taken off.
+    Repetition by chance, the cells' own variance over their number, is subtracted.
     """
     luminance = frame.astype(np.float32) @ np.array(LUMA, np.float32)
     fine = luminance - cv2.GaussianBlur(luminance, (0, 0), 2)
@@ -113,7 +113,7 @@ def grid(frame: np.ndarray) -> float:
 
 
 def color_volume(frame: np.ndarray) -> float:
-    """Square root of the determinant of the covariance of a picture's colors, in [0, 1], strokes averaged away."""
+    """Square root of the determinant of the covariance of a picture's colors, as [0, 1], strokes averaged away."""
     height, width = frame.shape[:2]
     scale = PALETTE_PX / min(height, width)
     small = Image.fromarray(frame).resize((round(width * scale), round(height * scale)), Image.Resampling.BOX)
@@ -128,7 +128,7 @@ def from_afar(frame: np.ndarray, view: float = VIEW) -> np.ndarray:
 
 
 def read_in_cells(path: Path | str, short_px: int, max_pixels: int = 0) -> np.ndarray:
-    """A picture scaled to its short side, both sides cut to multiples of 4."""
+    """A picture scaled to this short side, both sides cut to multiples of 4."""
     frame = resize_short_side(read_picture(path, max_pixels).frame, short_px)
     height, width = (side - side % 4 for side in frame.shape[:2])
     return np.ascontiguousarray(frame[:height, :width])
@@ -139,10 +139,10 @@ class Bench:
 
     Args:
         vgg: in any precision; bfloat16 changes every figure by less than 1 %.
-        painting: the style image's file.
-        photos: that the networks were not trained on.
-        size_px: short side of the photos; the painting is looked at `STYLE_SCALE` times as large.
-        find_faces: counts faces, too; None for not.
+        style_image: its file.
+        photos: files that the networks were not trained on.
+        size_px: short side of the photos; the painting is viewed `STYLE_SCALE` times as large.
+        find_faces: counts faces, too; None to skip that.
     """
 
     def __init__(
@@ -156,13 +156,13 @@ class Bench:
         self.vgg, self._find_faces = vgg, find_faces
         self.photos = [read_in_cells(path, size_px) for path in photos]
         self._photos_seen = [see(vgg, from_afar(photo)) for photo in self.photos]
-        # Straight to the size at which it is seen: painted strokes are not its own pixels, so nothing is lost of them.
+        # Scaled straight to the viewed size: its strokes are not made of single pixels, so nothing is lost.
         self._style_image_seen = see(vgg, read_in_cells(style_image, round(STYLE_SCALE * size_px * VIEW)))
         self._faces = [find_faces(photo) for photo in self.photos] if find_faces else []
         self._style_image_volume = color_volume(read_in_cells(style_image, size_px))
 
     def judge(self, paint: FramePainter) -> dict[str, float]:
-        """The mean of each of `NAMES` over the photos, as a painter makes them; and "faces", if they hold any."""
+        """The mean of each of `NAMES` over a painter's paintings of the photos; and "faces", if there are any."""
         rows, faces_kept = [], 0
         for i, (photo, photo_seen) in enumerate(zip(self.photos, self._photos_seen, strict=True)):
             painted = paint(photo)
@@ -177,7 +177,7 @@ class Bench:
 
 
 def is_no_worse(judged: Mapping[str, float], shipped: Mapping[str, float]) -> bool:
-    """Whether a network may take another's place, by its numbers; the eye has the last word."""
+    """Whether a network may replace another, by its numbers; the eye has the last word."""
     return bool(
         judged["swd"] <= shipped["swd"] + EVEN
         and judged["ss"] <= shipped["ss"] * SS_ALLOWED
