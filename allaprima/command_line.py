@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a file's name may hold what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(format="allaprima: %(message)s")
+    logging.getLogger("allaprima").setLevel(logging.INFO)
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = build_parser()
     for before, argument in zip(["", *arguments], arguments, strict=False):

@@ -315,7 +315,7 @@ def _paint_film(
         print(profile.table())
         alone_ms, frame_ms = bare_session_ms(session, *report.work_size), 1000.0 * report.wall_s / report.frames
         share = f"all around it {frame_ms - alone_ms:.1f} ms, {frame_ms / alone_ms - 1.0:.0%}"
-        print(f"{frame_ms:.1f} ms a frame in all, the network alone {alone_ms:.1f} ms: {share}")
+        print(f"{frame_ms:.1f} ms a frame in all, the network alone, in {session.runs_in}, {alone_ms:.1f} ms: {share}")
     if not report.whole:
         raise Interrupted(f"stopped; {report.output} holds the first {report.end_s:.1f} s ({report.frames} frames)")
     print(plain(f"{report.output}: {report.frames} frames, {report.end_s:.1f} s, {report.encoder}, painted at {speed}"))
@@ -417,7 +417,8 @@ def webcam(options: argparse.Namespace) -> int:
                 if report.fps
                 else ""
             )
-            print(f"the network alone at {width}x{height}: {alone_ms:.1f} ms, {1000.0 / alone_ms:.1f} a second{share}")
+            alone = f"the network alone at {width}x{height}, in {rack.first.runs_in}"
+            print(f"{alone}: {alone_ms:.1f} ms, {1000.0 / alone_ms:.1f} a second{share}")
     return 0
 
 

@@ -55,6 +55,7 @@ def test_info_says_how_to_call_each_flavor(run):
             "made by   allaprima 0",
         ):
             assert part in text
+    assert "engine    ONNX Runtime\n" in image
     code, _, err = run("info", "great_wave/realtime.int4")
     assert code == 1
     assert "great_wave" in err

@@ -388,6 +388,8 @@ class Webcam:
         wanted = self._rack.names[self.controls.style]
         style = finished.sketch.style if wanted == finished.sketch.style else f"{finished.sketch.style}, opening {wanted}"
         parts = [f"{fps:.0f} fps", f"{latency_ms:.0f} ms", style]
+        if session := self._rack.session(finished.sketch.style):
+            parts.append(session.runs_in)
         if self.controls.keep_color != "none":
             parts.append(self.controls.keep_color)
         if self.controls.strength < 1.0:

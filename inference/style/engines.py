@@ -1,7 +1,8 @@
 """What runs a style on the CPU: ONNX Runtime, or OpenVINO if that is installed, faster here, and accurate enough.
 
 Which is faster depends on the processor: OpenVINO has bfloat16, which processors with AVX512-BF16 or AMX multiply several times
-as fast. So a trial decides, once for each style and machine; its result is kept in the cache folder.
+as fast. So a trial decides: on each machine once for every kind of network how long it takes, and once for every style how
+accurate it is. What it measured is kept in the cache folder.
 """
 
 import contextlib
@@ -10,12 +11,13 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import queue
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,9 +38,11 @@ MEAN_LEVELS, MOST_LEVELS = 0.5, 6.0
 WORTH = 0.9  # OpenVINO must take at most this share of ONNX Runtime's time
 TRIAL_PX = 512  # side, for networks that take less than `FAST_S` at half of it; for others, half of it
 FAST_S = 0.1
-TRIAL_S = 0.3
+TRIAL_S = 1.0
 FEATURES = "features_in_float32"
 POLL_MS = 50  # between two checks whether a run should end
+
+logger = logging.getLogger("allaprima")
 
 
 class Session(Protocol):
@@ -63,6 +67,18 @@ class Choice:
     engine: str
     precision: str = "fp32"
     why: str = ""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"OpenVINO {self.precision}" if self.engine == "openvino" else "ONNX Runtime"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.why})" if self.why else self.name
+
+
+class _Untried(Exception):
+    """A trial would be needed."""
 
 
 class OpenVinoSession:
@@ -198,52 +214,78 @@ def choose(data: bytes, opened: Callable[[], Session], engine: str) -> Choice:
         if engine == "openvino":
             raise StyleError(trouble)
         return Choice("onnxruntime", why=trouble)
-    kept = _kept(data)
-    if kept is None:
-        kept = _trial(data, opened())
-        _keep(data, kept)
-    if engine == "openvino" and kept.engine != "openvino":
-        return Choice("openvino", "fp32", f"asked for; {kept.why}")
-    return kept
+    found = _trial(data, opened)
+    if engine == "openvino" and found.engine != "openvino":
+        return Choice("openvino", "fp32", f"asked for; {found.why}")
+    return found
 
 
-def _trial(data: bytes, reference: Session) -> Choice:
-    """Paint some pictures with both engines, in turns."""
+def choice_so_far(data: bytes) -> Choice | None:
+    """What `choose` takes by itself; None if that needs a trial, which is not made here."""
 
-    def seconds(session: Session, image: np.ndarray) -> float:
-        began = time.perf_counter()
-        session.run([IMAGE.output], {IMAGE.input: image})
-        return time.perf_counter() - began
+    def untried() -> Session:
+        raise _Untried
 
-    small = _pictures(TRIAL_PX // 2)
-    seconds(reference, small[0])
-    images = _pictures(TRIAL_PX) if seconds(reference, small[0]) < FAST_S else small
-    expected = [reference.run([IMAGE.output], {IMAGE.input: image})[0] for image in images]
-    reasons = []
+    try:
+        return choose(data, untried, "auto")
+    except _Untried:
+        return None
+
+
+def _trial(data: bytes, opened: Callable[[], Session]) -> Choice:
+    """Take OpenVINO in the fastest precision that is accurate enough for this style, if that beats ONNX Runtime."""
+    style, form, reasons = hashlib.sha256(data).hexdigest()[:16], _form(data), []
     for precision in precisions():
-        session = OpenVinoSession(data, precision)
-        apart = [
-            255.0 * np.abs(session.run([IMAGE.output], {IMAGE.input: image})[0] - wanted)
-            for image, wanted in zip(images, expected, strict=True)
-        ]
-        mean, most = max(float(each.mean()) for each in apart), max(float(each.max()) for each in apart)
-        if not (mean <= MEAN_LEVELS and most <= MOST_LEVELS):
-            reasons.append(f"OpenVINO's {precision} is up to {most:.1f} levels of 255 off")
+        session = functools.cache(functools.partial(OpenVinoSession, data, precision))
+        theirs_ms, own_ms, side = _once(f"{form} {precision}, ms", _times_ms, opened, session)
+        took = f"OpenVINO's {precision} takes {own_ms:.0f} ms at {side:.0f}x{side:.0f}, ONNX Runtime {theirs_ms:.0f}"
+        if not own_ms < WORTH * theirs_ms:
+            reasons.append(took)
             continue
-        times: tuple[list[float], list[float]] = ([], [])
-        until = time.perf_counter() + TRIAL_S
-        while len(times[0]) < 3 or (time.perf_counter() < until and len(times[0]) < 15):
-            for each, of in zip((reference, session), times, strict=True):
-                of.append(seconds(each, images[0]))
-        theirs_ms, own_ms = (1000.0 * min(of) for of in times)  # the shortest, as other programs may interfere
-        height, width = images[0].shape[2:]
-        found = f"OpenVINO's {precision} takes {own_ms:.0f} ms at {width}x{height}, ONNX Runtime {theirs_ms:.0f}"
-        reasons.append(found)
-        if own_ms < WORTH * theirs_ms:
-            return Choice("openvino", precision, "; ".join(reasons))
+        mean, most = _once(f"{style} {precision}, levels off", _levels_off, opened, session)
+        if mean <= MEAN_LEVELS and most <= MOST_LEVELS:
+            return Choice("openvino", precision, "; ".join([*reasons, took]))
+        reasons.append(f"OpenVINO's {precision} is up to {most:.1f} levels of 255 off")
     return Choice("onnxruntime", why="; ".join(reasons))
 
 
+def _levels_off(exact: Session, session: Session) -> tuple[float, float]:
+    """How far a session's pictures are from ONNX Runtime's: levels of 255 on average in the worst one, and at most."""
+    differences = [255.0 * np.abs(_painted(session, image) - _painted(exact, image)) for image in _pictures(_trial_px(exact))]
+    return max(float(each.mean()) for each in differences), max(float(each.max()) for each in differences)
+
+
+def _times_ms(exact: Session, session: Session) -> tuple[float, float, float]:
+    """ONNX Runtime's milliseconds for a square picture, the other session's, and the picture's side.
+
+    The shortest of some turns each, as other programs may interfere.
+    """
+    image = _pictures(_trial_px(exact))[0]
+    for each in (exact, session):
+        _painted(each, image)
+    times: tuple[list[float], list[float]] = ([], [])
+    until = time.perf_counter() + TRIAL_S
+    while len(times[0]) < 3 or (time.perf_counter() < until and len(times[0]) < 15):
+        for each, of in zip((exact, session), times, strict=True):
+            began = time.perf_counter()
+            _painted(each, image)
+            of.append(1000.0 * (time.perf_counter() - began))
+    return min(times[0]), min(times[1]), float(image.shape[3])
+
+
+def _trial_px(exact: Session) -> int:
+    image = _pictures(TRIAL_PX // 2)[0]
+    _painted(exact, image)
+    began = time.perf_counter()
+    _painted(exact, image)
+    return TRIAL_PX if time.perf_counter() - began < FAST_S else TRIAL_PX // 2
+
+
+def _painted(session: Session, image: np.ndarray) -> np.ndarray:
+    return session.run([IMAGE.output], {IMAGE.input: image})[0]
+
+
+@functools.cache
 def _pictures(side_px: int) -> list[np.ndarray]:
     """Smoothed noise, and the middle of each reference photo, as images of at most `side_px` per side."""
     noise = cv2.GaussianBlur(np.random.default_rng(0).random((side_px, side_px, 3), np.float32), (0, 0), 4.0)
@@ -260,30 +302,47 @@ def _cache_file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "allaprima", "engines.json")
 
 
-def _key(data: bytes) -> str:
-    """The cache key of a style on this machine with these versions."""
+def _form(data: bytes) -> str:
+    """The same for networks that differ only in their weights, and therefore take the same time."""
+    import onnx
+
+    graph = onnx.load_from_string(data).graph
+    form = [*(node.op_type for node in graph.node), *(tuple(weight.dims) for weight in graph.initializer)]
+    return hashlib.sha256(repr(form).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _machine() -> str:
+    """This machine with these versions; another one needs a trial of its own."""
     openvino = importlib.metadata.version("openvino")
     name = _core().get_property("CPU", "FULL_DEVICE_NAME")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{hashlib.sha256(data).hexdigest()[:16]} {name} {cores} openvino {openvino} onnxruntime {onnxruntime.__version__}"
+    return f"{name}, {cores} cores, openvino {openvino}, onnxruntime {onnxruntime.__version__}"
 
 
-def _kept(data: bytes) -> Choice | None:
+@functools.cache
+def _say_once() -> None:
+    logger.info("trying which engine paints faster on this processor (once for each style)")
+
+
+def _once(
+    what: str,
+    measure: Callable[[Session, Session], tuple[float, ...]],
+    opened: Callable[[], Session],
+    session: Callable[[], Session],
+) -> tuple[float, ...]:
+    """What was measured earlier on this machine, or else now; if the cache folder cannot be written, every start measures."""
+    key = f"{what}; {_machine()}"
     try:
-        found = json.loads(_cache_file().read_bytes())[_key(data)]
-        choice = Choice(*(str(found[name]) for name in ("engine", "precision", "why")))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
-        return None
-    return choice if choice.engine in ENGINES[1:] and choice.precision in PRECISIONS else None
-
-
-def _keep(data: bytes, choice: Choice) -> None:
-    """Save a choice; if the folder cannot be written, every start repeats the trial."""
-    path = _cache_file()
+        kept = dict(json.loads(_cache_file().read_bytes()))
+    except (OSError, ValueError, TypeError, RuntimeError):
+        kept = {}
+    if key in kept:
+        return tuple(float(number) for number in kept[key])
+    exact = opened()
+    _say_once()
+    found = measure(exact, session())
     with contextlib.suppress(OSError, RuntimeError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            kept = dict(json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError):
-            kept = {}
-        write_atomically(path, json.dumps(kept | {_key(data): asdict(choice)}, indent=1).encode())
+        _cache_file().parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(_cache_file(), json.dumps(kept | {key: found}, indent=1).encode())
+    return found

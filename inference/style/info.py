@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from allaprima.inference.style.onnx_file import read_about
+from allaprima.inference.style import engines
+from allaprima.inference.style.onnx_file import read_about, read_style
 from allaprima.models.contract import OPTIONAL_INPUTS, Contract
 from allaprima.models.errors import StyleError
 
@@ -26,6 +27,9 @@ def describe(path: Path) -> list[tuple[str, str]]:
     size, contract, ir_version, opset = read_about(path)
     try:
         lines = _lines(size, contract, f"ONNX IR {ir_version}, opset {opset}")
+        if contract.io == "image" and not contract.target:
+            choice = engines.choice_so_far(read_style(path)[0])
+            lines.append(("engine", str(choice) if choice else "found out by the first painting here"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StyleError(f"{path} has a damaged card ({error!r}); export it again") from error
     # A card is text from elsewhere; it must not send control codes to the terminal.

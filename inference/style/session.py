@@ -125,14 +125,16 @@ class StyleSession:
         return options
 
     @property
+    def runs_in(self) -> str:
+        """The device or, on a CPU, the engine: "CUDA", "OpenVINO bf16", "ONNX Runtime"."""
+        return self.engine.name if self.device == "cpu" else DEVICE_NAMES[self.device]
+
+    @property
     def where(self) -> str:
         """The device, for a message; with what keeps it from the GPU, if there is one."""
         if self.device != "cpu":
             return "a GPU (CUDA)" if self.device == "cuda" else DEVICE_NAMES[self.device]
-        on = "the CPU"
-        if self.engine.why:
-            name = "OpenVINO" if self.engine.engine == "openvino" else "ONNX Runtime"
-            on += f" by {name} ({self.engine.why})"
+        on = f"the CPU by {self.engine}" if self.engine.why else "the CPU"
         return f"{on}, as CUDA does not work: {self.cuda_trouble}" if self.cuda_trouble else on
 
     def stylize(self, frame: np.ndarray, progress: Callable[[float], object] = lambda _: None) -> np.ndarray:

@@ -42,6 +42,8 @@ class FakeCamera:
 class SlowSession:
     """A network that takes its time and paints one color."""
 
+    runs_in = "ONNX Runtime"
+
     def __init__(self, network_s: float = 0.0, level: float = 0.5) -> None:
         self.contract, self.network_s, self.level = Contract(4, 16), network_s, level
         self.sizes: list[tuple[int, int]] = []

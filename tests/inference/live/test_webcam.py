@@ -85,7 +85,10 @@ def test_the_overlay_says_fps_latency_style_and_work_size_on_the_display_only(tm
     written: list[str] = []
     monkeypatch.setattr(overlay, "write_words", lambda canvas, lines, centered=False: written.extend(lines))
     go(display=FakeDisplay(" " * 10 + "hq"), controls=Controls(keep_color="luminance", strength=0.5))
-    assert any(" fps  |  " in line and " ms  |  a  |  luminance  |  strength 0.5  |  h: keys" in line for line in written)
+    assert any(
+        " fps  |  " in line and " ms  |  a  |  ONNX Runtime  |  luminance  |  strength 0.5  |  h: keys" in line
+        for line in written
+    )
 
 
 def test_help_lists_every_key(monkeypatch):

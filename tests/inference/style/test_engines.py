@@ -70,7 +70,7 @@ def test_a_large_picture_is_painted_in_tiles_as_by_onnx_runtime(monkeypatch):
     monkeypatch.setattr(session, "WHOLE_BYTES", 135 * 300**2)
     monkeypatch.setattr(tiles, "MAX_TILE_PX", 300)
     frame = paint_landscape(330, 410)
-    monkeypatch.setattr(engines, "_kept", lambda _: Choice("openvino", "bf16" if has_bf16() else "fp32"))
+    monkeypatch.setattr(engines, "_trial", lambda *_: Choice("openvino", "bf16" if has_bf16() else "fp32"))
     expected, found = (
         StyleSession(GREAT_WAVE, "cpu", engine=engine).stylize(frame).astype(float) / 255 for engine in ("onnxruntime", "auto")
     )
@@ -117,8 +117,12 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(engines, "_core", lambda: Core())
     monkeypatch.setattr(engines, "OpenVinoSession", lambda data, precision: sessions[precision])
     monkeypatch.setattr(engines.importlib.metadata, "version", lambda name: "1")
+    monkeypatch.setattr(engines, "_form", lambda data: data.decode().partition(" ")[0])
     monkeypatch.setattr(engines, "TRIAL_S", 0.05)
-    return sessions
+    engines._machine.cache_clear()
+    engines._say_once.cache_clear()
+    yield sessions
+    engines._machine.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -127,6 +131,7 @@ def stand_ins(monkeypatch):
         (Stand(0.0), Stand(0.0), "openvino", "bf16", "OpenVINO's bf16 takes"),
         (Stand(0.0, levels=0.6), Stand(0.0), "openvino", "fp32", "bf16 is up to 0.6 levels of 255 off; OpenVINO's fp32"),
         (Stand(0.0, levels=np.nan), Stand(0.05), "onnxruntime", "fp32", "bf16 is up to nan levels"),
+        (Stand(0.05, levels=9.0), Stand(0.0), "openvino", "fp32", "OpenVINO's bf16 takes 50 ms"),
         (Stand(0.05), Stand(0.05), "onnxruntime", "fp32", "OpenVINO's fp32 takes"),
     ],
 )
@@ -137,16 +142,26 @@ def test_the_trial_takes_what_is_faster_and_near_enough(stand_ins, bf16, fp32, e
     assert why in found.why
 
 
-def test_what_a_trial_found_is_kept_for_this_style_alone(stand_ins, cache):
-    stand_ins |= {"bf16": Stand(0.0), "fp32": Stand(0.0)}
-    first = choose(b"a style", lambda: Stand(0.01), "auto")
-    assert list(json.loads(cache.read_bytes()).values()) == [{"engine": "openvino", "precision": "bf16", "why": first.why}]
-    assert choose(b"a style", lambda: pytest.fail("another trial"), "auto") == first
-    choose(b"another", lambda: Stand(0.01), "auto")
-    assert len(json.loads(cache.read_bytes())) == 2
+def test_times_are_measured_once_for_a_kind_of_network_and_accuracy_once_for_each_style(stand_ins, cache, caplog):
+    caplog.set_level("INFO", "allaprima")
+    stand_ins["bf16"] = Stand(0.0)
+    assert engines.choice_so_far(b"realtime 1") is None
+    first = choose(b"realtime 1", lambda: Stand(0.01), "auto")
+    assert caplog.messages == ["trying which engine paints faster on this processor (once for each style)"]
+    assert [key.partition(";")[0].partition(" ")[2] for key in json.loads(cache.read_bytes())] == [
+        "bf16, ms",
+        "bf16, levels off",
+    ]
+    assert choose(b"realtime 1", lambda: pytest.fail("another trial"), "auto") == engines.choice_so_far(b"realtime 1") == first
+    stand_ins["bf16"] = Stand(0.0, levels=0.6)
+    stand_ins["fp32"] = Stand(0.5)
+    assert choose(b"realtime 2", lambda: Stand(0.01), "auto").engine == "onnxruntime"  # accuracy is its own
+    stand_ins["bf16"] = Stand(0.5)
+    assert choose(b"realtime 3", lambda: Stand(0.01), "auto").why.startswith(first.why)  # the time is not
+    assert choose(b"quality 1", lambda: Stand(0.01), "auto").engine == "onnxruntime"
 
 
-@pytest.mark.parametrize("damage", ["no json", "[]", '{"a": 1}', "{}"])
+@pytest.mark.parametrize("damage", ["no json", "[]", "3", "{}"])
 def test_a_damaged_or_unwritable_cache_costs_a_trial(stand_ins, cache, damage, monkeypatch):
     stand_ins |= {"bf16": Stand(0.0), "fp32": Stand(0.0)}
     cache.parent.mkdir(parents=True)
