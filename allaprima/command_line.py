@@ -32,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a file's name may hold what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(format="allaprima: %(message)s")
-    logging.getLogger("allaprima").setLevel(logging.INFO)
+    _print_log()
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = build_parser()
     for before, argument in zip(["", *arguments], arguments, strict=False):
@@ -70,6 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("allaprima: stopped", file=sys.stderr)
         return 130
+
+
+def _print_log() -> None:
+    """Our own log goes to standard error; other libraries' logs are theirs."""
+    logger, handler = logging.getLogger("allaprima"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("allaprima: %(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
 
 
 def _fill_standard_streams() -> None:

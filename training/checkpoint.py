@@ -237,7 +237,7 @@ def pack_state(
     """Everything a training needs to go on, as tensors in three namespaces: net, ema, adam."""
     tensors = {f"net.{name}": p for name, p in net.state_dict().items()}
     tensors |= {f"ema.{name}": p for name, p in averaged_net.state_dict().items()}
-    for name, p in net.named_parameters():
+    for name, p in _learned(net):
         moments = optimizer.state.get(p) or {
             "step": torch.zeros(()),
             "exp_avg": torch.zeros_like(p),
@@ -246,6 +246,10 @@ def pack_state(
         for key in ADAM_KEYS:
             tensors[f"adam.{key}.{name}"] = moments[key]
     return TrainingState(step, tensors)
+
+
+def _learned(net: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, p) for name, p in net.named_parameters() if p.requires_grad]
 
 
 @torch.no_grad()
@@ -266,7 +270,7 @@ def unpack_state_(
         raise StyleError(f"the checkpoint of step {state.step} does not fit this network: {odd}")
     net.load_state_dict(unprefixed(tensors, "net."))
     averaged_net.load_state_dict(unprefixed(tensors, "ema."))
-    for name, p in net.named_parameters():
+    for name, p in _learned(net):
         state_of_p = optimizer.state[p]
         for key in ADAM_KEYS:
             moment = tensors[f"adam.{key}.{name}"]

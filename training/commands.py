@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ def add_train(commands: Commands) -> None:
     text = (
         "Trains a network on one painting and many photos, exports it as style.onnx and says how to try it.\n"
         "Hours on a CPU by default: there, --steps 2500 --batch-size 2 takes about half an hour on two cores.\n"
-        "Several paintings are trained together, a network each, which takes less time than one after the other.\n"
+        "Several paintings are trained together, a network each, which takes less time than one after the other; with\n"
+        "--as-one they become one style. --into palette takes a minute: it learns only a painting's own numbers.\n"
         "Ctrl-C saves; --resume RUN_FOLDER goes on."
     )
     example = "allaprima train painting.jpg --photos ~/Pictures -o runs/my_style"
@@ -42,6 +43,7 @@ def add_train(commands: Commands) -> None:
     parser.add_argument("-o", "--output", metavar="RUN_FOLDER", help=what)
     what = "go on with a training; needs nothing else, but for --photos where they have moved"
     parser.add_argument("--resume", nargs="+", metavar="RUN_FOLDER", help=what)
+    parser.add_argument("--as-one", action="store_true", help="one style from all the paintings, those of an artist, say")
     parser.add_argument("--dry-run", action="store_true", help="print the options and stop")
     parser.add_argument("--quick", action="store_true", help="a preview in minutes: small crops, few steps")
     add_options(parser, TrainConfig)
@@ -71,11 +73,16 @@ def train(options: argparse.Namespace) -> int:
     if not writes:
         return 0
     from allaprima.inference.style.info import report_text
-    from allaprima.training.export.export import export as export_onnx
 
-    for run_folder in run_folders:
-        style = run_folder / "style.onnx"
-        print(f"wrote {style}; {report_text(export_onnx(run_folder, style))}")
+    for run_folder, config in runs:
+        style, report = _export_run(run_folder, config)
+        print(f"wrote {style}; {report_text(report)}")
+        if config.into == "palette":
+            painting = _painting_file(run_folder, config)
+            size, mix = painting.stat().st_size / 1000, shlex.quote(f"{painting}:0.5,starry_night:0.5")
+            print(
+                f"wrote {painting}, {size:.0f} kB, what is its own in the palette; a mix: allaprima stylize PHOTO --style {mix}"
+            )
     if options.quick:
         from allaprima.training.quick import full_training_text
 
@@ -92,7 +99,6 @@ def train_style(style_image: Path, photos: Path, run_folder: Path, quick: bool, 
     _need_training_packages()
     from rich.console import Console
 
-    from allaprima.training.export.export import export as export_onnx
     from allaprima.training.loop import train_together
     from allaprima.training.quick import quick_config
 
@@ -101,15 +107,31 @@ def train_style(style_image: Path, photos: Path, run_folder: Path, quick: bool, 
     _check_new(run_folder, photos)
     _save_options(run_folder, config)
     train_together([config], [run_folder], Console(highlight=False))
+    return _export_run(run_folder, config)[0]
+
+
+def _export_run(run_folder: Path, config: TrainConfig) -> tuple[Path, dict[str, Any]]:
+    """Write a finished training's style.onnx and, if it was made in the palette, the painting's own numbers; returns the
+    style file and the report on it."""
+    from allaprima.training.checkpoint import find_weights, load_net
+    from allaprima.training.conditional_instance_norm import save_painting
+    from allaprima.training.export.export import export as export_onnx
+
     style = run_folder / "style.onnx"
-    export_onnx(run_folder, style)
-    return style
+    report = export_onnx(run_folder, style)
+    if config.into == "palette":
+        save_painting(_painting_file(run_folder, config), load_net(find_weights(run_folder))[0], config.style_title)
+    return style, report
+
+
+def _painting_file(run_folder: Path, config: TrainConfig) -> Path:
+    return run_folder / f"{Path(config.style_image).stem}.npz"
 
 
 def _check_nothing_else(options: argparse.Namespace) -> None:
     """Raises a `TrainingError` if --resume comes with options that would have no effect."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    defaults |= {"output": None, "quick": False, "preview": []}
+    defaults |= {"output": None, "quick": False, "as_one": False, "preview": []}
     del defaults["photos"]  # they may have moved
     useless = [flag(name) for name, default in defaults.items() if getattr(options, name, default) != default]
     if useless or options.style_images:
@@ -132,22 +154,28 @@ def _resumed_run(folder: str, photos: str | None) -> tuple[Path, TrainConfig]:
 
 
 def _new_runs(options: argparse.Namespace) -> list[tuple[Path, TrainConfig]]:
-    if len(options.style_images) > 1 and (options.title or options.painter or options.year):
-        raise TrainingError("--title, --painter and --year are of one painting; train this one alone, or leave them out")
+    paintings = [[path] for path in options.style_images] or [[]]
+    if options.as_one:
+        paintings = [options.style_images]
+    if len(paintings) > 1 and (options.title or options.painter or options.year or options.style_blend):
+        raise TrainingError(
+            "--title, --painter, --year and --style-blend are of one style; train this one alone, or leave them out"
+        )
     runs: list[tuple[Path, TrainConfig]] = []
-    for style_image in options.style_images or [None]:
-        config = _chosen_config(options, style_image)
+    for style_images in paintings:
+        config = _chosen_config(options, style_images)
         if options.quick:
             from allaprima.training.quick import quick_config
 
             config = quick_config(config)
-        name = f"{Path(config.style_image).stem}-{config.tier}{'-quick' if options.quick else ''}"
+        kind = config.into if config.into == "palette" else config.tier
+        name = f"{'-'.join(Path(path).stem for path in style_images)[:80]}-{kind}{'-quick' if options.quick else ''}"
         run_folder = Path("runs", name) if not options.output else Path(options.output)
-        if options.output and len(options.style_images) > 1:
+        if options.output and len(paintings) > 1:
             run_folder /= name
         _check_new(run_folder, Path(config.photos))
         if run_folder in [other for other, _ in runs]:
-            raise TrainingError(f"two paintings are named {Path(style_image).stem}; rename one")
+            raise TrainingError(f"two paintings are named {Path(style_images[0]).stem}; rename one")
         runs.append((run_folder, config))
     return runs
 
@@ -161,29 +189,33 @@ def _check_new(run_folder: Path, photos: Path) -> None:
         )
 
 
-def _chosen_config(options: argparse.Namespace, style_image: str | None) -> TrainConfig:
+def _chosen_config(options: argparse.Namespace, style_images: Sequence[str]) -> TrainConfig:
     """The training options of a command line; those that the command lacks keep their defaults."""
     photos = options.photos or os.environ.get("ALLAPRIMA_PHOTOS")
-    if not style_image or not photos:
+    if not style_images or not photos:
         raise TrainingError(
             "a PAINTING and --photos FOLDER are needed to train, or --resume RUN_FOLDER to go on. Photos of anything do, a "
             "thousand or more: your own, or COCO's 5,000 (cocodataset.org, 2017 Val images, 1 GB). ALLAPRIMA_PHOTOS names a "
             "folder once for all"
         )
-    return _config_of(chosen(TrainConfig, options) | {"style_image": style_image, "photos": photos})
+    first, *more = style_images
+    return _config_of(chosen(TrainConfig, options) | {"style_image": first, "more_style_images": more, "photos": photos})
 
 
 def _config_of(values: dict[str, Any]) -> TrainConfig:
     """The training options with these values; file paths are made absolute, so that the training can go on from anywhere."""
-    if not Path(values["style_image"]).is_file():
-        raise TrainingError(f"there is no painting {values['style_image']}")
+    values["more_style_images"] = tuple(values.get("more_style_images", ()))
+    for style_image in (values["style_image"], *values["more_style_images"]):
+        if not Path(style_image).is_file():
+            raise TrainingError(f"there is no painting {style_image}")
     values["vgg19"] = values.get("vgg19") or os.environ.get("ALLAPRIMA_VGG19")  # it may be unset or different at --resume
     for name in ("style_image", "photos", "init", "vgg19"):  # --resume may be called from another folder
         if values.get(name) and Path(values[name]).exists():
             values[name] = os.path.realpath(values[name])
     if values.get("photo_store"):
         values["photo_store"] = os.path.realpath(values["photo_store"])
-    values["preview"] = tuple(map(os.path.realpath, values.get("preview", ())))
+    for name in ("preview", "more_style_images"):
+        values[name] = tuple(map(os.path.realpath, values.get(name, ())))
     return TrainConfig(**values)
 
 

@@ -5,6 +5,8 @@ and, in the realtime tier, its own weights for the photo's pixels. All the rest 
 strokes already learned. `training.gallery.base` trains the base.
 """
 
+import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from allaprima.inference.atomic import write_atomically
 from allaprima.inference.pictures import resize_short_side
+from allaprima.inference.style.palette import BODY, NAMES
 from allaprima.inference.style.styles import FOLDER
 from allaprima.models.errors import StyleError
 from allaprima.models.image_transform_net import TIERS, ImageTransformNet, InstanceNorm
@@ -42,12 +46,7 @@ class ManyStyles(nn.Module):
     def __init__(self, net: ImageTransformNet, count: int) -> None:
         super().__init__()
         self.net, self.stride_px = net, net.stride_px
-        self.own_names = [
-            f"{name}.{part}".removeprefix(".")
-            for name, module in net.named_modules()
-            for part, _ in module.named_parameters(recurse=False)
-            if isinstance(module, InstanceNorm) or (name == "" and part in OF_EACH_STYLE)
-        ]
+        self.own_names = own_names(net)
         for name in self.own_names:
             holder, _, part = name.rpartition(".")
             own = net.get_parameter(name).detach()
@@ -57,6 +56,23 @@ class ManyStyles(nn.Module):
         own = {name: self.net.get_parameter(name)[styles] for name in self.own_names}
         stylized_image: Tensor = functional_call(self.net, own, (content_image,))
         return stylized_image
+
+
+def own_names(net: nn.Module) -> list[str]:
+    """Names of the parameters that each painting has of its own."""
+    return [
+        f"{name}.{part}".removeprefix(".")
+        for name, module in net.named_modules()
+        for part, _ in module.named_parameters(recurse=False)
+        if isinstance(module, InstanceNorm) or (name == "" and part in OF_EACH_STYLE)
+    ]
+
+
+def learn_own_alone_(net: nn.Module) -> None:
+    """Let a training change only the parameters that each painting has of its own."""
+    net.requires_grad_(False)
+    for name in own_names(net):
+        net.get_parameter(name).requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,11 @@ class Base:
     own: dict[str, Tensor]
     card: dict[str, Any]
 
+    @property
+    def body(self) -> str:
+        """Tells bodies apart: a painting's own numbers fit the one that they were learned in."""
+        return _digest(self.shared)
+
     def network(self, name: str | None = None) -> ImageTransformNet:
         """The network of one of its paintings, or the mean of all but the photo."""
         style_images = [i for i, each in enumerate(self.names) if each != PHOTO]
@@ -91,6 +112,25 @@ class Base:
             for key, each in self.own.items()
         }
         net.net.load_state_dict(self.shared | own)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    numbers = b"".join(tensors[name].detach().cpu().contiguous().numpy().astype("<f4").tobytes() for name in sorted(tensors))
+    return hashlib.sha256(numbers).hexdigest()[:16]
+
+
+def save_painting(path: Path, net: nn.Module, name: str) -> None:
+    """Write a painting's own numbers in the palette's network; `inference.style.palette` mixes with them."""
+    tensors, own = net.state_dict(), own_names(net)
+    body = _digest({key: tensor for key, tensor in tensors.items() if key not in own})
+    arrays = {key: tensors[key].cpu().numpy()[None] for key in own}
+    write_npz(path, {NAMES: np.array([name]), BODY: np.array(body), **arrays})
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, data.getvalue())
 
 
 def save_base(path: Path, net: nn.Module, card: Mapping[str, Any]) -> None:

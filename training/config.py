@@ -27,6 +27,7 @@ RECIPES: dict[str, dict[str, float]] = {
 STYLE_WEIGHT = 30.0  # of the classic optimization, unitless; networks are trained with less, so that content is not lost
 COLOR_CONTROLS = ("none", "luminance", "histogram", "cholesky", "image-analogies", "optimal-transport")
 PRECISIONS = ("auto", "fp32", "bf16")
+INTO = ("network", "palette")
 
 
 def _device(default: str = "auto") -> Any:
@@ -69,6 +70,9 @@ class TrainConfig:
     style_image: str  # the style image's file
     photos: str  # a folder of content images, or a Hugging Face dataset's name
     tier: str = option("realtime", choices=("quality", "realtime"))
+    into: str = option(
+        "network", "palette: learn only a painting's own numbers in the palette's network, in a minute", choices=INTO
+    )
     steps: int = option(10_000, "weight updates", "N", least=1)
     batch_size: int = option(4, "photos a step, all processes together", "N", least=1)
     size_px: int = option(256, "side of the photos' crops", "PX", least=32, multiple_of=(16, "VGG-19 halves it four times"))
@@ -114,6 +118,8 @@ class TrainConfig:
     init: str = option("base", "start from the base, from noise, or from another style's .safetensors", "base|none|FILE")
     vgg19: str | None = _vgg19()
     max_pixels: int = _max_pixels()
+    more_style_images: tuple[str, ...] = ()  # further files, learned as one style together with `style_image`
+    style_blend: tuple[float, ...] = option((), "with --as-one: how much each painting counts (default: all alike)", "X,X")
     preview: tuple[str, ...] = ()  # photos for the preview sheet; if empty, four of `photos`
     preview_every: int = option(500, "steps between two preview sheets", "N", least=1)
     checkpoint_every: int = option(500, "steps between two checkpoints", "N", least=1)
@@ -128,6 +134,17 @@ class TrainConfig:
             raise TrainingError(f"--lr is {self.lr}; a number above 0 is needed, or nothing is learned")
         if self.style_weight == 0 and self.content_weight == 0:
             raise TrainingError("--style-weight and --content-weight are both 0; one above 0 is needed, or nothing is learned")
+        if self.style_blend:
+            count = 1 + len(self.more_style_images)
+            if len(self.style_blend) != count or not sum(self.style_blend) > 0:
+                blend = ",".join(f"{share:g}" for share in self.style_blend)
+                raise TrainingError(f"--style-blend is {blend}; one number for each of {count} paintings is wanted, not all 0")
+        if self.into == "palette" and (self.tier != "realtime" or self.init != "base"):
+            raise TrainingError("--into palette learns in the palette's own network; leave out --tier and --init")
+
+    @property
+    def style_images(self) -> tuple[str, ...]:
+        return (self.style_image, *self.more_style_images)
 
     @property
     def painted_px(self) -> int:
@@ -146,7 +163,7 @@ class TrainConfig:
         """
         try:
             options: dict[str, Any] = json.loads(path.read_bytes())
-            options["preview"] = tuple(options.get("preview", ()))
+            options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
             options["init"] = options.get("init") or "none"  # as 0.1.0, which painted no margins either
             options.setdefault("margin_px", 0)
             options.setdefault("border_weight", 0.0)
@@ -160,7 +177,7 @@ class TrainConfig:
 
     @property
     def style_title(self) -> str:
-        return self.title or Path(self.style_image).stem.replace("_", " ")
+        return self.title or ", ".join(Path(path).stem.replace("_", " ") for path in self.style_images)
 
 
 @dataclass(frozen=True)

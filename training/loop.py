@@ -25,7 +25,7 @@ from allaprima.training.start import open_folder, start_runs, start_step
 # Options that may differ where several styles are trained together.
 OF_ONE_STYLE = (
     *("style_image", "style_size_px", "content_weight", "style_weight", "tv_weight", "border_weight", "steady", "lr", "init"),
-    *("title", "painter", "year", "license", "strokes", "crop_border"),
+    *("title", "painter", "year", "license", "strokes", "crop_border", "more_style_images", "style_blend"),
 )
 
 

@@ -124,6 +124,11 @@ class BadPhotos:
             )
 
 
+def _public(value: Any) -> Any:
+    """A file's name without its folders: a card is passed on, and the trainer's paths are private."""
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+
+
 def make_card(
     config: TrainConfig, step: int, newest: dict[str, float], seconds: float, bad_photos: int, processes: int = 1
 ) -> dict[str, Any]:
@@ -143,9 +148,8 @@ def make_card(
         "device": f"{count}{device_name(pick_device(config.device))}, torch {torch.__version__}",
         "losses": {name: round(value, 5) for name, value in newest.items()},
         "bad_photos": bad_photos,
-        # File names without folders: a card is passed on, and the trainer's paths are private.
         "options": {
-            name: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+            name: [_public(each) for each in value] if isinstance(value, tuple) else _public(value)
             for name, value in dataclasses.asdict(config).items()
             if name != "preview"
         },

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from allaprima.models.errors import TrainingError
 from allaprima.models.image_transform_net import TIERS, ImageTransformNet
 from allaprima.models.vgg import VGG19Features, load_vgg19
 from allaprima.training.checkpoint import TrainingState, find_weights, load_net
-from allaprima.training.conditional_instance_norm import nearest, starts
+from allaprima.training.conditional_instance_norm import PHOTO, learn_own_alone_, load_base, nearest, starts
 from allaprima.training.config import TrainConfig
 from allaprima.training.device import in_precision, pick_precision
 from allaprima.training.launch import TrainingStep, pick_functions, trial_image
@@ -40,12 +40,16 @@ def start_runs(
 ) -> list[Run]:
     """Each style with its network, average and optimizer, and one VGG-19 for all."""
     style_frames = [
-        read_style_image(config.style_image, config.style_size_px, config.max_pixels, crop_border=config.crop_border)
+        [
+            read_style_image(path, config.style_size_px, config.max_pixels, crop_border=config.crop_border)
+            for path in config.style_images
+        ]
         for config in configs
     ]
-    for config, style_frame in zip(configs, style_frames, strict=True):
-        if not resume and (text := plain_border_text(config, style_frame)):
-            say(text)
+    for config, frames in zip(configs, style_frames, strict=True):
+        for path, frame in zip(config.style_images, frames, strict=True):
+            if not resume and (text := plain_border_text(path, frame)):
+                say(text)
     preview_frames = load_preview_frames(configs[0], photos)
     vgg = load_vgg19(configs[0].vgg19, device=device)
     # "auto" chose by timing; a resumed run must not choose differently.
@@ -57,6 +61,8 @@ def start_runs(
         torch.manual_seed(config.seed)
         target, finer_target = targets_of(config, vgg, style_frames[i], target_vgg)
         net = TIERS[config.tier]() if found else first_network(config, target, preview_frames, say)
+        if config.into == "palette":
+            learn_own_alone_(net)
         net.upsampling = config.upsampling
         net = net.to(device).to(memory_format=torch.channels_last)
         config = dataclasses.replace(config, precision=precision)
@@ -64,7 +70,7 @@ def start_runs(
             config,
             run_folders[i],
             update=Update(config, net, target, ranks, finer_target),
-            style_frame=style_frames[i],
+            style_frame=style_frames[i][0],
             preview_frames=preview_frames,
             found=found[i] if found else None,
             resume=resume,
@@ -78,23 +84,26 @@ def start_runs(
 
 
 def targets_of(
-    config: TrainConfig, vgg: VGG19Features, style_frame: np.ndarray, target_vgg: VGG19Features
+    config: TrainConfig, vgg: VGG19Features, style_frames: Sequence[np.ndarray], target_vgg: VGG19Features
 ) -> tuple[StyleTarget, StyleTarget | None]:
-    """The target of a training and, for the painter's recipe, that of the painting twice as large, for the second level.
+    """The target of a training and, for the painter's recipe, that of the paintings twice as large, for the second level.
 
     Args:
-        vgg: float32; looks at the painting. target_vgg: in the precision used for training.
+        vgg: float32; looks at the paintings. target_vgg: in the precision used for training.
+        style_frames: `config.style_images`.
     """
+
+    def target_of(frames: Iterable[np.ndarray]) -> StyleTarget:
+        targets = [make_target(vgg, frame, "fp32") for frame in frames]
+        return dataclasses.replace(StyleTarget.blended(targets, config.style_blend or [1.0] * len(targets)), vgg=target_vgg)
+
     if config.recipe != "painter":
-        return dataclasses.replace(make_target(vgg, style_frame, "fp32"), vgg=target_vgg), None
-    finer_frame = read_style_image(
-        config.style_image, 2 * config.style_size_px, config.max_pixels, enlarged=False, crop_border=config.crop_border
+        return target_of(style_frames), None
+    finer = (
+        read_style_image(path, 2 * config.style_size_px, config.max_pixels, enlarged=False, crop_border=config.crop_border)
+        for path in config.style_images
     )
-    target, finer_target = (
-        dataclasses.replace(make_target(vgg, frame, "fp32"), vgg=target_vgg)
-        for frame in (style_frame, without_grain(finer_frame))
-    )
-    return target, finer_target
+    return target_of(style_frames), target_of(map(without_grain, finer))
 
 
 def start_step(
@@ -141,6 +150,8 @@ def first_network(
     config: TrainConfig, target: StyleTarget, preview_frames: Sequence[np.ndarray], say: Callable[[str], None]
 ) -> ImageTransformNet:
     """The network that a training begins with: the base's, another style's, or a random one."""
+    if config.into == "palette":
+        return palette_network(config, target, preview_frames, say)
     if config.init == "none":
         return TIERS[config.tier]()
     if config.init != "base":
@@ -151,6 +162,17 @@ def first_network(
         return TIERS[config.tier]()
     name = nearest(nets, target, preview_frames, config) if len(nets) > 1 else next(iter(nets))
     say(f"starting from {name}" + (f", of {len(nets)} networks the nearest to {config.style_title}" if len(nets) > 1 else ""))
+    return nets[name]
+
+
+def palette_network(
+    config: TrainConfig, target: StyleTarget, preview_frames: Sequence[np.ndarray], say: Callable[[str], None]
+) -> ImageTransformNet:
+    """The palette's network, with the numbers of its nearest painting to start from; only those will be learned."""
+    base = load_base(config.tier)
+    nets = {name: base.network(name) for name in base.names if name != PHOTO}
+    name = nearest(nets, target, preview_frames, config)
+    say(f"starting from {name}, of {len(nets)} paintings in the palette the nearest to {config.style_title}")
     return nets[name]
 
 

@@ -12,7 +12,7 @@ from allaprima.inference.pictures import read_picture, resize_short_side
 from allaprima.models.errors import TrainingError
 from allaprima.models.vgg import VGG19Features
 from allaprima.training import losses
-from allaprima.training.config import STYLE_LAYERS, WASSERSTEIN_LAYERS, TrainConfig
+from allaprima.training.config import STYLE_LAYERS, WASSERSTEIN_LAYERS
 from allaprima.training.device import in_precision
 from allaprima.training.images import to_image
 
@@ -50,6 +50,41 @@ class StyleTarget:
             {layer: torch.cat([each.style_grams[layer] for each in targets]) for layer in first.style_grams},
             {layer: torch.cat([each.style_quantiles[layer] for each in targets]) for layer in first.style_quantiles},
             torch.cat([each.style_colors for each in targets]),
+        )
+
+    @classmethod
+    def blended(cls, targets: Sequence["StyleTarget"], shares: Sequence[float]) -> "StyleTarget":
+        """The target of a painting that has a part of each of several: Gram matrices are averaged, and distributions and
+        colors are drawn from all of them.
+
+        Args:
+            targets: of one painting each. shares: how much each counts; only proportions matter.
+        """
+        if len(targets) == 1:
+            return targets[0]
+        parts = [share / sum(shares) for share in shares]
+
+        def drawn(tensors: Sequence[Tensor], dim: int) -> list[Tensor]:
+            """From each as many values as its share, spread over all of them."""
+            ends = np.rint(np.cumsum([0.0, *parts]) * tensors[0].shape[dim]).astype(int)
+            spread = [
+                torch.linspace(0, each.shape[dim] - 1, int(n)).round().long()
+                for each, n in zip(tensors, np.diff(ends), strict=True)
+            ]
+            return [each.index_select(dim, at.to(each.device)) for each, at in zip(tensors, spread, strict=True)]
+
+        first = targets[0]
+        return cls(
+            first.vgg,
+            {
+                layer: torch.stack([part * each.style_grams[layer] for part, each in zip(parts, targets, strict=True)]).sum(0)
+                for layer in first.style_grams
+            },
+            {
+                layer: torch.cat(drawn([each.style_quantiles[layer] for each in targets], 2), 2).sort(dim=2).values
+                for layer in first.style_quantiles
+            },
+            torch.cat(drawn([each.style_colors for each in targets], 1), 1),
         )
 
     def of_each(self, styles: Tensor) -> "StyleTarget":
@@ -110,14 +145,14 @@ def _is_plain(line: np.ndarray, color: np.ndarray) -> bool:
     return bool(np.quantile(np.abs(line.astype(np.int16) - color).max(axis=1), 0.98) <= BORDER_LEVELS)
 
 
-def plain_border_text(config: TrainConfig, style_frame: np.ndarray) -> str:
+def plain_border_text(style_image: str, style_frame: np.ndarray) -> str:
     """What to tell the user of a plain border, which the network would learn, too; empty if there is none."""
     rows, columns = inside_of(style_frame)
     height, width = style_frame.shape[:2]
     share = 1.0 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
     if share < MIN_BORDER_SHARE:
         return ""
-    of = f"{share:.0%} of {config.style_image}"
+    of = f"{share:.0%} of {style_image}"
     return f"{of} is a plain border, which the network learns to paint, too; --crop-border cuts it off"
 
 

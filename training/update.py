@@ -98,7 +98,9 @@ class Update:
         on_gpu = device.type == "cuda"
         self.averaged_net = copy.deepcopy(net).requires_grad_(False).eval()
         lr = torch.tensor(config.lr, device=device) if on_gpu else config.lr
-        self.optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=True, capturable=on_gpu)
+        self.optimizer = torch.optim.Adam(
+            [p for p in net.parameters() if p.requires_grad], lr=lr, fused=True, capturable=on_gpu
+        )
         self.lr_scale = 1.0
         self.parallel_net = ranks.wrap(net)
         self._average_share = torch.zeros((), device=device)  # of the new weights in the average

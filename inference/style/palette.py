@@ -13,7 +13,10 @@ import io
 import math
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,65 +26,128 @@ from allaprima.models.contract import Contract
 from allaprima.models.errors import StyleError
 
 PALETTE = Path(__file__).resolve().parents[2] / "checkpoints" / "base" / "palette.npz"
-TEMPLATE, NAMES = "template", "names"  # beside these the file holds initializers, (styles, ...) each
+# What the file holds besides each painting's own numbers, which are (paintings, ...) by the names of the network's parameters:
+# a style file to put them into, the paintings' names, and which body they were learned in. A file of a single painting's
+# numbers lacks the first.
+TEMPLATE, NAMES, BODY = "template", "names", "body"
+MAX_BYTES = 2**22  # of either, unpacked
 
 
 def parse_mix(text: str) -> dict[str, float] | None:
-    """Names and weights of "great_wave:0.6,starry_night:0.4"; None where a text is nothing of that kind."""
+    """Names and weights of "great_wave:0.6,starry_night:0.4"; None if a text is nothing of the kind.
+
+    A name may also be an .npz file, "udnie.npz:0.5", that `allaprima train --into palette` wrote; alone it needs no weight.
+    """
     weights: dict[str, float] = {}
     for part in text.split(","):
         name, colon, weight = part.strip().rpartition(":")
+        if _is_file(part):
+            name, colon, weight = part, ":", "1"
         try:
             number = float(weight)
         except ValueError:
             return None
-        if not colon or not name or "/" in name or "\\" in name:
+        name = name.strip()
+        if not colon or not name or (("/" in name or "\\" in name) and not _is_file(name)):
             return None
-        name = name.strip().lower().replace("-", "_").replace(" ", "_")
+        name = name if _is_file(name) else name.lower().replace("-", "_").replace(" ", "_")
         weights[name] = weights.get(name, 0.0) + number
     return weights
 
 
-def mixed_style(weights: Mapping[str, float], palette: Path = PALETTE) -> bytes:
-    """An ordinary style file that paints a mix.
+def _is_file(name: str) -> bool:
+    return name.strip().lower().endswith(".npz")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What lies between paintings.
+
+    Attributes:
+        own: its numbers, by the names of the network's parameters.
+        title: "60% great_wave + 40% starry_night".
+        template: a style file of the palette's network. body: which network that is.
+    """
+
+    own: dict[str, np.ndarray]
+    title: str
+    template: bytes
+    body: str
+
+
+def mix(weights: Mapping[str, float], palette: Path = PALETTE) -> Mix:
+    """The numbers of a mix.
 
     Args:
-        weights: of the palette's names; what counts is their share.
+        weights: of the palette's names, or of files of a painting's own numbers; what counts is their share.
     Raises:
-        StyleError: there is no such name, or no share.
+        StyleError: there is no such name or file, a file belongs to another palette, or there is no share.
     """
-    import onnx
-
-    arrays = _read(palette)
-    names = [str(name) for name in arrays[NAMES]]
-    for name in weights:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else "."
-            raise StyleError(f'there is no "{name}" to mix with{hint} There are {", ".join(names)}')
+    arrays = _read(palette, {TEMPLATE, NAMES, BODY}, "get it again")
+    template, names, body = arrays.pop(TEMPLATE), [str(name) for name in arrays.pop(NAMES)], str(arrays.pop(BODY))
     total = math.fsum(weights.values())
     if not all(0.0 <= weight < math.inf for weight in weights.values()) or not 0.0 < total < math.inf:
         given = ",".join(f"{name}:{weight:g}" for name, weight in weights.items())
         raise StyleError(f"{given} is no mix; weights of at least 0 are wanted, and one above it")
-    shares = np.zeros(len(names))
+    own = {name: np.zeros(array.shape[1:]) for name, array in arrays.items()}
+    parts = []
     for name, weight in weights.items():
-        shares[names.index(name)] += weight / total
-    model = onnx.load_model_from_string(arrays[TEMPLATE].tobytes())
+        if _is_file(name):
+            title, numbers = _painting(Path(name), own, body)
+        elif name in names:
+            title, numbers = name, {key: array[names.index(name)] for key, array in arrays.items()}
+        else:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f'; did you mean "{near[0]}"?' if near else "."
+            raise StyleError(f'there is no "{name}" to mix with{hint} There are {", ".join(names)}')
+        own = {key: mixed + weight / total * numbers[key] for key, mixed in own.items()}
+        parts.append((weight / total, title))
+    title = " + ".join(f"{share:.0%} {name}" for share, name in sorted(parts, reverse=True) if share)
+    return Mix({key: each.astype(np.float32) for key, each in own.items()}, title, template.tobytes(), body)
+
+
+def mixed_style(weights: Mapping[str, float], palette: Path = PALETTE) -> bytes:
+    """An ordinary style file that paints a `mix`."""
+    import onnx
+
+    mixed = mix(weights, palette)
+    model = onnx.load_model_from_string(mixed.template)
+    arrays = _initializers(mixed.own)
     for tensor in model.graph.initializer:
         if tensor.name in arrays:
-            tensor.raw_data = np.tensordot(shares, arrays[tensor.name], 1).astype("<f4").tobytes()
+            tensor.raw_data = arrays[tensor.name].astype("<f4").tobytes()
     contract = Contract.from_metadata({each.key: each.value for each in model.metadata_props}, str(palette))
-    parts = sorted(((share, name) for share, name in zip(shares, names, strict=True) if share), reverse=True)
-    card = {**contract.card, "title": " + ".join(f"{share:.0%} {name}" for share, name in parts), "painter": "", "year": ""}
-    mixed = dataclasses.replace(contract, card=card)
+    card = {**contract.card, "title": mixed.title, "painter": "", "year": ""}
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, mixed.to_metadata(__version__))
+    onnx.helper.set_model_props(model, dataclasses.replace(contract, card=card).to_metadata(__version__))
     return bytes(model.SerializeToString())
+
+
+def _initializers(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A painting's own numbers as a style file holds them: `skip` and `bias` as in `models.image_transform_net.photo_part`."""
+    skip, bias = own["skip"], own["bias"]
+    phases = [np.pad(skip, ((0, 0), (0, 0), (dy, 1 - dy), (dx, 1 - dx))) for dy in (0, 1) for dx in (0, 1)]
+    centered = bias - 0.5 * skip.sum((1, 2, 3))
+    return {**own, "skip": np.stack(phases, 1), "bias": centered.repeat(4)}
+
+
+def _painting(path: Path, wanted: Mapping[str, np.ndarray], body: str) -> tuple[str, dict[str, np.ndarray]]:
+    """Name and numbers of a single painting's file."""
+    arrays = _read(path, {NAMES, BODY}, "make it with allaprima train --into palette")
+    names, of = arrays.pop(NAMES), str(arrays.pop(BODY))
+    if of != body:
+        raise StyleError(f"{path} was learned in another palette; learn it again: allaprima train PAINTING --into palette")
+    shapes = {name: (1, *array.shape) for name, array in wanted.items()}
+    if names.shape != (1,) or {name: array.shape for name, array in arrays.items()} != shapes:
+        raise StyleError(f"{path} does not hold the numbers of one painting; make it with allaprima train --into palette")
+    if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values()):
+        raise StyleError(f"{path} holds numbers that are not finite; make it with allaprima train --into palette")
+    return str(names[0])[:80], {name: array[0] for name, array in arrays.items()}
 
 
 def mixed_file(weights: Mapping[str, float], palette: Path = PALETTE) -> Path:
     """`mixed_style` as a file that is there as long as this program runs."""
-    name = "_".join(f"{name}_{weight:g}" for name, weight in weights.items())[:100]
+    name = "_".join(f"{Path(name).stem}_{weight:g}" for name, weight in weights.items())[:100]
     path = _folder() / f"{name}.onnx"
     path.write_bytes(mixed_style(weights, palette))
     return path
@@ -94,11 +160,22 @@ def _folder() -> Path:
     return folder
 
 
-def _read(palette: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, needed: set[str], remedy: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file.
+
+    Raises:
+        StyleError: it cannot be read; ends with the remedy.
+    """
     try:
-        with np.load(io.BytesIO(palette.read_bytes()), allow_pickle=False) as file:
-            return dict(file)
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as unpacked:
+            if sum(each.file_size for each in unpacked.infolist()) > MAX_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_BYTES / 2**20:.0f} MB")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        if missing := needed - arrays.keys():
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        return arrays
     except FileNotFoundError as error:
-        raise StyleError(f"there is no palette to mix from at {palette}") from error
-    except (OSError, ValueError) as error:
-        raise StyleError(f"{palette} is damaged: {error}; get it again") from error
+        raise StyleError(f"there is no {'palette to mix from at ' if TEMPLATE in needed else 'file '}{path}") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise StyleError(f"{path} is damaged: {error}; {remedy}") from error

@@ -76,13 +76,14 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] | None = N
 
     Args:
         name: a shipped style ("great_wave"), one of its tiers ("great_wave/realtime"), a flavor of it
-            ("great_wave/realtime.int8"), a mix ("great_wave:0.6,starry_night:0.4", see `palette`), or a path to an .onnx file.
+            ("great_wave/realtime.int8"), a mix ("great_wave:0.6,starry_night:0.4", see `palette`), or a path to an .onnx file,
+            or to the .npz file of a painting's own numbers in the palette.
         tiers: which one a bare name means, see `shipped_styles`.
     Raises:
         StyleError: no such style; the message suggests the nearest name.
     """
     path = Path(name)
-    if not path.exists() and (weights := parse_mix(name)):
+    if (path.suffix.lower() == ".npz" or not path.exists()) and (weights := parse_mix(name)):
         return mixed_file(weights)
     if path.suffix.lower() == ".onnx":
         if not path.is_file():
@@ -121,4 +122,6 @@ def _spelled_as_shipped(name: str) -> str:
 
 def style_name(style: str) -> str:
     """What a user called a style, as a part of a file's name."""
-    return Path(style).stem if style.lower().endswith(".onnx") else re.sub("[/ :,]+", "_", style)
+    if style.lower().endswith((".onnx", ".npz")):
+        return Path(style).stem
+    return re.sub("[/ :,]+", "_", re.sub(r"[^,]*[/\\]([^/\\,]*)\.npz(?=:)", r"\1", style))

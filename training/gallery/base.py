@@ -141,7 +141,7 @@ def targets_of_all(config: TrainConfig, style_images: Sequence[Path], vgg: VGG19
     of a step are painted as a second level."""
     each = [
         targets_of(
-            dataclasses.replace(config, style_image=str(path)), vgg, read_style_image(str(path), config.style_size_px), vgg
+            dataclasses.replace(config, style_image=str(path)), vgg, [read_style_image(str(path), config.style_size_px)], vgg
         )
         for path in style_images
     ]
