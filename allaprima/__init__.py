@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from allaprima.inference.style.session import StyleSession
+
     T = TypeVar("T", Image.Image, np.ndarray)
 
 # ONNX Runtime 1.29 and newer would else write a number of this machine into the home folder, and send what it ran to its
@@ -37,8 +39,8 @@ class Style:
     """A style, ready to paint pictures; several threads may share it.
 
     Args:
-        style: a shipped style ("great_wave", see `styles`), one of its tiers ("great_wave/realtime"), an .onnx file that
-            `train` or `allaprima export` wrote, or such a file's bytes.
+        style: a shipped style ("great_wave", see `styles`), one of its tiers ("great_wave/realtime"), a mix
+            ("great_wave:0.6,starry_night:0.4"), an .onnx file that `train` or `allaprima export` wrote, or such a file's bytes.
         device: "auto" takes CUDA where it works and else the CPU; "cpu", "cuda", "coreml" or "directml".
         engine: on the CPU: "auto" takes OpenVINO where it is installed and faster here; "onnxruntime" or "openvino".
     Attributes:
@@ -58,6 +60,8 @@ class Style:
         self._session = StyleSession(name if isinstance(name, bytes) else find_style(name), device, engine=engine)
         fast = None if isinstance(name, bytes) else faster_tier(name)
         self._fine_session = StyleSession(fast, device, engine=engine) if fast else None
+        self._name, self._engine = name, engine
+        self._gentler: tuple[float, StyleSession] | None = None  # the mix at the strength that it was last asked for at
         self.card: dict[str, Any] = dict(self._session.contract.card)
         self.strokes, self.device = self._session.contract.own_strokes, self._session.device
 
@@ -78,7 +82,7 @@ class Style:
             photo: a PIL image of any mode, or (H, W, 3) uint8 RGB, sRGB-encoded, from 1x1 up.
             strokes: how large they are: 1 as on a picture of 768 px, 2 twice as large; 0 paints in one pass at the picture's
                 own size; None is the style's own size.
-            strength: 0 is the photo, 1 the painting.
+            strength: 0 is the photo, 1 the painting; between them a mix has gentler strokes, another style fades.
             keep_color: "luminance" takes only light and dark from the painting, "histogram" and "linear" move its palette to
                 the photo's; "none".
             match_luminance: with "luminance", keep the photo's contrast and brightness too.
@@ -100,15 +104,33 @@ class Style:
         from allaprima.inference.pictures import image_of, picture_of
 
         how = StylizeOptions(keep_color, match_luminance, strength, max_side_px, strokes, detail)
+        session, how = self._at_strength(how)
         if isinstance(photo, Image.Image):
             picture = picture_of(photo)
-            stylized_frame = paint_photo(self._session, picture.frame, how, self._fine_session)
+            stylized_frame = paint_photo(session, picture.frame, how, self._fine_session)
             return image_of(dataclasses.replace(picture, frame=stylized_frame))
         if not isinstance(photo, np.ndarray):
             raise TypeError(f"photo is a {type(photo).__name__}; a PIL image or a (H, W, 3) uint8 array is wanted")
         if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or not photo.size:
             raise ValueError(f"photo is {photo.shape} {photo.dtype}; (H, W, 3) uint8 RGB is wanted")
-        return paint_photo(self._session, np.ascontiguousarray(photo), how, self._fine_session)
+        return paint_photo(session, np.ascontiguousarray(photo), how, self._fine_session)
+
+    def _at_strength(self, how: StylizeOptions) -> "tuple[StyleSession, StylizeOptions]":
+        """What paints with these options: a mix has gentler strokes, another style is faded into the photo."""
+        import dataclasses
+
+        from allaprima.inference.style.session import StyleSession
+        from allaprima.inference.style.styles import find_styles
+
+        kept = self._gentler
+        if kept is None or kept[0] != how.strength:
+            if isinstance(self._name, bytes):
+                return self._session, how
+            (path,), strength = find_styles([self._name], how.strength)
+            if strength == how.strength:
+                return self._session, how
+            self._gentler = kept = how.strength, StyleSession(path, self.device, engine=self._engine)
+        return kept[1], dataclasses.replace(how, strength=1.0)
 
 
 def train(

@@ -94,7 +94,7 @@ def stylize(options: argparse.Namespace) -> int:
     from allaprima.inference.interrupt import catch_interrupt
     from allaprima.inference.pictures import check_no_input
     from allaprima.inference.style.session import StyleSession
-    from allaprima.inference.style.styles import faster_tier, find_style, style_name
+    from allaprima.inference.style.styles import faster_tier, find_styles, style_name
     from allaprima.inference.stylize import Mask, plan_jobs, read_mask, run_jobs
 
     if len(options.style) > (2 if options.mask else 1):
@@ -102,7 +102,7 @@ def stylize(options: argparse.Namespace) -> int:
             "two at most, for its white and its black part" if options.mask else "one; --mask says where a second one paints"
         )
         raise StyleError(f"{len(options.style)} styles are given, {wanted}")
-    paths = [find_style(name) for name in options.style]
+    paths, options.strength = find_styles(options.style, options.strength)
 
     def say(note: str) -> None:
         print(f"allaprima: {note}", file=sys.stderr)
@@ -246,12 +246,12 @@ def _paint_films(options: argparse.Namespace, plain: Callable[[str], str] = str)
     from allaprima.inference.interrupt import catch_interrupt
     from allaprima.inference.precision import pick_precision
     from allaprima.inference.style.session import StyleSession
-    from allaprima.inference.style.styles import PREFERRED_LIVE, find_style, style_name
+    from allaprima.inference.style.styles import PREFERRED_LIVE, find_styles, style_name
 
     for film in options.films:
         if "://" in film:
             raise VideoError(f"{film} is an address; video paints files, webcam --camera takes addresses")
-    path = find_style(options.style, tiers=PREFERRED_LIVE)
+    (path,), options.strength = find_styles([options.style], options.strength, PREFERRED_LIVE)
     planned = plan_films(options.films, options.output, style_name(options.style))
     if options.output and options.output.endswith(("/", os.sep)):
         Path(options.output).mkdir(parents=True, exist_ok=True)

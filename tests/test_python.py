@@ -126,7 +126,7 @@ def test_a_style_is_trained_as_on_the_command_line(painting, photo_folder, tmp_p
     assert allaprima.Style(style)(landscape).shape == landscape.shape
     with pytest.raises(TrainingError, match="holds a training"):
         allaprima.train(painting, photo_folder, tmp_path / "run")
-    with pytest.raises(TypeError, match="train has no option brush; there are style_image, photos, tier, steps"):
+    with pytest.raises(TypeError, match="train has no option brush; there are style_image, photos, tier, into, steps"):
         allaprima.train(painting, photo_folder, tmp_path / "other", brush="large")
     with pytest.raises(TrainingError, match="there is no painting"):
         allaprima.train(tmp_path / "gone.jpg", photo_folder, tmp_path / "other")

@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import os
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -389,7 +390,8 @@ def add_export(commands: Commands) -> None:
     )
     example = "allaprima export runs/my_style --io frame --precision int8"
     parser = add_command(commands, "export", export, "turn a training into an .onnx file", text, example)
-    parser.add_argument("run_or_checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run folder or a .safetensors file")
+    what = "a run folder, a .safetensors file, or a mix: great_wave:0.6,starry_night:0.4"
+    parser.add_argument("run_or_checkpoint", metavar="RUN_CHECKPOINT_OR_MIX", help=what)
     what = "(default: style.onnx in the run folder, style.frame.onnx, style.int8.onnx, ...)"
     parser.add_argument("-o", "--output", metavar="FILE.onnx", help=what)
     add_options(parser, Flavor)
@@ -404,18 +406,27 @@ def add_export(commands: Commands) -> None:
 def export(options: argparse.Namespace) -> int:
     _need_training_packages()
     from allaprima.inference.style.info import report_text
+    from allaprima.inference.style.palette import parse_mix
+    from allaprima.inference.style.styles import style_name
+    from allaprima.training.conditional_instance_norm import save_mix
     from allaprima.training.export.export import Yardstick
     from allaprima.training.export.export import export as export_onnx
 
     source = Path(options.run_or_checkpoint)
     flavor = Flavor(**chosen(Flavor, options))
-    base = source / "style" if source.is_dir() else source.with_suffix("")
+    weights = None if source.exists() and source.suffix != ".npz" else parse_mix(options.run_or_checkpoint)
+    base = source / "style" if source.is_dir() else style_name(options.run_or_checkpoint) if weights else source.with_suffix("")
     output = Path(options.output or f"{base}{flavor.suffix}.onnx")
     if output.exists() and not options.overwrite:
         raise StyleError(f"{output} exists; give --overwrite to replace it, or another -o")
     style_image = Path(options.style_image) if options.style_image else None
     yardstick = Yardstick(Path(options.photos) if options.photos else None, style_image, options.vgg19)
-    print(f"wrote {output}; {report_text(export_onnx(source, output, flavor, yardstick))}")
+    with tempfile.TemporaryDirectory() as folder:
+        if weights:
+            source = Path(folder, "mix.safetensors")
+            save_mix(source, weights)
+        report = export_onnx(source, output, flavor, yardstick)
+    print(f"wrote {output}; {report_text(report)}")
     return 0
 
 

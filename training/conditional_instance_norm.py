@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from allaprima.inference.atomic import write_atomically
 from allaprima.inference.pictures import resize_short_side
-from allaprima.inference.style.palette import BODY, NAMES
+from allaprima.inference.style.palette import BODY, NAMES, PALETTE, PHOTO, mix
 from allaprima.inference.style.styles import FOLDER
 from allaprima.models.errors import StyleError
 from allaprima.models.image_transform_net import TIERS, ImageTransformNet, InstanceNorm
@@ -31,7 +31,7 @@ from allaprima.training.style_image import StyleTarget
 
 BASE = FOLDER / "base"
 OF_EACH_STYLE = ("skip", "bias")  # besides the norms; only in the realtime network
-PHOTO = "photo"  # the "painting" of a base whose picture is the photo itself
+STROKES = 1.5  # of mixes, where nobody says
 TRIAL_PX = 160  # short side of the photos used to choose the network that a new painting starts from
 
 
@@ -125,6 +125,21 @@ def save_painting(path: Path, net: nn.Module, name: str) -> None:
     body = _digest({key: tensor for key, tensor in tensors.items() if key not in own})
     arrays = {key: tensors[key].cpu().numpy()[None] for key in own}
     write_npz(path, {NAMES: np.array([name]), BODY: np.array(body), **arrays})
+
+
+def save_mix(path: Path, weights: Mapping[str, float]) -> None:
+    """Write a mix of the palette as the weights of a network, to be exported.
+
+    Raises:
+        StyleError: as `inference.style.palette.mix`, or the palette and the base are of different trainings.
+    """
+    mixed, base = mix(weights), load_base("realtime")
+    if mixed.body != base.body:
+        raise StyleError(f"{PALETTE} and {BASE} are of different trainings; get both again")
+    own = {name: torch.from_numpy(array) for name, array in mixed.own.items()}
+    card = {"title": mixed.title, "license": "public domain", "tier": base.tier, "strokes": STROKES}
+    card |= {name: base.card[name] for name in ("step", "photos_seen", "seconds", "losses", "options") if name in base.card}
+    save_weights(path, base.shared | own, card)
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from allaprima.inference.style.palette import PHOTO
 from allaprima.models.errors import TrainingError
 from allaprima.models.image_transform_net import TIERS, ImageTransformNet
 from allaprima.models.vgg import VGG19Features, load_vgg19
 from allaprima.training.checkpoint import TrainingState, find_weights, load_net
-from allaprima.training.conditional_instance_norm import PHOTO, learn_own_alone_, load_base, nearest, starts
+from allaprima.training.conditional_instance_norm import learn_own_alone_, load_base, nearest, starts
 from allaprima.training.config import TrainConfig
 from allaprima.training.device import in_precision, pick_precision
 from allaprima.training.launch import TrainingStep, pick_functions, trial_image

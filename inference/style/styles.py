@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allaprima.inference.style.palette import mixed_file, parse_mix
+from allaprima.inference.style.palette import gentler, mixed_file, parse_mix
 from allaprima.models.errors import StyleError
 
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
@@ -83,7 +83,7 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] | None = N
         StyleError: no such style; the message suggests the nearest name.
     """
     path = Path(name)
-    if (path.suffix.lower() == ".npz" or not path.exists()) and (weights := parse_mix(name)):
+    if weights := _mix_of(name):
         return mixed_file(weights)
     if path.suffix.lower() == ".onnx":
         if not path.is_file():
@@ -107,6 +107,24 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] | None = N
     hint = f'; did you mean "{nearest[0]}"?' if nearest else "."
     more = f" (some as .{', .'.join(sorted({name.rpartition('.')[2] for name in flavors}))}, too)" if flavors else ""
     raise StyleError(f'there is no style "{name}"{hint} There are {", ".join(names)}{more}, or give an .onnx file')
+
+
+def find_styles(names: Sequence[str], strength: float, tiers: Sequence[str] | None = None) -> tuple[list[Path], float]:
+    """`find_style` for each name, at a strength: where all are mixes, that is in the strokes of what is found.
+
+    Returns:
+        the files, and the strength that is left: 1, or as it was, to fade the painting into the photo.
+    """
+    mixes = [weights for weights in map(_mix_of, names) if weights]
+    if 0.0 < strength < 1.0 and len(mixes) == len(names):
+        return [mixed_file(gentler(weights, strength)) for weights in mixes], 1.0
+    return [find_style(name, tiers=tiers) for name in names], strength
+
+
+def _mix_of(name: str) -> dict[str, float] | None:
+    """The weights in a style's name if it is a mix, and no file."""
+    path = Path(name)
+    return parse_mix(name) if path.suffix.lower() == ".npz" or not path.exists() else None
 
 
 def faster_tier(name: str, folder: Path = FOLDER) -> Path | None:

@@ -117,6 +117,22 @@ def test_into_the_palette_only_a_paintings_own_numbers_are_learned(run, painting
     assert run("train", "--resume", folder)[0] == 0
 
 
+def test_a_mix_is_exported_as_what_it_paints(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("export", "great_wave:0.6,photo:0.4")
+    assert code == 0, err
+    assert out.startswith("wrote great_wave_0.6_photo_0.4.onnx; ")
+    exported = StyleSession(tmp_path / "great_wave_0.6_photo_0.4.onnx")
+    mixed = StyleSession(mixed_style({"great_wave": 0.6, "photo": 0.4}))
+    assert exported.contract.card["title"] == mixed.contract.card["title"] == "60% great_wave + 40% photo"
+    assert exported.contract.own_strokes == mixed.contract.own_strokes
+    image = frame_to_image(paint_landscape(64, 96))
+    assert np.abs(exported.stylize_image(image) - mixed.stylize_image(image)).max() < 1e-3
+    code, _, err = run("export", "great_wave:0.6,nobody:0.4")
+    assert code == 1
+    assert 'there is no "nobody" to mix with' in err
+
+
 @pytest.fixture
 def own(tmp_path):
     path = tmp_path / "own.npz"

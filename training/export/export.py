@@ -247,7 +247,7 @@ def _opened(model: onnx.ModelProto, contract: Contract) -> StyleSession:
     run = onnx.load_from_string(rebuilt(data, "the file")[0]).graph
     for part in ("node", "initializer", "input", "output"):
         assert list(getattr(run, part)) == list(getattr(model.graph, part)), f"{part} of a file is not what is run"
-    return StyleSession(data, "cpu")
+    return StyleSession(data, "cpu", engine="onnxruntime")
 
 
 def compare(net: ImageTransformNet, session: StyleSession, photos: Sequence[np.ndarray]) -> dict[str, float]:

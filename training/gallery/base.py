@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from allaprima.inference.interrupt import catch_interrupt
 from allaprima.inference.pictures import list_pictures
+from allaprima.inference.style.palette import PHOTO
 from allaprima.models.image_transform_net import TIERS
 from allaprima.models.options import choices_of
 from allaprima.models.vgg import VGG19Features, load_vgg19
 from allaprima.training.augmentation import Shaken
 from allaprima.training.checkpoint import load_newest_state, save_checkpoint
-from allaprima.training.conditional_instance_norm import BASE, PHOTO, ManyStyles, load_base, save_base
+from allaprima.training.conditional_instance_norm import BASE, ManyStyles, load_base, save_base
 from allaprima.training.config import TrainConfig
 from allaprima.training.device import in_precision, pick_device, pick_precision, worker_count
 from allaprima.training.images import to_image

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from allaprima.inference.style.palette import BODY, NAMES, PALETTE, TEMPLATE
 from allaprima.models.contract import Contract
-from allaprima.training.conditional_instance_norm import Base, load_base, write_npz
+from allaprima.training.conditional_instance_norm import STROKES, Base, load_base, write_npz
 from allaprima.training.export.conversion import at_opset
 from allaprima.training.export.export import serialized
 from allaprima.training.export.graph import to_onnx
@@ -37,7 +37,7 @@ def write_palette(base: Base, path: Path = PALETTE) -> None:
         "title": "a mix",
         "license": "public domain",
         "tier": base.tier,
-        "strokes": 1.5,
+        "strokes": STROKES,
         "photos_seen": base.card["photos_seen"],
     }
     template = serialized(models[0], Contract(nets[0].stride_px, nets[0].least_px, card))

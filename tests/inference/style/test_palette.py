@@ -1,11 +1,13 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+import allaprima
 from allaprima.inference.landscape import paint_landscape
 from allaprima.inference.style.palette import mixed_style, parse_mix
 from allaprima.inference.style.session import StyleSession, frame_to_image
-from allaprima.inference.style.styles import find_style, style_name
+from allaprima.inference.style.styles import find_style, find_styles, style_name
 from allaprima.models.errors import StyleError
 
 
@@ -67,6 +69,26 @@ def test_without_a_palette_it_is_named(tmp_path):
     (tmp_path / "palette.npz").write_bytes(b"nothing")
     with pytest.raises(StyleError, match="is damaged"):
         mixed_style({"great_wave": 1.0}, tmp_path / "palette.npz")
+
+
+def test_a_mixs_strength_is_in_its_strokes_and_other_styles_fade(tmp_path):
+    (gentle,), left = find_styles(["great_wave:3,starry_night:1"], 0.4)
+    card = StyleSession(gentle).contract.card
+    assert (card["title"], left) == ("60% photo + 30% great_wave + 10% starry_night", 1.0)
+    for names, strength in ((["great_wave:1"], 1.0), (["great_wave:1"], 0.0), (["great_wave/realtime"], 0.4)):
+        assert find_styles(names, strength) == ([find_style(name) for name in names], strength)
+    paths, left = find_styles(["great_wave:1", "great_wave/realtime"], 0.4)
+    assert left == 0.4
+    assert StyleSession(paths[0]).contract.card["title"] == "100% great_wave"
+
+
+def test_the_python_interface_paints_a_mix_at_a_strength(landscape):
+    style = allaprima.Style("great_wave:1", engine="onnxruntime")
+    whole, gentle, again = (style(landscape, strength=strength) for strength in (1.0, 0.5, 0.5))
+    faded = cv2.addWeighted(whole, 0.5, landscape, 0.5, 0.0)
+    assert np.array_equal(gentle, again)
+    assert cv2.absdiff(gentle, faded).mean() > 1.0
+    assert cv2.absdiff(gentle, landscape).mean() < cv2.absdiff(whole, landscape).mean()
 
 
 def test_photos_are_painted_with_a_mix(run, tmp_path):

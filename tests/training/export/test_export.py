@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from allaprima.inference.style import engines
 from allaprima.inference.style.session import StyleSession, frame_to_image
 from allaprima.models.contract import LUMA, Contract
 from allaprima.models.errors import StyleError, TrainingError
@@ -74,6 +75,15 @@ def test_torch_and_onnx_runtime_agree_at_odd_sizes(tier, tmp_path):
     assert export(tmp_path / "w.safetensors", tmp_path / "x.onnx")["largest_difference"] < 1e-3
     image = np.random.default_rng(0).random((2, 3, 37, 51), dtype=np.float32)
     assert StyleSession(tmp_path / "x.onnx").stylize_image(image).shape == image.shape
+
+
+def test_a_file_is_compared_in_onnx_runtime_whatever_else_is_installed(weights, tmp_path, monkeypatch):
+    monkeypatch.delenv("ALLAPRIMA_ENGINE")
+    monkeypatch.setattr(engines, "is_installed", lambda: True)
+    monkeypatch.setattr(engines, "engine_trouble", lambda: "")
+    monkeypatch.setattr(engines, "_trial", lambda *_: pytest.fail("another engine was tried"))
+    export(weights, tmp_path / "a.onnx")
+    assert (tmp_path / "a.onnx").exists()
 
 
 def test_a_file_that_differs_is_not_kept(weights, tmp_path, monkeypatch):
