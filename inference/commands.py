@@ -332,6 +332,8 @@ def add_webcam(commands: Commands) -> None:
     what = "shipped styles or .onnx files (default: all that are shipped in the realtime tier)"
     parser.add_argument("-s", "--style", type=_names, metavar="STYLE[,STYLE...]", help=what)
     parser.add_argument("--camera", default="0", metavar="N|URL|FILE", help="(default: 0, the first one)")
+    what = "styles of the palette, one network for all, which moves from one to the next in so many seconds (alone: 1)"
+    parser.add_argument("--fade", nargs="?", type=number(0.0, 60.0), const=1.0, metavar="SECONDS", help=what)
     what = "what to ask a camera for (default: 640x480); a film or stream is made to fit in, whole (default: its own size)"
     parser.add_argument("--size", type=_size, metavar="WxH", help=what)
     names = ("keep_color", "strength", "strokes", "detail", "steady")
@@ -356,7 +358,7 @@ def webcam(options: argparse.Namespace) -> int:
     from allaprima.inference.interrupt import catch_interrupt
     from allaprima.inference.live.cameras import CAMERA_SIZE, CameraFeed, open_camera
     from allaprima.inference.live.displays import VirtualCamera, Window, check_virtual_camera
-    from allaprima.inference.live.rack import StyleRack
+    from allaprima.inference.live.rack import PaletteRack, StyleRack
     from allaprima.inference.live.webcam import Controls, Webcam
     from allaprima.inference.precision import pick_precision
     from allaprima.inference.profile import Profile, bare_session_ms
@@ -369,13 +371,17 @@ def webcam(options: argparse.Namespace) -> int:
     if options.virtual_camera:
         check_virtual_camera()
     window = None if options.headless else Window()
-    names = options.style or [style.full_name for style in shipped_styles() if style.tier == PREFERRED_LIVE[0]]
-    if not names:
-        raise StyleError("no realtime styles in checkpoints/; give --style FILE.onnx")
     size = (options.size[1], options.size[0]) if options.size else None
-    paths = {name: find_style(name, tiers=PREFERRED_LIVE) for name in names}
-    paths, found = pick_precision(paths, options.device, options.target_fps, size or CAMERA_SIZE, options.engine)
-    rack = StyleRack(paths, options.device, options.engine)
+    rack: StyleRack | PaletteRack
+    if options.fade is not None:
+        rack, found = PaletteRack(options.style or (), options.fade, options.device, options.engine), ""
+    else:
+        names = options.style or [style.full_name for style in shipped_styles() if style.tier == PREFERRED_LIVE[0]]
+        if not names:
+            raise StyleError("no realtime styles in checkpoints/; give --style FILE.onnx")
+        paths = {name: find_style(name, tiers=PREFERRED_LIVE) for name in names}
+        paths, found = pick_precision(paths, options.device, options.target_fps, size or CAMERA_SIZE, options.engine)
+        rack = StyleRack(paths, options.device, options.engine)
     buffers, profile = Buffers(), Profile()
     feed = CameraFeed(lambda: open_camera(options.camera, size, buffers), buffers, profile)
     print(f"painting with {rack.first.name} on {rack.first.where}{found and f' ({found})'}", file=sys.stderr)
@@ -541,7 +547,15 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    """Styles, separated by commas; neighbors with weights are one mix."""
+    from allaprima.inference.style.palette import parse_mix
+
+    names: list[str] = []
+    for name in filter(None, map(str.strip, text.split(","))):
+        if names and parse_mix(name) and parse_mix(names[-1]):
+            names[-1] += f",{name}"
+        else:
+            names.append(name)
     if not names:
         raise argparse.ArgumentTypeError("no style is named; allaprima styles lists them")
     return names

@@ -7,9 +7,12 @@ image  float32 NCHW RGB, sRGB-encoded, in [0, 1]; N, H and W are free, but H and
 frame  uint8 NHWC RGB, any height and width from 1 up; padding, cropping and scaling are inside. The scalar inputs
        `strength` and `keep_color` are optional. With the levels of `inference.levels` inside, the file has two more
        optional inputs, `strokes` and `detail`, and a loop, which not every runtime supports.
+
+A file of either kind may hold several styles. It then has one more input, `weights`: how much of each is mixed.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +21,8 @@ from allaprima.models.errors import StyleError
 
 VERSION = "2"
 WITH_LEVELS = "3"
-READABLE = ("1", VERSION, WITH_LEVELS)  # 1 had images in fp32 only
+WITH_MIX = "4"
+READABLE = ("1", VERSION, WITH_LEVELS, WITH_MIX)  # 1 had images in fp32 only
 LEAST_STROKES, MAX_STROKES = 0.1, 10.0  # 0 is one pass
 MAX_SIDE_PX = 16384  # of a fixed-size file
 OPSET = 18  # the highest: ONNX Runtime had no CUDA kernel for opset 19's Pad for long
@@ -56,6 +60,8 @@ FRAME = Tensors("content_frame", "stylized_frame", ("batch", "height", "width", 
 IO = {"image": IMAGE, "frame": FRAME}
 OPTIONAL_INPUTS = ("strength", "keep_color")  # of a frame file: float32 scalars, 0 to 1
 LEVELS_INPUTS = ("strokes", "detail")  # more of them, with levels inside: 0 to `MAX_STROKES`, 0 to 1
+WEIGHTS = "weights"  # of a file of several styles: float32, one of at least 0 for each; what counts is their share
+MAX_STYLES = 256
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class Contract:
         size: width and height in pixels, of a fixed-size file.
         strokes, detail: of a frame file with levels inside, the defaults of the inputs of these names, as in
             `inference.options.StylizeOptions`; `strokes` is None for a file without levels.
+        mix: of a file of several styles, their names in the order of the input `weights`, with weights to begin with; else
+            empty.
     """
 
     stride_px: int
@@ -94,6 +102,7 @@ class Contract:
     detail: float = 1.0
     target: str = ""
     size: tuple[int, int] | None = None
+    mix: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tensors(self) -> Tensors:
@@ -115,7 +124,7 @@ class Contract:
         """The file's metadata_props, flat and readable in any viewer; `version` is the program's."""
         card, tensors = self.card, self.tensors
         return {
-            "allaprima.contract": VERSION if self.strokes is None else WITH_LEVELS,
+            "allaprima.contract": WITH_MIX if self.mix else VERSION if self.strokes is None else WITH_LEVELS,
             "allaprima.version": version,
             "allaprima.io": self.io,
             "allaprima.precision": self.precision,
@@ -131,6 +140,7 @@ class Contract:
             "allaprima.strength": f"{self.strength:g}",
             "allaprima.keep_color": f"{self.keep_color:g}",
             **({} if self.strokes is None else {f"allaprima.{name}": f"{self.optional[name]:g}" for name in LEVELS_INPUTS}),
+            **({"allaprima.mix": json.dumps(self.mix, allow_nan=False)} if self.mix else {}),
             **({"allaprima.target": self.target} if self.target else {}),
             **({"allaprima.size": f"{self.size[0]}x{self.size[1]}"} if self.size else {}),
             "allaprima.report": json.dumps(self.report, allow_nan=False),
@@ -163,10 +173,11 @@ class Contract:
                 json.loads(metadata.get("allaprima.report", "{}")),
                 metadata.get("allaprima.thumbnail", ""),
                 metadata.get("allaprima.version", ""),
-                float(metadata["allaprima.strokes"]) if version == WITH_LEVELS else None,
-                float(metadata["allaprima.detail"]) if version == WITH_LEVELS else 1.0,
+                float(metadata["allaprima.strokes"]) if "allaprima.strokes" in metadata else None,
+                float(metadata["allaprima.detail"]) if "allaprima.strokes" in metadata else 1.0,
                 metadata.get("allaprima.target", ""),
                 size_px(metadata["allaprima.size"]) if "allaprima.size" in metadata else None,
+                json.loads(metadata.get("allaprima.mix", "{}")),
             )
             for text in (contract.card, contract.report):
                 json.dumps(text, ensure_ascii=False).encode()  # raises ValueError on text that cannot be printed
@@ -180,8 +191,19 @@ class Contract:
             "strength": 0.0 <= contract.strength <= 1.0 and 0.0 <= contract.keep_color <= 1.0,
             "strokes": contract.strokes is None or (contract.io == "frame" and 0.0 <= contract.strokes <= MAX_STROKES),
             "detail": 0.0 <= contract.detail <= 1.0,
+            "mix": _is_mix(contract.mix) and bool(contract.mix) == (version == WITH_MIX),
         }
         for what, is_sane in sane.items():
             if not is_sane:
                 raise StyleError(f"{name} has a damaged contract ({what}); export it again")
         return contract
+
+
+def _is_mix(mix: Any) -> bool:
+    if (
+        not isinstance(mix, dict)
+        or len(mix) > MAX_STYLES
+        or not all(isinstance(weight, int | float) for weight in mix.values())
+    ):
+        return False
+    return not mix or (all(0.0 <= weight < math.inf for weight in mix.values()) and 0.0 < math.fsum(mix.values()) < math.inf)

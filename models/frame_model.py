@@ -7,9 +7,10 @@ import onnx
 from onnx import GraphProto, ModelProto, numpy_helper, parser
 
 from allaprima.models import frame_graph, levels_graph
-from allaprima.models.contract import FRAME, IMAGE, LUMA
+from allaprima.models.contract import FRAME, IMAGE, LUMA, WEIGHTS
 
 IR_VERSION = 8  # of ONNX 1.13, which introduced opset 18; ONNX Runtime 1.14 and all that is built on it read it
+ROWS = "each."  # before the name of an initializer that each of several styles has of its own
 _TYPES = {"int64": onnx.TensorProto.INT64, "bool": onnx.TensorProto.BOOL, "float32": onnx.TensorProto.FLOAT}
 
 
@@ -41,6 +42,38 @@ def as_frame(model: ModelProto, stride_px: int, least_px: int, optional: Mapping
     loop = onnx.helper.make_node("Loop", *levels_graph.LOOP_ENDS, body=body)
     graph.node.extend([*nodes[: len(before)], loop, *nodes[len(before) :]])
     return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=IR_VERSION)
+
+
+def with_weights(model: ModelProto, own: Mapping[str, np.ndarray]) -> ModelProto:
+    """The graph of one style as the graph of several, with the input `weights` that says how much of each counts.
+
+    It has no default, as runtimes in JavaScript cannot feed inputs that have one.
+
+    Args:
+        model: any of ours, image or frame.
+        own: by the names of those initializers that each style has of its own, (S, ...) for S styles.
+    """
+    count = len(next(iter(own.values())))
+    mixed = ModelProto()
+    mixed.CopyFrom(model)
+    graph = mixed.graph
+    others = [tensor for tensor in graph.initializer if tensor.name not in own]
+    nodes = list(graph.node)
+    del graph.node[:], graph.initializer[:]
+    graph.input.append(onnx.helper.make_tensor_value_info(WEIGHTS, onnx.TensorProto.FLOAT, [count]))
+    arrays = {"ones": np.ones((count, 1), np.float32)}
+    graph.node.append(onnx.helper.make_node("MatMul", [WEIGHTS, "ones"], ["total"]))
+    graph.node.append(onnx.helper.make_node("Div", [WEIGHTS, "total"], ["shares"]))
+    for name, array in own.items():
+        arrays[ROWS + name] = array.reshape(count, -1).astype(np.float32)
+        row = name if array.ndim == 2 else f"{name}.flat"
+        graph.node.append(onnx.helper.make_node("MatMul", ["shares", ROWS + name], [row]))
+        if row != name:
+            arrays[f"{name}.shape"] = np.array(array.shape[1:], np.int64)
+            graph.node.append(onnx.helper.make_node("Reshape", [row, f"{name}.shape"], [name]))
+    graph.node.extend(nodes)
+    graph.initializer.extend([*others, *(numpy_helper.from_array(array, name) for name, array in arrays.items())])
+    return mixed
 
 
 def _parsed(nodes: Sequence[str]) -> str:

@@ -101,10 +101,8 @@ def train_style(style_image: Path, photos: Path, run_folder: Path, quick: bool, 
     from rich.console import Console
 
     from allaprima.training.loop import train_together
-    from allaprima.training.quick import quick_config
 
-    config = _config_of({"style_image": str(style_image), "photos": str(photos), **options})
-    config = quick_config(config) if quick else config
+    config = _with_preset(_config_of({"style_image": str(style_image), "photos": str(photos), **options}), quick)
     _check_new(run_folder, photos)
     _save_options(run_folder, config)
     train_together([config], [run_folder], Console(highlight=False))
@@ -164,11 +162,7 @@ def _new_runs(options: argparse.Namespace) -> list[tuple[Path, TrainConfig]]:
         )
     runs: list[tuple[Path, TrainConfig]] = []
     for style_images in paintings:
-        config = _chosen_config(options, style_images)
-        if options.quick:
-            from allaprima.training.quick import quick_config
-
-            config = quick_config(config)
+        config = _with_preset(_chosen_config(options, style_images), options.quick)
         kind = config.into if config.into == "palette" else config.tier
         name = f"{'-'.join(Path(path).stem for path in style_images)[:80]}-{kind}{'-quick' if options.quick else ''}"
         run_folder = Path("runs", name) if not options.output else Path(options.output)
@@ -179,6 +173,14 @@ def _new_runs(options: argparse.Namespace) -> list[tuple[Path, TrainConfig]]:
             raise TrainingError(f"two paintings are named {Path(style_images[0]).stem}; rename one")
         runs.append((run_folder, config))
     return runs
+
+
+def _with_preset(config: TrainConfig, quick: bool) -> TrainConfig:
+    from allaprima.training.quick import palette_config, quick_config
+
+    if config.into == "palette":
+        return palette_config(config)
+    return quick_config(config) if quick else config
 
 
 def _check_new(run_folder: Path, photos: Path) -> None:
@@ -425,7 +427,7 @@ def export(options: argparse.Namespace) -> int:
         if weights:
             source = Path(folder, "mix.safetensors")
             save_mix(source, weights)
-        report = export_onnx(source, output, flavor, yardstick)
+        report = export_onnx(source, output, flavor, yardstick, weights)
     print(f"wrote {output}; {report_text(report)}")
     return 0
 

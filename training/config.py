@@ -336,6 +336,7 @@ class Flavor:
         alone=1.0,
     )
     detail: float = option(1.0, "with --strokes: how much of a large picture's own fine lines comes back", "0..1", most=1.0)
+    mix: bool = option(False, "of a mix: how much of each of the palette's styles counts stays an input, weights")
     target: str = option(
         "onnxruntime",
         f"in the form that another runtime takes. {'; '.join(f'{name}: {target.why}' for name, target in TARGETS.items())}",
@@ -358,6 +359,8 @@ class Flavor:
         check(self, StyleError)
         if self.strokes is None and self.detail != 1.0:
             raise StyleError("--detail does nothing without --strokes")
+        if self.mix and (self.precision != "fp32" or self.foreign):
+            raise StyleError("--mix writes fp32 for ONNX Runtime alone; leave out --precision, --for, --size and --opset")
 
     @property
     def foreign(self) -> bool:
@@ -369,8 +372,9 @@ class Flavor:
     def suffix(self) -> str:
         """For a file's name: "style" + suffix + ".onnx"."""
         levels = "strokes" if self.strokes is not None else ""
+        mix = "mix" if self.mix else ""
         target = self.target if self.target != "onnxruntime" else ""
         size = "{}x{}".format(*self.size) if self.size else ""
         precision = self.precision if self.precision != "fp32" else ""
-        parts = (self.io if self.io != "image" else "", levels, precision, target, size)
+        parts = (self.io if self.io != "image" else "", levels, mix, precision, target, size)
         return "".join(f".{part}" for part in parts if part)

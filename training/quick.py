@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,32 @@ from allaprima.training.preview import load_preview_frames, stylize_frame
 from allaprima.training.style_image import read_style_image
 
 QUICK = {"steps": 120, "size_px": 160, "preview_every": 40, "checkpoint_every": 40}
+# Of `--into palette`: many small steps, as so few numbers take a high learning rate; steadiness and borders are the body's.
+PALETTE = {
+    "steps": 160,
+    "batch_size": 1,
+    "size_px": 160,
+    "lr": 0.05,
+    "steady": 0.0,
+    "border_weight": 0.0,
+    "preview_every": 160,
+    "checkpoint_every": 80,
+}
 
 
 def quick_config(config: TrainConfig) -> TrainConfig:
     """The options of a quick training: small crops, few steps; options that the user set are kept."""
+    return _with_preset(config, QUICK)
+
+
+def palette_config(config: TrainConfig) -> TrainConfig:
+    """The options of learning a painting into the palette; options that the user set are kept."""
+    return _with_preset(config, PALETTE)
+
+
+def _with_preset(config: TrainConfig, preset: Mapping[str, Any]) -> TrainConfig:
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    changed: dict[str, Any] = {name: value for name, value in QUICK.items() if getattr(config, name) == defaults[name]}
+    changed: dict[str, Any] = {name: value for name, value in preset.items() if getattr(config, name) == defaults[name]}
     return dataclasses.replace(config, **changed)
 
 

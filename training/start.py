@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from allaprima.inference.style.palette import PHOTO
 from allaprima.models.errors import TrainingError
 from allaprima.models.image_transform_net import TIERS, ImageTransformNet
 from allaprima.models.vgg import VGG19Features, load_vgg19
 from allaprima.training.checkpoint import TrainingState, find_weights, load_net
-from allaprima.training.conditional_instance_norm import learn_own_alone_, load_base, nearest, starts
+from allaprima.training.conditional_instance_norm import learn_own_alone_, nearest, starts
 from allaprima.training.config import TrainConfig
 from allaprima.training.device import in_precision, pick_precision
 from allaprima.training.launch import TrainingStep, pick_functions, trial_image
@@ -151,8 +150,6 @@ def first_network(
     config: TrainConfig, target: StyleTarget, preview_frames: Sequence[np.ndarray], say: Callable[[str], None]
 ) -> ImageTransformNet:
     """The network that a training begins with: the base's, another style's, or a random one."""
-    if config.into == "palette":
-        return palette_network(config, target, preview_frames, say)
     if config.init == "none":
         return TIERS[config.tier]()
     if config.init != "base":
@@ -163,17 +160,6 @@ def first_network(
         return TIERS[config.tier]()
     name = nearest(nets, target, preview_frames, config) if len(nets) > 1 else next(iter(nets))
     say(f"starting from {name}" + (f", of {len(nets)} networks the nearest to {config.style_title}" if len(nets) > 1 else ""))
-    return nets[name]
-
-
-def palette_network(
-    config: TrainConfig, target: StyleTarget, preview_frames: Sequence[np.ndarray], say: Callable[[str], None]
-) -> ImageTransformNet:
-    """The palette's network, with the numbers of its nearest painting to start from; only those will be learned."""
-    base = load_base(config.tier)
-    nets = {name: base.network(name) for name in base.names if name != PHOTO}
-    name = nearest(nets, target, preview_frames, config)
-    say(f"starting from {name}, of {len(nets)} paintings in the palette the nearest to {config.style_title}")
     return nets[name]
 
 

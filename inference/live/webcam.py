@@ -19,7 +19,7 @@ from allaprima.inference.live.cameras import CameraFeed, Newest
 from allaprima.inference.live.displays import Display, VirtualCamera
 from allaprima.inference.live.overlay import lay_out
 from allaprima.inference.live.pace import Pace
-from allaprima.inference.live.rack import StyleRack
+from allaprima.inference.live.rack import PaletteRack, StyleRack
 from allaprima.inference.live.recorder import Recorder, free_name
 from allaprima.inference.options import COLOR_MODES, StylizeOptions
 from allaprima.inference.painter import FilmPainter, one_opencv_thread
@@ -67,7 +67,7 @@ class Sketch:
     Attributes:
         content_frame: (H, W, 3) uint8 RGB. stylized_image: (1, 3, H', W') float32 in [0, 1], of the working size.
         shot_s, painted_s: when it was captured and when it was painted, by time.perf_counter.
-        style: its name.
+        style: its name. runs_in: what painted it, see `StyleSession.runs_in`.
     """
 
     content_frame: np.ndarray
@@ -75,6 +75,7 @@ class Sketch:
     shot_s: float
     painted_s: float
     style: str
+    runs_in: str
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Webcam:
     def __init__(
         self,
         feed: CameraFeed,
-        rack: StyleRack,
+        rack: StyleRack | PaletteRack,
         buffers: Buffers,
         controls: Controls,
         how: StylizeOptions = ONE_PASS,
@@ -264,6 +265,7 @@ class Webcam:
                     shot_s=shot.time_s,
                     painted_s=end_s,
                     style=showing,
+                    runs_in=self._painter.session.runs_in,
                 )
                 replaced = self._sketches.put(sketch)
                 if replaced is not None:
@@ -387,9 +389,7 @@ class Webcam:
         latency_ms = float(np.median(self._latencies_ms)) if self._latencies_ms else 0.0
         wanted = self._rack.names[self.controls.style]
         style = finished.sketch.style if wanted == finished.sketch.style else f"{finished.sketch.style}, opening {wanted}"
-        parts = [f"{fps:.0f} fps", f"{latency_ms:.0f} ms", style]
-        if session := self._rack.session(finished.sketch.style):
-            parts.append(session.runs_in)
+        parts = [f"{fps:.0f} fps", f"{latency_ms:.0f} ms", style, finished.sketch.runs_in]
         if self.controls.keep_color != "none":
             parts.append(self.controls.keep_color)
         if self.controls.strength < 1.0:

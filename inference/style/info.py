@@ -6,7 +6,7 @@ from typing import Any
 
 from allaprima.inference.style import engines
 from allaprima.inference.style.onnx_file import read_about, read_style
-from allaprima.models.contract import OPTIONAL_INPUTS, Contract
+from allaprima.models.contract import OPTIONAL_INPUTS, WEIGHTS, Contract
 from allaprima.models.errors import StyleError
 
 # What each input means to a caller.
@@ -59,6 +59,9 @@ def _lines(size: int, contract: Contract, form: str) -> list[tuple[str, str]]:
     for name, plain in zip(OPTIONAL_INPUTS, (1.0, 0.0), strict=True):
         if contract.io == "image" and (value := getattr(contract, name)) != plain:
             lines.append(("built in", f"{name} {value:g}; {MEANING[name]}"))
+    if contract.mix:
+        mix = ", ".join(f"{name} {weight:g}" for name, weight in contract.mix.items())
+        lines.append(("input", f"{WEIGHTS}: float32 [{len(contract.mix)}], how much of each is mixed, to begin with: {mix}"))
     if contract.report:
         lines.append(("compared", report_text(contract.report)))
     if contract.thumbnail:

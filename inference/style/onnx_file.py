@@ -9,16 +9,16 @@ exporter writes them; anything else in a file is left out.
 import math
 import re
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from allaprima.models.contract import IMAGE, LOWEST_OPSET, OPSET, Contract
 from allaprima.models.errors import StyleError
-from allaprima.models.frame_model import IR_VERSION, as_frame
+from allaprima.models.frame_model import IR_VERSION, ROWS, as_frame, with_weights
 
 # Of a file; ours have up to 7 MB. In the worst case, nothing but empty attributes, 8 MB take 0.8 GB and 0.6 s to parse
 # (protobuf 7.36, AMD EPYC, 2026-12-01).
@@ -136,10 +136,15 @@ def rebuilt(data: bytes, name: str) -> tuple[bytes, Contract]:
     try:
         opset = _opset(model)
         stride_px, least_px = (contract.stride_px, contract.least_px) if contract.io == "image" else _sizes(model.graph)
-        network = _Network(model.graph, _network_nodes(model.graph, contract))
+        own = _own_numbers(model.graph, contract) if contract.mix else {}
+        for name, array in own.items():  # what follows sees the first style's
+            model.graph.initializer.append(numpy_helper.from_array(array[0].astype("<f4"), name))
+        network = _Network(model.graph, _network_nodes(model.graph, contract), own.keys())
         network.check_sizes(stride_px, least_px, opset)
         image_model = network.model(opset)
         safe = image_model if contract.io == "image" else as_frame(image_model, stride_px, least_px, contract.optional)
+        if own:
+            safe = with_weights(safe, own)
         return safe.SerializeToString(), contract
     except (_Refused, ValueError) as refused:  # ValueError: a name that is not text, or occurs twice
         reason = str(refused)[:MAX_REASON]
@@ -178,10 +183,33 @@ def _network_nodes(graph: GraphProto, contract: Contract) -> Iterable[NodeProto]
         nodes = bodies[0].node
     if len(nodes) > MAX_NODES:
         raise _Refused(f"has more than {MAX_NODES} nodes")
+    if contract.mix:  # what makes its numbers from the weights is rebuilt
+        nodes = [node for node in nodes if node.op_type not in ("MatMul", "Div", "Reshape")]
     makers = {name: i for i, node in enumerate(nodes) for name in node.output}
     if IMAGE.output not in makers or (contract.io == "frame" and IMAGE.input not in makers):
         raise _Refused(f"has no network that makes {IMAGE.output}")
     return nodes[makers.get(IMAGE.input, -1) + 1 : makers[IMAGE.output] + 1]
+
+
+def _own_numbers(graph: GraphProto, contract: Contract) -> dict[str, np.ndarray]:
+    """What each style of a file of several has of its own, as `with_weights` takes it."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    own = {}
+    for name, tensor in tensors.items():
+        if not name.startswith(ROWS):
+            continue
+        array, inner = _array(tensor), name.removeprefix(ROWS)
+        if array.ndim != 2 or len(array) != len(contract.mix) or array.dtype != np.float32:
+            raise _Refused(f"has {name!r} of shape {list(array.shape)} for {len(contract.mix)} styles")
+        if shape := tensors.get(f"{inner}.shape"):
+            dims = _array(shape)
+            if dims.dtype != np.int64 or dims.shape != (4,) or dims.min() < 1 or math.prod(dims.tolist()) != array.shape[1]:
+                raise _Refused(f"has {name!r}, whose numbers do not fit their shape")
+            array = array.reshape(len(array), *dims.tolist())
+        own[inner] = array
+    if not own:
+        raise _Refused("has nothing that tells its styles apart")
+    return own
 
 
 def _sizes(graph: GraphProto) -> tuple[int, int]:
@@ -218,11 +246,13 @@ class _Network:
 
     Args:
         graph: the source of initializers. nodes: the network's own.
+        varying: names of initializers that will be computed from weights; sizes may not depend on them.
     Raises:
         _Refused: one is of another kind, or a node uses values that no node before it computes.
     """
 
-    def __init__(self, graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    def __init__(self, graph: GraphProto, nodes: Iterable[NodeProto], varying: Container[str] = ()) -> None:
+        self._varying = varying
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._shapes: dict[str, tuple[int, ...]] = {}  # of the used constants, and of weights made from 8-bit ones
         self._pictures = {IMAGE.input}
@@ -312,6 +342,8 @@ class _Network:
         if kind == "-" and not name:
             return
         shape = self._shape(name)
+        if name in self._varying and kind not in ("W", "C"):
+            raise _Refused(f"has a {operator} with {name!r}, which depends on the weights of styles")
         fits = {
             "W": len(shape) == 4,
             "C": len(shape) == 1,

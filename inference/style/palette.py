@@ -107,13 +107,29 @@ def mix(weights: Mapping[str, float], palette: Path = PALETTE) -> Mix:
     return Mix({key: each.astype(np.float32) for key, each in own.items()}, title, template.tobytes(), body)
 
 
+def all_styles(weights: Mapping[str, float], palette: Path = PALETTE) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """All that can be mixed, for a file that leaves the weights to its caller.
+
+    Args:
+        weights: as of `mix`.
+    Returns:
+        the weights of all the palette's names, and of the files among `weights`, most of them 0; and what each has of its own,
+        as `initializers`, (S, ...).
+    """
+    names = [str(name) for name in _read(palette, {NAMES}, "get it again")[NAMES]]
+    rows = {name: mix({name: 1.0}, palette) for name in [*names, *(name for name in weights if name not in names)]}
+    own = [initializers(row.own) for row in rows.values()]
+    shares = {row.title.removeprefix("100% "): float(weights.get(name, 0.0)) for name, row in rows.items()}
+    return shares, {key: np.stack([each[key] for each in own]) for key in own[0]}
+
+
 def mixed_style(weights: Mapping[str, float], palette: Path = PALETTE) -> bytes:
     """An ordinary style file that paints a `mix`."""
     import onnx
 
     mixed = mix(weights, palette)
     model = onnx.load_model_from_string(mixed.template)
-    arrays = _initializers(mixed.own)
+    arrays = initializers(mixed.own)
     for tensor in model.graph.initializer:
         if tensor.name in arrays:
             tensor.raw_data = arrays[tensor.name].astype("<f4").tobytes()
@@ -124,12 +140,27 @@ def mixed_style(weights: Mapping[str, float], palette: Path = PALETTE) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _initializers(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def palette_style(palette: Path = PALETTE) -> bytes:
+    """A style file of all the palette's paintings, whose caller says how much of each counts (`StyleSession.weights`)."""
+    import onnx
+
+    from allaprima.models.frame_model import with_weights
+
+    shares, own = all_styles({PHOTO: 1.0}, palette)
+    model = with_weights(onnx.load_model_from_string(mixed_style({PHOTO: 1.0}, palette)), own)
+    contract = Contract.from_metadata({each.key: each.value for each in model.metadata_props}, str(palette))
+    card = {**contract.card, "title": "the palette"}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dataclasses.replace(contract, card=card, mix=shares).to_metadata(__version__))
+    return bytes(model.SerializeToString())
+
+
+def initializers(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A painting's own numbers as a style file holds them: `skip` and `bias` as in `models.image_transform_net.photo_part`."""
     skip, bias = own["skip"], own["bias"]
     phases = [np.pad(skip, ((0, 0), (0, 0), (dy, 1 - dy), (dx, 1 - dx))) for dy in (0, 1) for dx in (0, 1)]
     centered = bias - 0.5 * skip.sum((1, 2, 3))
-    return {**own, "skip": np.stack(phases, 1), "bias": centered.repeat(4)}
+    return {**own, "skip": np.stack(phases, 1).reshape(-1, *phases[0].shape[1:]), "bias": centered.repeat(4)}
 
 
 def _painting(path: Path, wanted: Mapping[str, np.ndarray], body: str) -> tuple[str, dict[str, np.ndarray]]:

@@ -21,7 +21,7 @@ from allaprima.inference.buffers import Scratch
 from allaprima.inference.options import DEVICES
 from allaprima.inference.style import engines
 from allaprima.inference.style.onnx_file import read_style, rebuilt
-from allaprima.models.contract import Contract
+from allaprima.models.contract import WEIGHTS, Contract
 from allaprima.models.errors import StyleError, install_line
 from allaprima.models.memory import free_bytes
 
@@ -60,6 +60,8 @@ class StyleSession:
         device: where it really runs, one of `options.DEVICES` but "auto".
         cuda_trouble: why "auto" took the CPU although there is a GPU, in one line; else empty.
         engine: what runs it on the CPU, with its precision and the reason.
+        weights: for a file of several styles (`contract.mix`), (S,) float32, how much of each is mixed from now on; None
+            is the file's own mix.
         run_options: of every run; while `terminate` is set, current and later runs end with a StyleError.
     Raises:
         StyleError: no such file, not ONNX, or not ours; or "cuda" does not work here, with the reason.
@@ -86,12 +88,14 @@ class StyleSession:
             self.device = device
         if self.device == "cpu":
             opened = functools.cache(lambda: self._open_on_cpu(options))
-            if self.contract.io == "image":
+            if self.contract.io == "image" and not self.contract.mix:
                 self.engine = engines.choose(self._data, opened, engine)
             elif engine == "openvino":
-                raise StyleError(f"{self.name} is a frame file, which ONNX Runtime alone paints with here; give an image file")
+                kind = "a file of several styles" if self.contract.mix else "a frame file"
+                raise StyleError(f"{self.name} is {kind}, which ONNX Runtime alone paints with here; give an image file")
             self._session = self._open_with_engine(self._data) or opened()
         self.run_options = onnxruntime.RunOptions()
+        self.weights: np.ndarray | None = None
         self._pixels = 0  # in the network right now
         self._largest = 0  # pixels painted at once so far; ONNX Runtime keeps their memory
         self._pixels_change = threading.Condition()
@@ -155,7 +159,7 @@ class StyleSession:
         if self.contract.io == "frame":
             return np.asarray(self._run(frame[None])[0])
         pixels = frame.shape[0] * frame.shape[1]
-        if self._pixel_bytes * pixels > self._room_bytes(pixels):
+        if not self.contract.mix and self._pixel_bytes * pixels > self._room_bytes(pixels):
             return self._stylize_tiles(frame, progress)
         return image_to_frame(self.stylize_image(frame_to_image(frame)))
 
@@ -222,6 +226,8 @@ class StyleSession:
             self._check_memory(sizes["height"], sizes["width"], sizes.get("batch", 1))
             size = (sizes["height"], sizes["width"])
             given = {tensors.input: content}
+            if self.contract.mix:
+                given[WEIGHTS] = self.weights if self.weights is not None else first_weights(self.contract)
             if self.contract.strokes is not None:
                 given["strokes"] = np.array(0.0, np.float32)  # one pass: levels are left to `inference.levels`
             stylized = self._call(self._session, given, [tensors.output], size)[0]
@@ -281,6 +287,11 @@ def _give_memory_back() -> None:
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):  # it is not glibc
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def first_weights(contract: Contract) -> np.ndarray:
+    """Of a file of several styles, the weights to begin with, (S,) float32."""
+    return np.array(list(contract.mix.values()), np.float32)
 
 
 def frame_to_image(frame: np.ndarray, scratch: Scratch | None = None) -> np.ndarray:
@@ -385,7 +396,10 @@ def _open_tried(
     session = _open(data, options, provider, "CPUExecutionProvider")
     if session.get_providers()[0] != provider[0]:
         return None
-    session.run(None, {tensors.input: np.zeros(shape, tensors.type)})  # without cuDNN all is well until the first convolution
+    weights = {WEIGHTS: first_weights(contract)} if contract.mix else {}
+    session.run(
+        None, {tensors.input: np.zeros(shape, tensors.type), **weights}
+    )  # without cuDNN all is well until the first convolution
     return session
 
 

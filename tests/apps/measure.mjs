@@ -9,11 +9,11 @@ import { feeds, noise, pixels, timed } from "./tensors.mjs";
 const sessions = {};
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const { folder, flavor, height, width, warm, times, optional, rgb: file } = JSON.parse(line);
+  const { folder, flavor, height, width, warm, times, optional, rgb: file, weights } = JSON.parse(line);
   if (!(flavor in sessions)) {
     const session = await ort.InferenceSession.create(`${folder}/${flavor}.onnx`, { logSeverityLevel: 3 });
     const rgb = file ? await readFile(file) : noise(height, width);
-    sessions[flavor] = [session, feeds(ort, flavor, rgb, height, width)];
+    sessions[flavor] = [session, feeds(ort, flavor, rgb, height, width, weights)];
   }
   const [session, content] = sessions[flavor];
   if (optional) {

@@ -1,11 +1,12 @@
 // What measure.mjs (Node) and measure.html (browser) do alike: pixels into a file's tensor and out of it, and timing.
 
-export function feeds(ort, flavor, rgb, height, width) {
+export function feeds(ort, flavor, rgb, height, width, mix) {
   const size = height * width;
-  if (flavor.endsWith("frame")) return { content_frame: new ort.Tensor("uint8", rgb, [1, height, width, 3]) };
+  const weights = mix && { weights: new ort.Tensor("float32", Float32Array.from(mix), [mix.length]) };
+  if (flavor.endsWith("frame")) return { content_frame: new ort.Tensor("uint8", rgb, [1, height, width, 3]), ...weights };
   const planes = new Float32Array(3 * size);
   for (let i = 0; i < size; i++) for (let c = 0; c < 3; c++) planes[c * size + i] = rgb[3 * i + c] / 255;
-  return { content_image: new ort.Tensor("float32", planes, [1, 3, height, width]) };
+  return { content_image: new ort.Tensor("float32", planes, [1, 3, height, width]), ...weights };
 }
 
 export function pixels(results) {

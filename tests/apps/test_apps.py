@@ -21,6 +21,7 @@ from allaprima.inference.color import keep_color
 from allaprima.inference.landscape import paint_landscape
 from allaprima.inference.levels import paint_levels
 from allaprima.inference.style.session import StyleSession
+from allaprima.inference.style.styles import find_style
 
 SNIPPETS = {
     "use_onnxruntime.py": "python",
@@ -249,6 +250,27 @@ def test_every_flavor_paints_the_same_in_javascript(runtime, flavor, tmp_path):
         assert difference.max() <= 16
     else:
         assert difference.max() <= (2 if flavor == "realtime.fp16" else LEVELS)
+
+
+@pytest.mark.parametrize("flavor", ["mix", "mix.frame"])
+@pytest.mark.parametrize("runtime", JAVASCRIPT)
+def test_a_file_of_several_styles_paints_a_mix_in_javascript(runtime, flavor, tmp_path):
+    from allaprima.training.conditional_instance_norm import save_mix
+    from allaprima.training.config import Flavor
+    from allaprima.training.export.export import export
+
+    save_mix(tmp_path / "mix.safetensors", {"great_wave": 1.0})
+    how = Flavor(io="frame" if flavor.endswith("frame") else "image", mix=True)
+    export(tmp_path / "mix.safetensors", tmp_path / f"{flavor}.onnx", how, weights={"great_wave": 1.0})
+    frame = paint_landscape(152, 200)
+    (tmp_path / "photo.rgb").write_bytes(frame.tobytes())
+    names = list(StyleSession(tmp_path / f"{flavor}.onnx", "cpu").contract.mix)
+    weights = [{"the_scream": 1.0, "sunflowers": 3.0}.get(name, 0.0) for name in names]
+    answer = ask(
+        *(runtime, tmp_path, tmp_path), flavor=flavor, height=152, width=200, rgb=str(tmp_path / "photo.rgb"), weights=weights
+    )
+    painting = np.frombuffer(base64.b64decode(answer), np.uint8).reshape(frame.shape)
+    assert_close(painting, StyleSession(find_style("the_scream:0.25,sunflowers:0.75"), "cpu").stylize(frame))
 
 
 @pytest.fixture(scope="module")

@@ -99,14 +99,13 @@ def test_into_the_palette_only_a_paintings_own_numbers_are_learned(run, painting
     folder = tmp_path / "run"
     code, out, err = run("train", painting, "--into", "palette", "--photos", photo_folder, "-o", folder, *SMALL.split())
     assert code == 0, err
-    assert "in the palette the nearest to strokes" in out
+    assert "starting from base/mean" in out
     own, base = folder / "strokes.npz", load_base("realtime")
     assert f"--style {own}:0.5,starry_night:0.5" in out
     net = load_net(folder / "weights.safetensors")[0]
     learned = own_names(net)
-    start = [base.network(name).state_dict() for name in base.names]
-    for name, tensor in net.state_dict().items():
-        assert (name not in learned) == any(torch.equal(tensor, each[name]) for each in start), name
+    for name, tensor in base.network().state_dict().items():
+        assert (name not in learned) == torch.equal(net.state_dict()[name], tensor), name
     image = frame_to_image(paint_landscape(64, 96))
     painted, expected = (StyleSession(path).stylize_image(image) for path in (find_style(str(own)), folder / "style.onnx"))
     assert np.abs(painted - expected).max() < 1e-3
@@ -131,6 +130,39 @@ def test_a_mix_is_exported_as_what_it_paints(run, tmp_path, monkeypatch):
     code, _, err = run("export", "great_wave:0.6,nobody:0.4")
     assert code == 1
     assert 'there is no "nobody" to mix with' in err
+
+
+@pytest.mark.parametrize("more", [[], ["--io", "frame"], ["--io", "frame", "--strokes", "1.5"], ["--strength", "0.5"]])
+def test_a_mix_whose_weights_are_an_input_is_exported(run, tmp_path, more):
+    path = tmp_path / "several.onnx"
+    code, _, err = run("export", "great_wave:3,photo:1", "--mix", *more, "-o", path)
+    assert code == 0, err
+    session = StyleSession(path, "cpu")
+    assert session.contract.mix["great_wave"] == 3.0
+    assert len(session.contract.mix) == 15
+
+
+def test_a_paintings_own_numbers_are_exported_among_the_palettes(run, own, tmp_path):
+    assert run("export", f"{own}:1,photo:1", "--mix", "-o", tmp_path / "several.onnx")[0] == 0
+    assert list(StyleSession(tmp_path / "several.onnx", "cpu").contract.mix.items())[-2:] == [("photo", 1.0), ("a wave", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["great_wave:1", "--mix", "--precision", "fp16"], "--mix writes fp32 for ONNX Runtime alone"),
+        (["great_wave:1", "--mix", "--for", "opencv"], "--mix writes fp32 for ONNX Runtime alone"),
+        (["WEIGHTS", "--mix"], "--mix is for a mix of the palette"),
+    ],
+)
+def test_a_mix_in_another_form_is_refused(run, tmp_path, arguments, message):
+    from allaprima.training.conditional_instance_norm import save_mix
+
+    save_mix(tmp_path / "w.safetensors", {"photo": 1.0})
+    names = {"WEIGHTS": tmp_path / "w.safetensors"}
+    code, _, err = run("export", *(names.get(each, each) for each in arguments), "-o", tmp_path / "a.onnx")
+    assert code == 1
+    assert message in err
 
 
 @pytest.fixture

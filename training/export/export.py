@@ -21,18 +21,19 @@ from allaprima.inference.levels import paint_levels
 from allaprima.inference.pictures import read_picture, resize_short_side
 from allaprima.inference.style.engines import REFERENCE_PHOTOS
 from allaprima.inference.style.onnx_file import rebuilt
-from allaprima.inference.style.session import StyleSession, frame_to_image, pad_image
+from allaprima.inference.style.palette import all_styles, initializers, mixed_style
+from allaprima.inference.style.session import StyleSession, first_weights, frame_to_image, pad_image
 from allaprima.models import __version__
-from allaprima.models.contract import FRAME, IMAGE, LUMA, Contract
+from allaprima.models.contract import FRAME, IMAGE, LUMA, WEIGHTS, Contract
 from allaprima.models.errors import PictureError, StyleError, TrainingError
-from allaprima.models.frame_model import as_frame
+from allaprima.models.frame_model import as_frame, with_weights
 from allaprima.models.image_transform_net import ImageTransformNet
 from allaprima.models.targets import TARGETS
 from allaprima.models.vgg import load_vgg19
 from allaprima.training.checkpoint import find_weights, load_net
 from allaprima.training.config import Flavor, TrainConfig
 from allaprima.training.export.conversion import at_opset, in_form_for
-from allaprima.training.export.graph import quantize, to_onnx, with_color
+from allaprima.training.export.graph import quantize, to_onnx, with_color, with_own_names
 from allaprima.training.photos.folder import is_folder, list_photos
 from allaprima.training.studies.evaluate import Training, heldout_losses, painter_of
 from allaprima.training.style_image import read_style_image
@@ -63,7 +64,11 @@ class Yardstick:
 
 
 def export(
-    run_or_checkpoint: Path, output: Path, flavor: Flavor | None = None, yardstick: Yardstick | None = None
+    run_or_checkpoint: Path,
+    output: Path,
+    flavor: Flavor | None = None,
+    yardstick: Yardstick | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Write a network as .onnx, if ONNX Runtime paints the same with it as torch.
 
@@ -72,6 +77,7 @@ def export(
         output: the .onnx file.
         flavor: the kind of file, by default images in fp32 with no color control inside.
         yardstick: what it is compared on.
+        weights: of the mix that the network is, if it is one.
     Returns:
         the report, also stored in the file: "photos" and "photos_from"; "psnr_db" over all photos and "worst_photo_db";
         "within_one_level", a share of values; "largest_difference" on [0, 1]; for fp16 "largest_activation" and
@@ -85,6 +91,8 @@ def export(
         raise StyleError(f"{output} is not named .onnx; give -o FILE.onnx")
     if flavor.strokes is not None and flavor.io != "frame":
         raise StyleError("an image file paints in one pass, as its caller says the size; for strokes give --io frame, too")
+    if flavor.mix and not weights:
+        raise StyleError("--mix is for a mix of the palette: allaprima export great_wave:0.6,starry_night:0.4 --mix")
     target = TARGETS[flavor.target]
     net, card = load_net(find_weights(run_or_checkpoint))
     check_target(flavor, net.stride_px, net.least_px)
@@ -105,6 +113,10 @@ def export(
         model = quantize(model, [frame_to_image(frame) for frame in calibration.values()], target.symmetric)
         report["style_loss_ratio"] = round(style_loss_ratio(net, card, model, run_or_checkpoint, yardstick, list(compared)), 4)
 
+    shares, own = all_styles(weights) if flavor.mix and weights else ({}, {})
+    if own:
+        model = with_own_names(model, initializers({name: net.state_dict()[name].numpy() for name in own}))
+
     thumbnail = paint_thumbnail(_opened(model, Contract(net.stride_px, net.least_px)))
 
     # Build the graph around it, and compare with torch: all photos with the plain painting, which reveals most, some with
@@ -113,10 +125,13 @@ def export(
         about = (flavor.io, flavor.precision, strength, keep_color)
         if flavor.io == "frame":
             contract = Contract(1, 1, card, *about, strokes=flavor.strokes, detail=flavor.detail)
-            frame_model = as_frame(model, net.stride_px, net.least_px, contract.optional)
-            return at_opset(frame_model, flavor.opset), contract
-        mixed = model if (strength, keep_color) == (1.0, 0.0) else with_color(model, strength, keep_color)
-        return at_opset(mixed), Contract(net.stride_px, net.least_px, card, *about)
+            graph = at_opset(as_frame(model, net.stride_px, net.least_px, contract.optional), flavor.opset)
+        else:
+            contract = Contract(net.stride_px, net.least_px, card, *about)
+            graph = at_opset(model if (strength, keep_color) == (1.0, 0.0) else with_color(model, strength, keep_color))
+        if own:
+            graph, contract = with_weights(graph, own), dataclasses.replace(contract, mix=shares)
+        return graph, contract
 
     report |= compare(net, _opened(*with_all(1.0, 0.0)), list(compared.values()))
     mixtures = {(flavor.strength, flavor.keep_color), *([(1.0, 1.0), (0.5, 0.5)] if flavor.io == "frame" else [])}
@@ -124,8 +139,12 @@ def export(
     for reason in [reason for each in (report, *found) for reason in too_bad(each, flavor)]:
         raise StyleError(f"{reason}; {output} is not written")
     finished, contract = with_all(flavor.strength, flavor.keep_color)
+    if own:
+        check_mixes(serialized(*with_all(1.0, 0.0)), list(shares))
     if flavor.strokes is not None:
-        check_levels(_opened(model, Contract(net.stride_px, net.least_px)), serialized(finished, contract))
+        check_levels(
+            _opened(model, Contract(net.stride_px, net.least_px)), serialized(finished, contract), first_weights(contract)
+        )
     if flavor.io == "image":
         own, finished = finished, in_form_for(finished, target, flavor.size, flavor.opset)
         if flavor.foreign:
@@ -220,13 +239,26 @@ def check_alike(own: onnx.ModelProto, foreign: onnx.ModelProto, flavor: Flavor) 
         raise StyleError(f"in the form for {flavor.target} it differs by {difference:.2g} ({most:.2g} is allowed)")
 
 
-def check_levels(session: StyleSession, data: bytes) -> None:
-    """Raises StyleError if a file paints coarse to fine differently from us, on a synthetic picture of two levels."""
+def check_mixes(data: bytes, names: Sequence[str]) -> None:
+    """Raises StyleError if a file of several styles paints one, or two mixed, differently from a file of these alone."""
+    frame = paint_landscape(64, 96)
+    session = StyleSession(data, "cpu", engine="onnxruntime")
+    for mix in ({names[0]: 1.0}, {names[1]: 2.0}, {names[0]: 1.0, names[1]: 3.0}):
+        session.weights = np.array([mix.get(name, 0.0) for name in names], np.float32)
+        alone = StyleSession(mixed_style(mix), "cpu", engine="onnxruntime").stylize(frame)
+        if cv2.absdiff(session.stylize(frame), alone).max() > 1:
+            raise StyleError(f"with the weights of {mix} it paints differently from {mix} alone")
+
+
+def check_levels(session: StyleSession, data: bytes, weights: np.ndarray) -> None:
+    """Raises StyleError if a file paints coarse to fine differently from us, on a synthetic picture of two levels; `weights`
+    are what a file of several styles is fed with."""
     content_frame = cv2.resize(paint_landscape(320, 320), (1280, 1024), interpolation=cv2.INTER_CUBIC)
     feeds = {FRAME.input: content_frame[None]} | {
         name: np.array(value, np.float32)
         for name, value in {"strength": 1.0, "keep_color": 0.0, "strokes": 1.0, "detail": 1.0}.items()
     }
+    feeds |= {WEIGHTS: weights} if weights.size else {}
     found = _run(data, feeds)[0]
     levels = cv2.absdiff(found, paint_levels(session, content_frame, strokes=1.0, detail=1.0)).mean()
     if not levels <= MAX_LEVELS_APART:

@@ -3,7 +3,7 @@
 import copy
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,26 @@ def to_onnx(net: nn.Module, half: bool = False) -> ModelProto:
     model = program.model_proto
     model.ir_version = IR_VERSION
     return tidied(model, IMAGE)
+
+
+def with_own_names(model: ModelProto, own: Mapping[str, np.ndarray]) -> ModelProto:
+    """The same model with these names for those initializers that are these arrays: the exporter gives names of its own to
+    what it computes from `skip` and `bias`."""
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    names = {}
+    for name, array in own.items():
+        found = [
+            each for each, tensor in tensors.items() if tensor.shape == array.shape and np.allclose(tensor, array, atol=1e-5)
+        ]
+        assert len(found) == 1 or name in found, name
+        names[name if name in found else found[0]] = name
+    named = ModelProto()
+    named.CopyFrom(model)
+    for tensor in named.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in named.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    return named
 
 
 def tidied(model: ModelProto, tensors: Tensors) -> ModelProto:

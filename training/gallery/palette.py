@@ -7,32 +7,21 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from onnx import numpy_helper
 
-from allaprima.inference.style.palette import BODY, NAMES, PALETTE, TEMPLATE
+from allaprima.inference.style.palette import BODY, NAMES, PALETTE, TEMPLATE, initializers
 from allaprima.models.contract import Contract
 from allaprima.training.conditional_instance_norm import STROKES, Base, load_base, write_npz
 from allaprima.training.export.conversion import at_opset
 from allaprima.training.export.export import serialized
-from allaprima.training.export.graph import to_onnx
+from allaprima.training.export.graph import to_onnx, with_own_names
 
 
 def write_palette(base: Base, path: Path = PALETTE) -> None:
     """One style file, and each painting's own numbers, which are put into it."""
-    nets = [base.network(name).eval() for name in base.names[:2]]
-    for net in nets:
-        net.upsampling = str(base.card["options"]["upsampling"])
-    models = [at_opset(to_onnx(net)) for net in nets]
-    tensors = [{tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer} for model in models]
-    assert list(models[0].graph.node) == list(models[1].graph.node)
-    differing = {name for name, array in tensors[0].items() if not np.array_equal(array, tensors[1][name])}
-    # The exporter gives names of its own to what it computes from `skip` and `bias`.
-    renamed = {name: "skip" if tensors[0][name].ndim == 4 else "bias" for name in differing - base.own.keys()}
-    assert differing == {*renamed, *base.own} - {"skip", "bias"}
-    for tensor in models[0].graph.initializer:
-        tensor.name = renamed.get(tensor.name, tensor.name)
-    for node in models[0].graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
+    net = base.network(base.names[0]).eval()
+    net.upsampling = str(base.card["options"]["upsampling"])
+    own = {name: tensor.numpy() for name, tensor in base.own.items()}
+    model = with_own_names(at_opset(to_onnx(net)), initializers({name: array[0] for name, array in own.items()}))
     card = {
         "title": "a mix",
         "license": "public domain",
@@ -40,10 +29,9 @@ def write_palette(base: Base, path: Path = PALETTE) -> None:
         "strokes": STROKES,
         "photos_seen": base.card["photos_seen"],
     }
-    template = serialized(models[0], Contract(nets[0].stride_px, nets[0].least_px, card))
-    arrays = {name: tensor.numpy() for name, tensor in base.own.items()}
+    template = serialized(model, Contract(net.stride_px, net.least_px, card))
     write_npz(
-        path, {TEMPLATE: np.frombuffer(template, np.uint8), NAMES: np.array(base.names), BODY: np.array(base.body), **arrays}
+        path, {TEMPLATE: np.frombuffer(template, np.uint8), NAMES: np.array(base.names), BODY: np.array(base.body), **own}
     )
 
 

@@ -18,10 +18,11 @@ from fakes import FakeCamera, FakeDisplay, FakeRack, SlowSession, go
 from films import drifting, read_film, write_film
 
 from allaprima.inference.buffers import Buffers
+from allaprima.inference.commands import _names
 from allaprima.inference.live import cameras, overlay, recorder, webcam
 from allaprima.inference.live.cameras import CameraFeed, FileCamera
 from allaprima.inference.live.displays import VirtualCamera
-from allaprima.inference.live.rack import StyleRack
+from allaprima.inference.live.rack import PaletteRack, StyleRack
 from allaprima.inference.live.webcam import Controls, Webcam
 from allaprima.inference.options import COLOR_MODES
 from allaprima.inference.profile import Profile, bare_session_ms
@@ -299,6 +300,37 @@ def test_wrong_arguments_are_refused(run, arguments):
     with pytest.raises(SystemExit) as stopped:
         run("webcam", "--headless", *arguments)
     assert stopped.value.code == 2
+
+
+def test_the_palette_moves_from_style_to_style():
+    now = [0.0]
+    rack = PaletteRack(["great_wave", "Starry Night", "photo:1,great_wave:3"], 2.0, "cpu", clock=lambda: now[0])
+    known = list(rack.first.contract.mix)
+    seen = []
+    for now[0], name in ((0.0, 0), (1.0, 1), (2.0, 1), (2.5, 2), (9.0, 2)):
+        weights = rack.session(rack.names[name]).weights
+        seen.append({known[i]: round(float(weights[i]), 3) for i in np.flatnonzero(weights)})
+    assert seen[0] == seen[1] == {"great_wave": 1.0}
+    assert seen[2] == {"great_wave": 0.5, "starry_night": 0.5}
+    assert seen[3] == {"great_wave": 0.25, "starry_night": 0.75}  # from where it is to the next
+    assert seen[4] == {"great_wave": 0.75, "photo": 0.25}
+    assert PaletteRack([], 0.0, "cpu").names == [*known[:-1], "photo"]
+    for name, message in (("great_wav", 'did you mean "great_wave"'), ("great_wave:-1", "is no mix")):
+        with pytest.raises(StyleError, match=message):
+            PaletteRack([name], 1.0, "cpu")
+
+
+def test_a_film_is_painted_with_the_palette(run, film):
+    code, out, err = run(
+        "webcam", "--camera", film, "--headless", "--frames", "3", "--fade", "-s", "great_wave,photo:1,the_scream:1"
+    )
+    assert code == 0, err
+    assert out.startswith("3 frames, ")
+    assert "painting with the palette on" in err
+
+
+def test_neighbors_with_weights_are_one_mix():
+    assert _names("a, b:1,c:2,d,e:1") == ["a", "b:1,c:2", "d", "e:1"]
 
 
 def test_ctrl_c_ends_a_live_session_and_finishes_its_recording(film, style_file, tmp_path):
