@@ -17,6 +17,7 @@ from allaprima.models.errors import AllaPrimaError, Interrupted, StyleError, Vid
 from allaprima.models.options import Commands, add_command, add_options, chosen, number, whole_number
 
 if TYPE_CHECKING:
+    from allaprima.inference.film.course import Course
     from allaprima.inference.style.session import StyleSession
 
 
@@ -171,7 +172,12 @@ def add_video(commands: Commands) -> None:
     parser = add_command(commands, "video", video, "paint a film", text, example)
     what = "a file of any kind that FFmpeg reads, numbered pictures (frames/%%05d.png, 25 a second), or - for standard input"
     parser.add_argument("films", nargs="+", metavar="IN", help=what)
-    parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help="a shipped style, or an .onnx file")
+    what = (
+        "a shipped style, an .onnx file, a mix; or the palette's styles from times on: great_wave@0,starry_night@5,photo@1:10"
+    )
+    parser.add_argument("-s", "--style", required=True, metavar="NAME_OR_FILE", help=what)
+    what = "how long it takes from one of such styles to the next (default: 1)"
+    parser.add_argument("--fade", type=number(0.0, 3600.0), metavar="SECONDS", help=what)
     what = ".mp4, .m4v, .mov, .mkv, .webm, pictures (%%05d.png keeps transparency), a folder, or - (default: IN_STYLE.mp4)"
     parser.add_argument("-o", "--output", metavar="OUT", help=what)
     names = ("keep_color", "strength", "strokes", "detail", "steady", "max_side_px")
@@ -251,21 +257,26 @@ def _paint_films(options: argparse.Namespace, plain: Callable[[str], str] = str)
     for film in options.films:
         if "://" in film:
             raise VideoError(f"{film} is an address; video paints files, webcam --camera takes addresses")
-    (path,), options.strength = find_styles([options.style], options.strength, PREFERRED_LIVE)
+    course = _course(options)
+    if not course:
+        (path,), options.strength = find_styles([options.style], options.strength, PREFERRED_LIVE)
     planned = plan_films(options.films, options.output, style_name(options.style))
     if options.output and options.output.endswith(("/", os.sep)):
         Path(options.output).mkdir(parents=True, exist_ok=True)
     if len(planned) == 1:
         check_output(planned[0][1], options.overwrite, options.codec)  # before the style is opened
-    picked, found = pick_precision({options.style: path}, options.device, options.target_fps, engine=options.engine)
-    (path,) = picked.values()
-    session = StyleSession(path, options.device, shared=True, engine=options.engine)
-    print(f"painting with {path} on {session.where}{found and f' ({found})'}", file=sys.stderr)
+    if course:
+        session, found = course.session, ""
+    else:
+        picked, found = pick_precision({options.style: path}, options.device, options.target_fps, engine=options.engine)
+        (path,) = picked.values()
+        session = StyleSession(path, options.device, shared=True, engine=options.engine)
+    print(f"painting with {session.name} on {session.where}{found and f' ({found})'}", file=sys.stderr)
     failed = 0
     with catch_interrupt() as received:
         for source, output in planned:
             try:
-                _paint_film(source, output, session, options, received, plain)
+                _paint_film(source, output, session, options, received, plain, course)
             except VideoError as error:
                 if len(planned) == 1:
                     raise
@@ -276,6 +287,17 @@ def _paint_films(options: argparse.Namespace, plain: Callable[[str], str] = str)
     return 1 if failed else 0
 
 
+def _course(options: argparse.Namespace) -> "Course | None":
+    """The styles of a film whose --style names times."""
+    from allaprima.inference.film.course import Course
+
+    if "@" not in options.style or Path(options.style).exists():
+        if options.fade is not None:
+            raise StyleError("--fade is for styles from times on: --style great_wave@0,starry_night@5")
+        return None
+    return Course(options.style, 1.0 if options.fade is None else options.fade, options.device, options.engine)
+
+
 def _paint_film(
     source: Path,
     output: Path,
@@ -283,6 +305,7 @@ def _paint_film(
     options: argparse.Namespace,
     received: list[int],
     plain: Callable[[str], str],
+    course: "Course | None",
 ) -> None:
     from allaprima.inference.console import film_progress
     from allaprima.inference.film.video import paint_video
@@ -307,6 +330,7 @@ def _paint_film(
             progress=progress,
             profile=profile,
             say=say,
+            before_frame=course.at if course else lambda time_s: None,
         )
     if report.skipped:
         say(f"{report.skipped} damaged packets or frames were skipped; what follows keeps its time")

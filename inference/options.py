@@ -83,7 +83,7 @@ class MachineOptions:
     )
 
 
-def _seconds(text: str) -> float:
+def read_seconds(text: str) -> float:
     """ "90", "1:30" or "0:01:30"."""
     try:
         seconds = [float(part) for part in text.split(":")]
@@ -96,7 +96,7 @@ def _seconds(text: str) -> float:
 
 
 def _length(text: str) -> float:
-    seconds = _seconds(text)
+    seconds = read_seconds(text)
     if not seconds:
         raise argparse.ArgumentTypeError(f"{text} is no time at all; leave --duration out to paint to the end")
     return seconds
@@ -112,7 +112,7 @@ class VideoOptions:
 
     codec: str = option("auto", "auto is H.264, AV1 in .webm; .mov holds no AV1; in hardware where that works", choices=CODECS)
     quality: int = option(75, "more is better and larger", "1..100", least=1, most=100)
-    start_s: float = option(0.0, "begin here, in seconds or [H:]M:S", "T", read=_seconds)
+    start_s: float = option(0.0, "begin here, in seconds or [H:]M:S", "T", read=read_seconds)
     duration_s: float = option(0.0, "paint this long", "T", read=_length, default_text="to the end")
 
     def __post_init__(self) -> None:

@@ -112,6 +112,7 @@ def paint_video(
     progress: Callable[[int, float, float | None], None] = lambda frames, done_s, length_s: None,
     profile: Profile | None = None,
     say: Callable[[str], None] = lambda note: None,
+    before_frame: Callable[[float], object] = lambda time_s: None,
 ) -> VideoReport:
     """Paint a film; sound and subtitles are passed on unchanged.
 
@@ -123,6 +124,8 @@ def paint_video(
             that the complete film would have replaced.
         progress: called after each frame with the frames and seconds done so far, and the total seconds, if known.
         profile: receives the time of each stage. say: receives the report's notes as soon as they are known.
+        before_frame: called before each frame is painted, with its seconds from the beginning of what is painted; it may
+            change the session's weights.
     Raises:
         Interrupted: stopped before the first frame. VideoError: a film cannot be read or written; nothing is left behind.
     """
@@ -136,7 +139,17 @@ def paint_video(
             for note in report.notes:
                 say(note)
             painter = FilmPainter(session, how, profile)
-            _paint(reader, writer, painter, report, profile=profile, stopped=stopped, progress=progress, say=say)
+            _paint(
+                reader,
+                writer,
+                painter,
+                report,
+                profile=profile,
+                stopped=stopped,
+                progress=progress,
+                say=say,
+                before_frame=before_frame,
+            )
             if not report.whole:
                 writer.keep_existing()
             if not report.frames:
@@ -194,6 +207,7 @@ def _paint(
     stopped: Callable[[], object],
     progress: Callable[[int, float, float | None], None],
     say: Callable[[str], None],
+    before_frame: Callable[[float], object],
 ) -> None:
     """Read, paint and write at the same time; fills in the report's `frames` and `whole`, and prints what it encounters."""
     read = _Stage(lambda put, _: _read(reader, put, profile), "read")
@@ -206,9 +220,11 @@ def _paint(
                     keeps_alpha = True  # said once
                     report.notes += ("transparency is not kept; white shows through (-o %05d.png keeps it)",)
                     say(report.notes[-1])
+                time_s = float(item.pts * reader.time_base)
+                before_frame(time_s)
                 item = (item, painter.stylize(item.frame))
                 report.frames += 1
-                progress(report.frames, float(item[0].pts * reader.time_base), reader.length_s)
+                progress(report.frames, time_s, reader.length_s)
             write.put(item)
         report.whole = not stopped()
         if report.frames:

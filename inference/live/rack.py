@@ -95,9 +95,13 @@ class PaletteRack:
         self._weights = {name: self._parsed(name, known) for name in names or sorted(known, key=lambda name: name == PHOTO)}
         self.names, self.errors = list(self._weights), dict[str, str]()
         self._fade_s, self._clock = fade_s, clock
+        self.begin()
+
+    def begin(self) -> None:
+        """Be at the first style at once."""
         self._target = self.names[0]
         self._from = self.first.weights = self._weights[self._target]
-        self._began_s = -fade_s
+        self._began_s = -np.inf
 
     @staticmethod
     def _parsed(name: str, known: Sequence[str]) -> np.ndarray:

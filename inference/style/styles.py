@@ -142,4 +142,4 @@ def style_name(style: str) -> str:
     """What a user called a style, as a part of a file's name."""
     if style.lower().endswith((".onnx", ".npz")):
         return Path(style).stem
-    return re.sub("[/ :,]+", "_", re.sub(r"[^,]*[/\\]([^/\\,]*)\.npz(?=:)", r"\1", style))
+    return re.sub("[/ :,@]+", "_", re.sub(r"[^,]*[/\\]([^/\\,]*)\.npz(?=:)", r"\1", style))
