@@ -4,9 +4,9 @@ import { copyLink, keepAddress, readAddress, readBare } from "./address.js";
 import { findAssets, startWithoutGpu, startWorker } from "./engine.js";
 import { saveWholeVideo, toggleRecording } from "./filming.js";
 import { keepOffline } from "./offline.js";
-import { placeDivider, strokes, want } from "./painting.js";
+import { painted, placeDivider, strokes, want } from "./painting.js";
 import { saveFullSize, share, snapshot, unfinished } from "./saving.js";
-import { clearSource, openCamera, openFiles, turn } from "./sources.js";
+import { clearSource, offerSamples, openCamera, openFiles, turn } from "./sources.js";
 import { $, now, paintingCanvas, say, stage } from "./state.js";
 import { chooseFirst, chooseNamed, chooseSecond, listStyles } from "./styles.js";
 
@@ -93,6 +93,12 @@ function connectControls() {
     event.preventDefault();
     $(button).click();
   });
+  $("divider").addEventListener("keydown", ({ key }) => {
+    const step = { ArrowLeft: -5, ArrowDown: -5, ArrowRight: 5, ArrowUp: 5, Home: -100, End: 100 }[key];
+    if (!step) return;
+    $("compare").value = Number($("compare").value) + step;
+    $("compare").dispatchEvent(new Event("input"));
+  });
   stage.addEventListener("pointerdown", (event) => {
     if (stage.dataset.state === "empty") return;
     stage.setPointerCapture(event.pointerId);
@@ -120,17 +126,18 @@ function connectControls() {
 async function start() {
   $("backend").textContent = "Starting …";
   const camera = readBare();
+  now.assets = findAssets();
+  listStyles();
   connectControls();
   now.started = keepOffline().then(startEngine);
   await now.started;
-  listStyles();
   await chooseFirst(...readAddress());
   if (camera !== null) await openCamera(camera).catch(say);
+  else await offerSamples().then(painted);
   document.body.dataset.ready = "true";
 }
 
 async function startEngine() {
-  now.assets = findAssets();
   const backend = new URLSearchParams(location.search).get("backend") ?? "auto";
   await startWorker(backend).catch((error) => {
     if (backend === "wasm") throw error;

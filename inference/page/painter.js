@@ -33,7 +33,8 @@ addEventListener("message", async ({ data: { id, task, values } }) => {
     const result = await TASKS[task](values, (share) => postMessage({ id, progress: share }));
     postMessage({ id, result }, result?.pixels ? [result.pixels.buffer] : []);
   } catch (error) {
-    const kind = error instanceof Refused ? "refused" : error instanceof Wrong ? "wrong" : undefined;
+    const kinds = [[Refused, "refused"], [Wrong, "wrong"], [Cancelled, "cancelled"]];
+    const kind = kinds.find(([type]) => error instanceof type)?.[1];
     postMessage({ id, error: error?.message ?? String(error), kind });
   }
 });

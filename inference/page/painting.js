@@ -9,6 +9,7 @@ const AUTO_PIXELS = { webgpu: 640 * 360, wasm: 384 * 216 }; // of live pictures
 const PHOTO_PIXELS = [1024 * 768, 2 ** 21];
 
 let wanted = ""; // "paint" a new picture, or only "mix" the last one anew
+let painting = ""; // what the worker is asked for
 let whenIdle = [];
 let finished = []; // when the last pictures were
 
@@ -22,6 +23,11 @@ export function restartRate() {
   finished = [];
 }
 
+/** Nothing waits to be painted any more. */
+export async function painted() {
+  while (now.busy || (wanted && now.source && now.style)) await idle();
+}
+
 export async function idle() {
   while (now.busy) await new Promise((resolve) => whenIdle.push(resolve));
 }
@@ -29,7 +35,7 @@ export async function idle() {
 async function pump() {
   if (now.busy || !wanted || !now.source || !now.style) return;
   const task = wanted, from = now.source, painter = now.style;
-  [now.busy, wanted] = [true, ""];
+  [now.busy, wanted, painting] = [true, "", task];
   if (task === "paint") $("done").textContent = "";
   const slow = setTimeout(() => { $("speed").textContent = "Painting …"; }, 500);
   try {
@@ -41,10 +47,16 @@ async function pump() {
       if (picture && from.kind === "photo") $("done").textContent = `Painted as ${painter.title ?? painter.name}.`;
     }
   } catch (error) {
-    await recover(error, painter);
+    if (error.kind !== "cancelled") await recover(error, painter);
   }
   clearTimeout(slow);
+  painting = "";
   free();
+}
+
+/** Another style is coming, which wants a painting then: the one under way, of a photo, ends after the network's next pass. */
+export function abandon() {
+  if (painting === "paint" && now.source?.kind === "photo") ask("cancel").catch(() => {});
 }
 
 /** The worker may have something else to do. */
@@ -160,6 +172,7 @@ export function placeDivider() {
   const box = stage.getBoundingClientRect();
   const shown = Math.min(box.width, (box.height * width) / height);
   const cut = ((box.width - shown) / 2 + share * shown) / box.width;
+  $("divider").setAttribute("aria-valuenow", $("compare").value);
   stage.style.setProperty("--cut", share === 0 ? "0%" : `${100 * cut}%`);
   stage.classList.toggle("comparing", share > 0 && share < 1);
 }

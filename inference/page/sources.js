@@ -8,6 +8,10 @@ import { openDropped } from "./styles.js";
 let request = 0; // the latest source that was asked for counts
 
 function setSource(next) {
+  if (now.source?.sample && !next.sample && $("compare").value === HALF) { // nobody moved it
+    $("compare").value = 0;
+    $("compare").dispatchEvent(new Event("input"));
+  }
   const lost = leaveSource();
   now.source = next;
   showControls();
@@ -15,7 +19,8 @@ function setSource(next) {
   stage.dataset.state = "painting";
   if (next.kind === "photo") showContent();
   const before = lost ? "What was being saved was not finished. " : "";
-  say(before + (now.style ? "" : "It is painted as soon as a style is here."));
+  const text = before + (now.style ? "" : "It is painted as soon as a style is here.");
+  if (text || !next.sample) say(text); // nobody asked for a sample
   want("paint");
 }
 
@@ -66,6 +71,37 @@ export async function openFiles(files) {
   const other = files.find((file) => isStyle(file) || isVideo(file));
   if (other) return isStyle(other) ? openDropped(other) : openVideo(other);
   await openPhoto(files, 0);
+}
+
+/** A row of photos for those who have none at hand; the first one is painted at once. */
+export async function offerSamples() {
+  const { samples } = now.assets;
+  if (!samples.length) return;
+  const buttons = samples.map(({ name, picture }, i) => {
+    const button = Object.assign(document.createElement("button"), { type: "button" });
+    button.append(Object.assign(new Image(), { src: picture, alt: `The photo ${name}` }));
+    button.addEventListener("click", () => openSample(samples[i]).catch(say));
+    return button;
+  });
+  $("samples").append(...buttons);
+  $("samples").hidden = false;
+  if (now.touched) return;
+  await openSample(samples[0]);
+  $("compare").value = HALF;
+  $("compare").dispatchEvent(new Event("input"));
+}
+
+const HALF = "50"; // where the divider of the first picture stands
+
+async function openSample({ picture }) {
+  const mine = ++request;
+  const image = Object.assign(new Image(), { src: picture });
+  await image.decode();
+  const bitmap = await createImageBitmap(image);
+  if (mine !== request) return bitmap.close();
+  photos = [];
+  const { width, height } = bitmap;
+  setSource({ kind: "photo", sample: true, element: bitmap, width, height, stop: () => bitmap.close() });
 }
 
 /** The next photo, or with -1 the one before. */

@@ -2,7 +2,7 @@
 
 import { keepAddress } from "./address.js";
 import { ask, forgetSecond, read, startWithoutGpu } from "./engine.js";
-import { idle, want } from "./painting.js";
+import { abandon, idle, want } from "./painting.js";
 import { isSaving } from "./saving.js";
 import { $, now, say, showProgress, stage } from "./state.js";
 
@@ -32,14 +32,12 @@ const showShare = (done, all) => showProgress(all ? done / all : null);
 
 let choice = 0; // the latest one counts, however long an earlier one takes to arrive
 
-const EXAMPLE = "starry_night"; // what example.jpg is painted with
-
-/** The style of this name, or the example's, unless an .onnx file was dropped before; and the one to be mixed in. */
+/** The style of this name, or the first one, unless an .onnx file was dropped before; and the one to be mixed in. */
 export async function chooseFirst(name, second) {
   if (choice > 0 || !now.assets.styles.length) return;
   const { styles } = now.assets, named = (wanted) => styles.find((each) => each.name === wanted);
-  const entry = named(name) ?? named(EXAMPLE) ?? styles[0];
-  reveal(entry);
+  const entry = named(name) ?? styles[0];
+  if (name) reveal(entry);
   await choose(entry);
   await mixIn(second);
   if (name && entry.name !== name) say(`There is no style “${name}” here.`);
@@ -68,12 +66,15 @@ function reveal(entry) {
 }
 
 async function choose(entry) {
-  const mine = ++choice;
+  const mine = ++choice, isWanted = () => mine === choice;
   mark(entry.name);
+  abandon();
   try {
-    await openBest(entry, () => mine === choice, (bytes, expected) => openStyle(bytes, entry.name, expected), showShare);
+    await now.started;
+    await openBest(entry, isWanted, (bytes, expected) => openStyle(bytes, entry.name, expected, isWanted), showShare);
   } catch (error) {
     mark(now.style?.name); // that is open
+    want("paint");
     say(error);
   } finally {
     showProgress();
@@ -121,11 +122,18 @@ function mark(name) {
   });
 }
 
-let opening = Promise.resolve();
+let opening = Promise.resolve(), queued = 0;
 
-/** One after the other, however fast somebody clicks, and while nothing is painted. `open` returns the style, if it is another. */
-function alone(open) {
+/**
+ * One after the other, however fast somebody clicks, and while nothing is painted. What is not wanted any more when its turn
+ * comes is left out, and nothing is painted before the last one.
+ * @param {() => Promise<object?>} open returns the style, if it is another
+ */
+function alone(open, isWanted = () => true) {
+  queued += 1;
   const task = opening.catch(() => {}).then(async () => {
+    queued -= 1;
+    if (!isWanted()) return;
     if (isSaving()) say("That style is next, when what is being saved is done. Cancel stops it.");
     while (isSaving()) await idle();
     stage.dataset.state = now.source ? "painting" : "empty";
@@ -138,8 +146,10 @@ function alone(open) {
       now.style = previous;
       throw error;
     } finally {
-      mark(now.style?.name); // that is open
-      want("paint");
+      if (!queued) {
+        mark(now.style?.name); // that is open
+        want("paint");
+      }
     }
   });
   opening = task;
@@ -154,7 +164,7 @@ function suitStrokes(style) {
 }
 
 /** @param {Uint8Array?} expected what it must paint of the worker's test picture */
-async function openStyle(bytes, name, expected) {
+async function openStyle(bytes, name, expected, isWanted = () => true) {
   if (bytes.length < 16) throw new Error(`${name} is too small for an .onnx file`);
   let style;
   await alone(async (previous) => {
@@ -165,7 +175,8 @@ async function openStyle(bytes, name, expected) {
     style = { name, bytes, ...contract };
     if (!now.strokesChosen) suitStrokes(style);
     return { style };
-  });
+  }, isWanted);
+  if (!style) return;
   say("");
   const who = [style.painter, style.year, style.license].filter(Boolean).join(", ");
   $("card").textContent = `“${style.title || name}”${who ? ` – ${who}` : ""}`;

@@ -61,6 +61,8 @@ TYPES = {
     ".png": "image/png",
     ".webmanifest": "application/manifest+json",
 }
+FIRST_STYLE = "starry_night"  # what the page begins with, and what example.jpg is painted with
+SAMPLES = ("chelsea", "astronaut", "coffee")  # photos for those who have none at hand; the first is example.jpg's
 TEST_PX = 48  # side of the picture that each style must paint correctly before it is used, in painter.js
 ASSETS = 'id="assets">{}'  # in index.html, where `_assets` goes
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -131,7 +133,11 @@ def _assets(add: Add, picture: Add, folder: Path, runtimes: Sequence[str], preci
         "worker": add("worker.js", lambda: joined(WORKER_SOURCES)),
         "runtimes": {name: _runtime(name, add) for name in runtimes},
         "films": add("films.mjs", FILMS.read_bytes),
-        "styles": styles,
+        "styles": sorted(styles, key=lambda listed: listed["name"] != FIRST_STYLE),
+        "samples": [
+            {"name": name, "picture": picture(f"samples/{name}.jpg", (PAGE / "samples" / f"{name}.jpg").read_bytes)}
+            for name in SAMPLES
+        ],
     }
 
 

@@ -56,6 +56,7 @@ class serving:
 
 REALTIME = [style for style in shipped_styles() if style.tier == "realtime"]
 FIRST = next(style for style in REALTIME if style.name == "starry_night")  # what the page begins with
+LISTED = [FIRST, *(style for style in REALTIME if style is not FIRST)]
 
 
 class Page:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from films import drifting, write_film
 from PIL import Image
-from tab import CHROMIUM, EXAMPLE, FIRST, PIXELS, REALTIME, SET, Page, exact
+from tab import CHROMIUM, EXAMPLE, FIRST, LISTED, PIXELS, SET, Page, exact
 
 from allaprima.inference.color import keep_luminance
 from allaprima.inference.landscape import paint_landscape
@@ -370,12 +370,89 @@ def test_the_whole_picture_is_seen_whatever_its_shape(address, browser, tmp_path
         assert abs(middle["x"] + 1 - stage["x"] - stage["width"] / 2) <= 2
 
 
-def test_the_first_screen_shows_what_it_is(address, browser, photo):
+def test_the_first_screen_shows_what_it_is_before_anything_can_be_painted(address, browser):
+    """And all styles, though their engine does not come."""
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.route("**/*.wasm.gz", lambda route: None)
+    tab.goto(address)
+    tab.locator("#choices label").nth(13).wait_for()
+    assert tab.evaluate(EXAMPLE) == [902, True]
+    assert tab.inner_text("#example") == "Your camera or photo, painted. Nothing leaves this device."
+    assert tab.evaluate("document.getElementById('choices').scrollTop + document.getElementById('choices').scrollLeft") == 0
+    assert FIRST.card["title"] in tab.inner_text("#choices label:first-child")
+    context.close()
+
+
+def test_the_first_picture_is_a_photo_that_every_control_works_on(address, browser, photo):
     with Page(browser, address) as page:
-        assert page.tab.evaluate(EXAMPLE) == [902, True]
-        assert page.tab.inner_text("#example") == "Your camera or photo, painted. Nothing leaves this device."
-        page.open(photo)
         assert page.tab.evaluate(EXAMPLE) == [902, False]
+        first = page.pixels()
+        assert first.shape == (300, 451, 3)
+        assert page.tab.get_attribute("#divider", "aria-valuenow") == "50"
+        page.tab.focus("#divider")
+        page.tab.keyboard.press("ArrowRight")
+        assert page.tab.input_value("#compare") == "55"
+        box = page.tab.locator("#divider").bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.tab.mouse.move(x, y)
+        page.tab.mouse.down()
+        page.tab.mouse.move(x - 60, y)
+        page.tab.mouse.up()
+        assert int(page.tab.input_value("#compare")) < 50
+        assert not np.array_equal(page.painted(lambda: page.choose("The Scream")), first)
+        page.painted(lambda: page.tab.click("#samples button:nth-of-type(2)"))
+        assert page.pixels().shape == (512, 512, 3)
+        page.tab.evaluate(SET, ["compare", 50])
+        assert page.open(photo).shape == (203, 158, 3)
+        assert page.tab.input_value("#compare") == "0"  # nobody moved it from the middle: one's own photo is shown painted
+
+
+def test_a_photo_opened_while_the_page_starts_is_not_replaced_by_a_sample(address, browser, photo):
+    with Page(browser, address) as page:
+        page.tab.reload(wait_until="domcontentloaded")
+        page.tab.set_input_files("#file", photo)
+        page.ready()
+        page.tab.wait_for_selector('#stage[data-state="painted"]')
+        assert page.pixels().shape == (203, 158, 3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1400, 900)])
+def test_a_message_appears_beside_what_was_pressed_moves_nothing_and_goes(address, browser, photo, width, height):
+    granted, viewport = ("clipboard-read", "clipboard-write"), {"width": width, "height": height}
+    with Page(browser, address, permissions=granted, viewport=viewport) as page:
+        page.open(photo)
+        page.tab.locator("#copy_link").scroll_into_view_if_needed()
+        before = page.tab.locator("#copy_link").bounding_box()
+        page.tab.click("#copy_link")
+        page.message("The link is copied")
+        assert page.tab.locator("#copy_link").bounding_box() == before
+        box = page.tab.locator("#message").bounding_box()
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+        assert 0 <= box["y"] <= box["y"] + box["height"] <= height
+        assert min(abs(box["y"] + box["height"] - before["y"]), abs(box["y"] - before["y"] - before["height"])) < 20
+        page.tab.locator("#message:empty").wait_for(state="attached")
+
+
+def test_of_many_choices_the_last_one_alone_is_opened_and_painted(address, browser, photo):
+    with Page(browser, address) as page:
+        page.open(photo)
+        before = int(page.tab.get_attribute("#stage", "data-painted"))
+        page.tab.evaluate("""() => {
+          const asked = window.asked = [], send = Worker.prototype.postMessage;
+          Worker.prototype.postMessage = function (message, transfer) {
+            asked.push(message.task);
+            return send.call(this, message, transfer);
+          };
+          for (const i of [3, 5, 7, 9]) document.querySelectorAll("#choices input")[i].click();
+        }""")
+        last = page.tab.evaluate("document.querySelectorAll('#choices label')[9].innerText").strip()
+        page.tab.locator("#done", has_text=last).wait_for()
+        page.tab.wait_for_timeout(300)
+        asked = page.tab.evaluate("asked")
+        assert asked.count("open") <= 2  # the first may have begun
+        assert asked.count("paint") == 1
+        assert int(page.tab.get_attribute("#stage", "data-painted")) == before + 1
 
 
 def test_the_examples_right_half_is_what_the_shipped_style_paints():
@@ -510,7 +587,7 @@ def test_what_is_missing_is_said(address, browser):
         page.tab.click("#camera")
         page.message("permission was denied")
         assert page.tab.inner_text("#why").startswith("WebGPU: n")  # "not in this browser", "no GPU that ..."
-        assert page.tab.get_attribute("#stage", "data-state") == "empty"
+        assert page.tab.get_attribute("#stage", "data-state") == "painted"  # the sample is still there
 
 
 def test_the_page_is_used_by_keyboard_alone(address, browser, photo):
@@ -524,7 +601,7 @@ def test_the_page_is_used_by_keyboard_alone(address, browser, photo):
         assert [n for n in names if n][:9] == controls
         page.tab.focus("#choices input:checked")
         page.painted(lambda: page.tab.keyboard.press("ArrowRight"))
-        second = REALTIME[REALTIME.index(FIRST) + 1].card["title"]
+        second = LISTED[1].card["title"]
         page.tab.locator("#card", has_text=f"“{second}”").wait_for()
         page.tab.focus("#strength")
         assert page.painted(lambda: page.tab.keyboard.press("ArrowLeft")) is not None
@@ -533,8 +610,9 @@ def test_the_page_is_used_by_keyboard_alone(address, browser, photo):
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
 def test_every_style_is_reached_by_scrolling_the_list_and_not_the_page(address, browser, width, height):
-    last = REALTIME[-1]
-    with Page(browser, address, path=f"?backend=wasm#style={last.name}", viewport={"width": width, "height": height}) as page:
+    with Page(
+        browser, address, path=f"?backend=wasm#style={LISTED[-1].name}", viewport={"width": width, "height": height}
+    ) as page:
         choices, label = (page.tab.locator(name).bounding_box() for name in ("#choices", "#choices label:has(input:checked)"))
         assert choices["x"] <= label["x"] <= choices["x"] + choices["width"] - label["width"]
         assert choices["y"] <= label["y"] <= choices["y"] + choices["height"] - label["height"]
@@ -542,7 +620,7 @@ def test_every_style_is_reached_by_scrolling_the_list_and_not_the_page(address, 
         assert page.tab.evaluate("[scrollX, scrollY]") == [0, 0]
         page.tab.focus("#choices input:checked")
         page.tab.keyboard.press("ArrowRight")  # round to the first one
-        page.tab.wait_for_url(f"**#style={REALTIME[0].name}&*")
+        page.tab.wait_for_url(f"**#style={LISTED[0].name}&*")
         first = page.tab.locator("#choices label").first.bounding_box()
         assert choices["x"] <= first["x"] <= choices["x"] + choices["width"] - first["width"]
         assert choices["y"] <= first["y"] <= choices["y"] + choices["height"] - first["height"]

@@ -104,7 +104,8 @@ def test_the_single_file_works_from_the_disk(address, browser, run, photo, frame
     assert run("web", "--single-file", tmp_path / "one.txt")[0] == 1
     expected = StyleSession(find_style(f"{FIRST.full_name}.int8")).stylize(frame)
     with Page(browser, output.as_uri(), path="") as page:
-        assert page.tab.evaluate(EXAMPLE) == [902, True]
+        assert page.tab.evaluate(EXAMPLE) == [902, False]
+        assert page.pixels().shape == (300, 451, 3)
         page.tab.select_option("#size", "4096")
         assert np.abs(page.open(photo) - expected).mean() <= 1.5
         assert page.tab.evaluate(SEND, address) == "refused"
