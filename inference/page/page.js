@@ -27,7 +27,7 @@ function tell(slider, words) {
 
 function togglePause() {
   now.paused = !now.paused;
-  $("pause").textContent = now.paused ? "Go on" : "Pause";
+  $("pause").textContent = now.paused ? "Resume" : "Pause";
   now.paused ? now.source.element.pause() : now.source.element.play().catch(say);
   want("paint"); // where it stopped, too
 }

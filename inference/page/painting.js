@@ -90,7 +90,7 @@ export async function recover(error, painter) {
   }
   say(`Painting failed: ${error.message}`);
   now.paused = true;
-  $("pause").textContent = "Go on";
+  $("pause").textContent = "Resume";
 }
 
 /** What is quick, and more where the strokes would be too small to be seen there. */

@@ -121,7 +121,7 @@ export function saveFullSize() {
     const { blob } = await ask("save", { picture, strokes: strokes(), ...mixture(), ...how }, [picture], report);
     if (!blob) return undefined;
     save(blob, endingOf(blob.type));
-    return `It is saved at ${size}.`;
+    return `Saved at ${size}.`;
   });
 }
 

@@ -155,7 +155,7 @@ def test_a_photo_is_saved_at_full_size_as_python_paints_it_without_seams(address
             page.tab.locator("#speed", has_text=re.compile(r"Full size, 1640 . 1240 px: \d+ %")).wait_for()
         assert download.value.suggested_filename.endswith(".jpg")
         saved = np.asarray(Image.open(download.value.path()).convert("RGB")).astype(int)
-        page.message("It is saved at 1640")
+        page.message("Saved at 1640")
         assert page.set("keep_color", 0).shape == preview.shape  # it goes on as before
     assert saved.shape == content.shape
     painted = paint_levels(StyleSession(find_style(f"{FIRST.full_name}.int8")), content, FIRST.card["strokes"], 1.0)
@@ -239,7 +239,7 @@ def test_the_camera_is_painted_live_paused_recorded_and_stopped(address, browser
             page.painted(lambda: None)
         assert len(recorded_sizes(page, "#record", tmp_path)) >= 5
         page.tab.click("#pause")
-        page.tab.locator("#pause", has_text="Go on").wait_for()
+        page.tab.locator("#pause", has_text="Resume").wait_for()
         page.tab.wait_for_timeout(500)  # the picture under way
         still = page.pixels()
         page.tab.wait_for_timeout(500)
