@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", Image.Image, np.ndarray)
 
-# ONNX Runtime 1.29 and newer would else write a number of this machine into the home folder, and send what it ran to its
-# makers. Here, as whatever of ours is imported, this comes first.
+# Otherwise ONNX Runtime 1.29 and newer would write an ID of this machine into the home folder and report what it ran. Set
+# here because this module is always imported first.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __all__ = ["Style", "styles", "train"]
@@ -44,11 +44,11 @@ class Style:
         device: "auto" takes CUDA where it works and else the CPU; "cpu", "cuda", "coreml" or "directml".
         engine: on the CPU: "auto" takes OpenVINO where it is installed and faster here; "onnxruntime" or "openvino".
     Attributes:
-        card: what is known of it: "title", "painter", "year", "license", ...
-        strokes: how large its strokes are where a call does not say.
-        device: where it runs, as above but "auto".
+        card: what is known about it: "title", "painter", "year", "license", ...
+        strokes: the size of its strokes if a call does not give one.
+        device: where it runs, as above except "auto".
     Raises:
-        allaprima.models.errors.StyleError: there is no such style, or the file is none of ours; or "cuda" does not work
+        allaprima.models.errors.StyleError: there is no such style, or the file is not one of ours; or "cuda" does not work
             here. The message says what to do.
     """
 
@@ -61,7 +61,7 @@ class Style:
         fast = None if isinstance(name, bytes) else faster_tier(name)
         self._fine_session = StyleSession(fast, device, engine=engine) if fast else None
         self._name, self._engine = name, engine
-        self._gentler: tuple[float, StyleSession] | None = None  # the mix at the strength that it was last asked for at
+        self._gentler: tuple[float, StyleSession] | None = None  # the strength asked for last, and its mix
         self.card: dict[str, Any] = dict(self._session.contract.card)
         self.strokes, self.device = self._session.contract.own_strokes, self._session.device
 

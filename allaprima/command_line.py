@@ -1,4 +1,4 @@
-"""The command line: errors become exit codes. The commands stand beside their work, in inference/ and training/."""
+"""The command line: errors become exit codes. The commands themselves are in inference/ and training/."""
 
 import argparse
 import io
@@ -24,9 +24,9 @@ TEXTS = ("--title", "--painter", "--year", "--license")  # options that may be e
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 well, 1 something failed, 2 wrong arguments, 130 interrupted.
+    """Run one command; returns the exit code: 0 success, 1 something failed, 2 wrong arguments, 130 interrupted.
 
-    For `webcam` an interrupt is a way to quit like any other: 0.
+    For `webcam` an interrupt is a normal way to quit: 0.
     """
     _fill_standard_streams()
     for stream in (sys.stdout, sys.stderr):  # a file's name may hold what a terminal cannot show
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     for before, argument in zip(["", *arguments], arguments, strict=False):
         flag, _, value = argument.partition("=") if argument.startswith("--") and "=" in argument else (before, "", argument)
-        if not value and flag not in TEXTS:  # Path("") would be the folder that one is in
+        if not value and flag not in TEXTS:  # Path("") would mean the current folder
             parser.error(f"the argument {f'of {flag} ' if flag.startswith('-') else ''}is empty; a name is wanted")
     options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -80,7 +80,7 @@ def _print_log() -> None:
 
 
 def _fill_standard_streams() -> None:
-    """Where one was closed (`>&-`), what is meant for it would go to another, or into the next file that is opened."""
+    """Replace closed standard streams (`>&-`); otherwise their output would go into the next file that is opened."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it gets the number that is free

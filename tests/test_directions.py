@@ -1,4 +1,4 @@
-"""Imports point one way; a room may be read without those above it."""
+"""Imports point in one direction: a folder can be read without those above it."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# From -> what it may not take from. The rules of inference and models are kept by running them, in test_command_line.py.
+# Folder -> what it may not import. The rules of inference and models are kept by running them, in test_command_line.py.
 NEVER = {
     "training/classic": (
         "training.loop",

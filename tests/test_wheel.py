@@ -37,7 +37,7 @@ def call(wheel, tmp_path_factory):
     site = Path(sysconfig.get_path("purelib", "venv", {"base": environment, "platbase": environment}))
     with zipfile.ZipFile(wheel) as file:
         file.extractall(site)
-    (site / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")  # whose own .pth, ours among them, do not count
+    (site / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth files, ours among them, do not count
     folder = tmp_path_factory.mktemp("project")
     for name in ("models", "inference", "checkpoints"):
         (folder / name).mkdir()

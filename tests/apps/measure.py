@@ -1,7 +1,7 @@
 """How long one style takes in every runtime at hand, side by side: python tests/apps/measure.py [--rounds 15].
 
-Every round asks each runtime in turn for one run that does not count and two that do; the medians are printed. What is timed
-is the network's run alone: no decoding, no scaling, but where these are inside the file (frame). Runtimes get their default
+Every round asks each runtime in turn for one run that does not count and two that do; the medians are printed. Only the
+network's run is timed, without decoding and scaling, except where these are inside the file (frame). Runtimes get their default
 options; in the browser the number of threads is given, because its default is half of the cores.
 """
 

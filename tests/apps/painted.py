@@ -46,7 +46,7 @@ def assert_close(painting: np.ndarray, wanted: np.ndarray, levels: int = LEVELS)
 
 
 def installed(folder: Path, *packages: str) -> Path:
-    """A folder with packages that the environment does not have, nor what they need of others."""
+    """A folder with packages that the environment does not have, without their dependencies."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if result.returncode:

@@ -172,7 +172,7 @@ def onnxruntime_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = Path(named).resolve()
         return compiled(HERE / "onnxruntime.cpp", program, *library_options(folder / "include", folder / "lib"))
     if (modules := find_node_modules()) and (package := modules / "com.github.asus4.onnxruntime").is_dir() and on_linux_x64():
-        library = program.parent / "libonnxruntime.so.1"  # its name in the package is without the number it asks for
+        library = program.parent / "libonnxruntime.so.1"  # the package's file lacks the version number in its name
         library.symlink_to((package / "Plugins/Linux/x64/libonnxruntime.so").resolve())
         (program.parent / "libonnxruntime.so").symlink_to(library)
         headers = next(package.glob("Plugins/iOS~/**/onnxruntime_cxx_api.h")).parent
@@ -308,7 +308,7 @@ def test_the_browser_refuses_the_optional_inputs(tmp_path):
 
 
 def test_the_csharp_snippet_is_csharp(tmp_path):
-    """No more than that: the library's package is to be had from NuGet alone."""
+    """Only compiles it: the library's package is available only from NuGet."""
     if shutil.which("mcs") is None:
         pytest.skip("no C# compiler: apt-get install mono-mcs")
     call("mcs", "--parse", HERE / "csharp.cs", folder=tmp_path)

@@ -62,7 +62,7 @@ def test_an_opencv_of_2021_paints_the_same_from_a_file_for_it(opencv_of_2021, fo
 
 
 def test_coremltools_convert_a_network(tmp_path):
-    """Its operators and ends; to run it takes a Mac."""
+    """Checks operators, inputs and outputs; running it takes a Mac."""
     names = ("coremltools", "attrs", "cattrs", "pyaml", "sympy", "mpmath", "tqdm", "packaging")
     packages = installed(tmp_path / "packages", *names)
     program, weights = tmp_path / "style.mlpackage", IMAGE_FILE.with_suffix(".safetensors")
@@ -87,7 +87,7 @@ def test_litert_paints_the_same_from_a_file_for_it(form_for, photo, tmp_path):
     packages = ("ai-edge-litert", "onnx2tf", "onnx", "onnxruntime", "pillow")
     if subprocess.run([python, "-m", "pip", "install", "-q", *packages], capture_output=True).returncode:
         pytest.skip("onnx2tf cannot be installed here")
-    # A picture that it compares both ends on, or else would download.
+    # The picture for its own comparison; without it, one would be downloaded.
     np.save(tmp_path / "calibration_image_sample_data_20x128x128x3_float32.npy", np.zeros((20, 128, 128, 3), np.float32))
     command = [python.with_name("onnx2tf"), "-i", form_for("litert"), "-o", "made", "-n"]
     path = {"PATH": f"{python.parent}:/usr/bin:/bin"}

@@ -1,4 +1,4 @@
-"""Where the tools are that the tests and measure.py drive: node and its packages, a browser."""
+"""Finds the tools that the tests and measure.py drive: node and its packages, a browser."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def find_chromium() -> str | None:
 
 
 def why_no_node(*packages: str) -> str:
-    """What is missing to run these packages in node, with the line that installs it; empty where nothing is."""
+    """What is missing to run these packages in node, with the line that installs it; empty if nothing is missing."""
     if shutil.which("node") is None:
         return "no node: apt-get install nodejs"
     modules = find_node_modules()

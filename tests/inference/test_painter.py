@@ -27,7 +27,7 @@ def test_the_painter_of_films_paints_as_the_painter_of_photos(style_file, option
     first = paint(painter, frame, 0.0).copy()
     paint(painter, 255 - frame, 0.1)
     again = paint(painter, frame, 0.2)
-    assert np.abs(again.astype(int) - first).mean() < 0.5  # nothing of the frame between is left but what hardly differed
+    assert np.abs(again.astype(int) - first).mean() < 0.5  # only what hardly differed is left of the frame in between
     np.testing.assert_array_equal(first, paint_photo(session, frame, options))
 
 

@@ -33,7 +33,7 @@ from allaprima.models.errors import PictureError
 
 
 def gray_profile(gamma):
-    """A profile of gray numbers with a power curve."""
+    """A gray profile with a power curve."""
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
     white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
     tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, len(white), b"kTRC", 156 + len(white), len(curve))

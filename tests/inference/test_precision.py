@@ -12,7 +12,7 @@ PATHS = {name: find_style(f"{name}/realtime") for name in ("great_wave", "starry
 
 @pytest.fixture
 def timed(monkeypatch):
-    """Takes what each precision is to take, in milliseconds."""
+    """A session that takes the given milliseconds for each precision."""
 
     def set_times(fp32: float, int8: float) -> None:
         def took(session, height, width, seconds):

@@ -1,4 +1,4 @@
-"""What only a GPU can show. Whoever has one:
+"""Tests that need a GPU. If you have one:
 
 pytest -m cuda && allaprima bench --training PAINTING --photos FOLDER
 """

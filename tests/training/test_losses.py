@@ -62,7 +62,7 @@ def test_tv_loss_of_constant_image_is_zero():
 def test_tv_loss_of_a_step_edge():
     image = torch.zeros(1, 3, 4, 5)
     image[..., 3:] = 1.0
-    assert tv_loss(image).item() == pytest.approx(1 / 4)  # one of four horizontal neighbours differs by 1
+    assert tv_loss(image).item() == pytest.approx(1 / 4)  # one of four horizontal neighbors differs by 1
 
 
 @pytest.mark.parametrize("normalization", ["unitless", "gatys", "johnson"])

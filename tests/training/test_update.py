@@ -172,7 +172,7 @@ def test_everything_a_step_changes_stays_where_it_is_in_memory(launch):
 
 
 def stand_in(run, content_image):
-    """`captured` without a GPU: the same work, on a copy of the photos that lies where it lay."""
+    """`captured` without a GPU: the same work, on a copy of the photos at a fixed address."""
     static = content_image.clone()
 
     def replay(image):

@@ -1,4 +1,4 @@
-"""Films whose clock restarts or leaps: joined, of a playlist, of a receiver that lost its signal."""
+"""Films whose clock restarts or leaps: joined films, playlists, receivers that lost their signal."""
 
 import av
 import numpy as np
@@ -77,7 +77,7 @@ def test_each_parts_sound_stays_with_its_pictures(tmp_path):
     part(parts[1], PARTS[1], sounds=2)  # the second tone is higher
     joined_file = tmp_path / "joined.ts"
     one = tmp_path / "b1.ts"
-    with av.open(str(parts[1])) as source, av.open(str(one), "w") as target:  # with the higher tone alone
+    with av.open(str(parts[1])) as source, av.open(str(one), "w") as target:  # only the higher tone
         streams = {
             stream.index: target.add_stream_from_template(stream)
             for stream in (source.streams.video[0], source.streams.audio[1])

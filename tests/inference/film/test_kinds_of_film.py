@@ -32,7 +32,7 @@ def write_animation(path: Path, durations_ms: list[int]) -> Path:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_mjpeg_with_exif_is_painted_upright(tmp_path, orientation):
-    """EXIF is side data that PyAV 18 has no name for; the orientation in it is a display matrix beside it."""
+    """PyAV 18 has no name for EXIF side data; its orientation is also stored as a display matrix."""
     picture, exif = Image.fromarray(drifting(1)[0]), Image.Exif()
     exif[0x112] = orientation
     encoded, png = io.BytesIO(), io.BytesIO()

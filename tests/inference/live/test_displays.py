@@ -1,4 +1,4 @@
-"""A window that cannot or can be opened, a virtual camera that is not there."""
+"""Windows that can or cannot be opened, and a missing virtual camera."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ def test_a_real_window_opens_and_shows_frames(style_file, tmp_path):
             server.terminate()
     assert result.returncode == 0, result.stderr
     assert "20 frames" in result.stdout
-    assert result.stderr.count("\n") == 1  # where it paints; nothing of OpenCV's or Qt's
+    assert result.stderr.count("\n") == 1  # our own line; nothing from OpenCV or Qt
 
 
 def test_virtual_camera_without_pyvirtualcam_says_how_to_install_it(run, monkeypatch):

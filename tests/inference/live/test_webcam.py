@@ -350,7 +350,7 @@ def test_ctrl_c_ends_a_live_session_and_finishes_its_recording(film, style_file,
 
 
 def resident_bytes() -> int:
-    """What is held: not what the allocator keeps for later."""
+    """Memory in use, without what the allocator keeps for later."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -384,7 +384,7 @@ def test_memory_stays_flat_over_20000_frames(style_file, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_200_unplugs_leave_nothing_behind(monkeypatch, tmp_path):
-    """A film as the camera, that is gone after twenty pictures and is plugged in again."""
+    """The camera is a film that vanishes after twenty pictures and is plugged in again."""
     monkeypatch.setattr(cameras, "BACK_OFF_S", (0.02,))
     film = write_film(tmp_path / "a.mp4", drifting(200, 96, 128), rate=500)
     buffers, opened = Buffers(), []
@@ -405,7 +405,7 @@ def test_200_unplugs_leave_nothing_behind(monkeypatch, tmp_path):
     found = []
 
     def stopped() -> bool:
-        if len(opened) in (50, 250) and len(found) < 1 + (len(opened) == 250):  # before, memory is still finding its place
+        if len(opened) in (50, 250) and len(found) < 1 + (len(opened) == 250):  # before that, memory still settles
             found.append((resident_bytes(), len(os.listdir("/proc/self/fd")), threading.active_count()))
         return len(found) == 2
 

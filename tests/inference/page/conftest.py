@@ -57,7 +57,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def frame():
-    """A real photo, of a size that no network takes as it is."""
+    """A real photo of a size that every network has to pad."""
     return np.ascontiguousarray(
         read_picture(web.PAGE.parents[1] / "inference/reference_photos/astronaut.jpg").frame[:203, :158]
     )

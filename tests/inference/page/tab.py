@@ -60,7 +60,7 @@ LISTED = [FIRST, *(style for style in REALTIME if style is not FIRST)]
 
 
 class Page:
-    """A tab with the page in it; at its end it must have written nothing to the console, nor asked anybody but its server."""
+    """A tab with the page in it; it must write nothing to the console and contact nobody but its server."""
 
     def __init__(self, browser, base, permissions=("camera",), path="?backend=wasm", **options) -> None:
         self.context = browser.new_context(permissions=list(permissions), **options)

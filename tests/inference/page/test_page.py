@@ -288,7 +288,7 @@ def test_without_javascript_the_page_says_what_is_needed(address, browser):
 
 
 def visible(page: Page) -> list[str]:
-    """What takes room on the page and is no picture."""
+    """Everything on the page that takes room and is not a picture."""
     return page.tab.evaluate(
         """() => [...document.querySelectorAll('body *')]
         .filter((each) => each.checkVisibility() && each.getClientRects().length)
@@ -371,7 +371,7 @@ def test_the_whole_picture_is_seen_whatever_its_shape(address, browser, tmp_path
 
 
 def test_the_first_screen_shows_what_it_is_before_anything_can_be_painted(address, browser):
-    """And all styles, though their engine does not come."""
+    """All styles are listed, although the engine never arrives."""
     context = browser.new_context()
     tab = context.new_page()
     tab.route("**/*.wasm.gz", lambda route: None)
@@ -405,7 +405,9 @@ def test_the_first_picture_is_a_photo_that_every_control_works_on(address, brows
         assert page.pixels().shape == (512, 512, 3)
         page.tab.evaluate(SET, ["compare", 50])
         assert page.open(photo).shape == (203, 158, 3)
-        assert page.tab.input_value("#compare") == "0"  # nobody moved it from the middle: one's own photo is shown painted
+        assert (
+            page.tab.input_value("#compare") == "0"
+        )  # the divider was in the middle: the user's own photo is shown fully painted
 
 
 def test_a_photo_opened_while_the_page_starts_is_not_replaced_by_a_sample(address, browser, photo):

@@ -90,7 +90,7 @@ def test_what_was_used_works_offline_and_the_rest_says_why_not(exported, browser
         page.choose("The Starry Night")
         page.tab.locator("#choices label", has_text="The Scream").click()
         page.message("You are offline, and this is not on your device yet")
-        page.trouble.clear()  # the browser's own words about what is not there
+        page.trouble.clear()  # the browser's own messages about missing files
 
 
 def test_a_new_page_replaces_the_one_that_was_kept(exported, browser, photo, tmp_path):

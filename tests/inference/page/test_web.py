@@ -18,7 +18,7 @@ from allaprima.models.errors import WebError
 
 @pytest.mark.parametrize("sources", [web.PAGE_SOURCES, web.WORKER_SOURCES])
 def test_no_name_is_used_twice_in_what_becomes_one_script(sources):
-    """A function of the same name would replace the other, without a word."""
+    """Of two functions with the same name, one would silently replace the other."""
     script = web.joined(sources).decode()
     names = re.findall(r"^(?:async )?(?:function\*?|class|const|let) (\w+)", script, flags=re.MULTILINE)
     assert len(names) > 30

@@ -29,7 +29,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def apart(found, expected):
-    """Levels of 255 in the mean and at the most."""
+    """Levels of 255, mean and largest."""
     levels = 255.0 * np.abs(found - expected)
     return float(levels.mean()), float(levels.max())
 
@@ -110,7 +110,7 @@ class Core:
 
 @pytest.fixture
 def stand_ins(monkeypatch):
-    """OpenVINO in the precisions that are put in."""
+    """Stands for OpenVINO; takes a session for each precision."""
     sessions = {}
     monkeypatch.setattr(engines, "engine_trouble", lambda: "")
     monkeypatch.setattr(engines, "is_installed", lambda: True)
@@ -155,9 +155,9 @@ def test_times_are_measured_once_for_a_kind_of_network_and_accuracy_once_for_eac
     assert choose(b"realtime 1", lambda: pytest.fail("another trial"), "auto") == engines.choice_so_far(b"realtime 1") == first
     stand_ins["bf16"] = Stand(0.0, levels=0.6)
     stand_ins["fp32"] = Stand(0.5)
-    assert choose(b"realtime 2", lambda: Stand(0.01), "auto").engine == "onnxruntime"  # accuracy is its own
+    assert choose(b"realtime 2", lambda: Stand(0.01), "auto").engine == "onnxruntime"  # its accuracy is measured separately
     stand_ins["bf16"] = Stand(0.5)
-    assert choose(b"realtime 3", lambda: Stand(0.01), "auto").why.startswith(first.why)  # the time is not
+    assert choose(b"realtime 3", lambda: Stand(0.01), "auto").why.startswith(first.why)  # its time is not
     assert choose(b"quality 1", lambda: Stand(0.01), "auto").engine == "onnxruntime"
 
 

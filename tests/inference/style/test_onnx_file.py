@@ -1,4 +1,4 @@
-"""Hostile .onnx files: each is refused, or nothing of what is hostile in it gets to ONNX Runtime.
+"""Hostile .onnx files: each is refused, or its hostile parts never reach ONNX Runtime.
 
 Run as a program, this paints with mutants of good files: `python test_onnx_file.py FOLDER SEED COUNT`.
 """
@@ -93,7 +93,7 @@ def levels(models):
 
 @pytest.fixture
 def refuse(tmp_path, monkeypatch):
-    """Checks that a file is refused: for this reason, within seconds and 200 MB, and not by ONNX Runtime."""
+    """Check that a file is refused for this reason, within seconds and 200 MB, and not by ONNX Runtime."""
 
     def never(*_arguments, **_options):
         pytest.fail("ONNX Runtime got the file")
@@ -137,7 +137,7 @@ def node(operator, inputs, output, **attributes):
 
 
 def ending(model, nodes, *arrays):
-    """A model whose picture, "painted", goes through more nodes; the last of them makes the file's output."""
+    """A model whose picture, "painted", passes through more nodes, the last of which makes the file's output."""
     for each in model.graph.node:
         each.output[:] = ["painted" if value == "stylized_image" else value for value in each.output]
     model.graph.node.extend(nodes)
@@ -193,7 +193,7 @@ def test_a_frame_file_may_pad_to_more_than_64_pixels(models, paint):
     assert paint(sealed(as_frame(models["image"], 4, 256, PLAIN), "frame")).shape == (16, 16, 3)
 
 
-# What nothing of ours has
+# Things that none of our files has
 
 
 SUBGRAPH = helper.make_graph([], "body", [], [])
@@ -898,7 +898,7 @@ def test_a_file_of_levels_is_no_frame_file_and_the_other_way_round(frame, levels
 
 @pytest.mark.parametrize("flavor", ["image", "frame.int8"])
 def test_a_file_cut_anywhere_is_refused_or_whole_but_for_its_last_metadata(models, monkeypatch, flavor):
-    """Between two entries of metadata a file may end; those at the end are not needed."""
+    """A file may end between two entries of metadata; the last entries are optional."""
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_: pytest.fail("ONNX Runtime got the file"))
     data = sealed(models[flavor], flavor.split(".")[0])
     needed = data.index(b"allaprima.card")
@@ -1006,7 +1006,7 @@ def test_a_card_that_is_no_text_is_refused(image, refuse):
     refuse(sealed(image) + part(14, part(1, b"allaprima.card") + part(2, b'{"title": "\xff\xfe"}')), "damaged")
 
 
-# What is no file
+# Things that are not files
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
@@ -1032,7 +1032,7 @@ def good_files(models, tmp_path_factory):
 
 @pytest.mark.thorough
 def test_a_mutant_is_refused_or_paints(good_files):
-    """In processes of their own: one that crashes, hangs or takes too much memory ends."""
+    """In separate processes: one that crashes, hangs or takes too much memory ends the test."""
     counts = (MUTANTS // 2, MUTANTS - MUTANTS // 2)
     processes = [
         subprocess.Popen(
@@ -1128,7 +1128,7 @@ def changed_model(rng, data):
 
 
 def structure_of(data):
-    """Where a file's bytes are neither weights nor metadata."""
+    """Positions of a file's bytes that are neither weights nor metadata."""
     model = onnx.ModelProto()
     model.ParseFromString(data)
     inside = np.ones(len(data), bool)
@@ -1141,7 +1141,7 @@ def structure_of(data):
 
 
 def paint_mutants(folder, seed, count):
-    """Opens and paints; ends with an alarm or an exception at the first that does more than that."""
+    """Opens and paints each one; ends with an alarm or an exception at the first that does anything else."""
     rng = random.Random(seed)
     files = [path.read_bytes() for path in sorted(folder.glob("*.onnx"))]
     structures = [structure_of(data) for data in files]

@@ -324,7 +324,7 @@ def test_an_unknown_device_is_named(device):
 
 
 class Elsewhere:
-    """ONNX Runtime's session on another provider, as far as it is asked here."""
+    """The part of ONNX Runtime's session on another provider that is used here."""
 
     fails = ""
     falls_back = False

@@ -71,7 +71,7 @@ def without_rows(model):
 
 
 def padded_by_rows(model):
-    """Borders that depend on the weights."""
+    """Make borders depend on the weights."""
     pad = next(node for node in model.graph.node if node.op_type == "Pad")
     set_array(model, f"{ROWS}{pad.input[1]}", np.zeros((15, 8), np.float32))
 
@@ -108,7 +108,7 @@ def test_a_file_whose_parts_do_not_fit_is_refused(model, change, message):
 
 
 def test_what_stands_around_the_network_is_not_run(data, model):
-    """A Loop over the weights, say: all but the network is written anew."""
+    """Everything except the network is rebuilt."""
     model.graph.node.insert(0, onnx.helper.make_node("Reshape", ["weights", "no such shape"], ["nothing"]))
     image = frame_to_image(paint_landscape(64, 96))
     found, expected = (StyleSession(each, "cpu").stylize_image(image) for each in (model.SerializeToString(), data))

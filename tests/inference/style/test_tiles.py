@@ -17,7 +17,7 @@ TILE_PX = 256
 @pytest.fixture
 def small_tiles(monkeypatch):
     monkeypatch.setattr(session_module, "WHOLE_BYTES", session_module.PIXEL_BYTES["realtime"] * TILE_PX**2)
-    # The margin that a network of random weights sees by is no smaller; its statistics need fewer samples.
+    # A network of random weights needs the same margin, but its statistics need fewer samples.
     monkeypatch.setattr(tiles_module, "SAMPLES", 60)
 
 
@@ -50,7 +50,7 @@ def test_samples_lie_in_the_picture_and_all_over_it(size):
 
 
 def test_where_tiles_meet_they_agree(small_tiles, style_file):
-    """With the same statistics a picture in many tiles is the picture in one."""
+    """With the same statistics, a picture painted in many tiles equals one painted in one piece."""
     frame = paint_landscape(517, 702)
     session = StyleSession(style_file, "cpu")
     shares = []

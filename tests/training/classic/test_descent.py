@@ -93,7 +93,7 @@ def test_the_losses_scale_does_not_matter(noise, scale):
 
 
 def falling(image: torch.Tensor, spoiled: dict[int, float], seen: list[float]) -> dict[str, torch.Tensor]:
-    """Squared distance to middle gray, but what `spoiled` says at some looks."""
+    """Squared distance to middle gray, except where `spoiled` replaces it."""
     loss = (image - 0.5).square().mean()
     loss = loss * 0 + spoiled[len(seen)] if len(seen) in spoiled else loss
     seen.append(loss.item())

@@ -106,7 +106,7 @@ def assert_same_weights(net, state_dict):
 
 
 def refusal(source, tmp_path):
-    """The message, one line, with nothing written and what was there before left as it was."""
+    """The one-line message, after checking that nothing was written or changed."""
     before = set(tmp_path.iterdir())
     with pytest.raises(StyleError) as refused:
         import_torch(source, tmp_path / "new.safetensors")

@@ -23,7 +23,7 @@ def config(painting, photo_folder) -> TrainConfig:
 
 
 class Clock:
-    """A clock that a loop moves on."""
+    """A clock that a loop advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
