@@ -1,7 +1,7 @@
 // Where pictures come from: photos, videos, the camera.
 
 import { restartRate, showContent, want } from "./painting.js";
-import { cancelLong } from "./saving.js";
+import { cancelLong, isSaving } from "./saving.js";
 import { $, now, say, stage } from "./state.js";
 import { openDropped } from "./styles.js";
 
@@ -66,6 +66,7 @@ let photos = [], place = 0; // that are turned over one after the other
 
 /** @param {File[]} files photos are shown one after the other; of other files one is enough */
 export async function openFiles(files) {
+  if (isSaving() && !confirm("Something is still being saved. Stop that, and open this instead?")) return;
   now.touched = true;
   if (!files.length) throw new Error("That is no file; drop a photo, a video or an .onnx file.");
   const other = files.find((file) => isStyle(file) || isVideo(file));

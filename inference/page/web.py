@@ -218,6 +218,22 @@ def site(folder: Path = FOLDER, *, offline: bool = False, url: str | None = None
     return files
 
 
+def _space_readme(url: str | None) -> bytes:
+    """What a model hub's static space reads (huggingface.co/docs/hub/spaces-config-reference); other hosts show it."""
+    about = {
+        "title": "Alla Prima",
+        "short_description": "Your camera, photos and videos, painted live",
+        "sdk": "static",
+        "app_file": "index.html",
+        "license": "mit",
+        "custom_headers": {name.lower(): value for name, value in headers().items() if name.startswith("Cross-Origin")},
+    }
+    lines = [f"{key}: {json.dumps(value)}" for key, value in about.items()]  # JSON is YAML, too
+    text = "Your camera, photos and videos, painted in the browser. Nothing leaves your device."
+    where = f" It is meant for {url}." if url else ""
+    return "\n".join(["---", *lines, "---", "", "# Alla Prima", "", f"{text}{where}", ""]).encode()
+
+
 def _manifest(icon: str) -> dict[str, Any]:
     """The manifest of a web app, https://www.w3.org/TR/appmanifest."""
     return {
@@ -336,6 +352,7 @@ def export_folder(target: Path, folder: Path = FOLDER, url: str | None = None) -
     # Some hosts (Netlify, Cloudflare Pages) read this; on others, the service worker adds the headers that threads need.
     lines = "".join(f"  {name}: {value}\n" for name, value in headers().items())
     files["_headers"] = f"/*\n{lines}/files/*\n  Cache-Control: {FOR_EVER}\n".encode
+    files["README.md"] = functools.partial(_space_readme, url)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         what = "holds files" if target.is_dir() else "is a file"
         raise WebError(f"{target} {what}; give a new or empty folder")

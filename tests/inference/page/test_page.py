@@ -171,6 +171,7 @@ def test_a_photo_is_saved_at_full_size_as_python_paints_it_without_seams(address
 def test_a_full_size_is_cancelled_by_its_button_and_by_another_photo(address, browser, large_photo, photo):
     with Page(browser, address) as page:
         page.open(large_photo)
+        page.tab.on("dialog", lambda dialog: dialog.accept())
         for cancel in (lambda: page.tab.click("#full_size"), lambda: page.open(photo)):
             page.tab.click("#full_size")
             page.tab.locator("#full_size", has_text="Cancel").wait_for()

@@ -9,6 +9,7 @@ from films import drifting, write_film
 from PIL import Image
 from tab import SET, Page, exact
 
+from allaprima.inference.landscape import paint_landscape
 from allaprima.inference.style.session import StyleSession
 from allaprima.inference.style.styles import find_style
 
@@ -59,6 +60,7 @@ def test_a_whole_video_is_painted_from_first_to_last_with_its_sound(address, bro
 
 def test_a_whole_video_is_cancelled_by_its_button_and_by_a_photo(address, browser, film_with_sound, photo):
     with Page(browser, address) as page:
+        page.tab.on("dialog", lambda dialog: dialog.accept())
         page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
         for cancel in (lambda: page.tab.click("#film"), lambda: page.open(photo)):
             assert page.tab.evaluate(LEAVE)
@@ -348,3 +350,25 @@ def test_sound_alone_is_no_video(address, browser, tmp_path):
     with Page(browser, address) as page:
         page.tab.set_input_files("#file", tmp_path / "sound.mp4")
         page.message("sound.mp4 is not a video that this browser can play")
+
+
+def test_a_file_opened_while_something_is_saved_asks_first(address, browser, photo, tmp_path):
+    Image.fromarray(paint_landscape(2000, 3000)).save(tmp_path / "large.png")
+    with Page(browser, address) as page:
+        page.open(tmp_path / "large.png")
+        answers, asked = ["dismiss", "accept"], []
+
+        def answer(dialog):
+            asked.append(dialog.message)
+            getattr(dialog, answers.pop(0))()
+
+        page.tab.on("dialog", answer)
+        page.tab.click("#full_size")
+        page.tab.locator("#full_size", has_text="Cancel").wait_for()
+        page.tab.set_input_files("#file", photo)
+        assert page.tab.inner_text("#full_size") == "Cancel"
+        page.tab.set_input_files("#file", photo)
+        page.message("What was being saved was not finished")
+        page.tab.wait_for_selector('#stage[data-state="painted"]')
+        assert page.pixels().shape == (203, 158, 3)
+        assert [each.startswith("Something is still being saved") for each in asked] == [True, True]

@@ -95,6 +95,20 @@ def test_neither_page_nor_worker_can_send_a_picture_anywhere(address, browser, t
                 page.trouble.clear()
 
 
+def test_the_exported_folder_says_what_a_hub_of_demos_asks(address, run, tmp_path):
+    yaml = pytest.importorskip("yaml")
+    assert run("web", "--export", tmp_path / "site", "--url", "https://example.org/paint")[0] == 0
+    _, front, text = (tmp_path / "site" / "README.md").read_text().split("---\n")
+    about = yaml.safe_load(front)
+    assert (about["title"], about["sdk"], about["license"]) == ("Alla Prima", "static", "mit")
+    assert len(about["short_description"]) <= 60
+    assert (tmp_path / "site" / about["app_file"]).is_file()
+    assert about["custom_headers"]["cross-origin-opener-policy"] == "same-origin"
+    assert about["custom_headers"]["cross-origin-embedder-policy"] == "require-corp"
+    assert front.isascii()
+    assert "https://example.org/paint" in text
+
+
 def test_the_single_file_works_from_the_disk(address, browser, run, photo, frame, tmp_path):
     output = tmp_path / "one.html"
     assert run("web", "--single-file", output)[0] == 0
