@@ -196,6 +196,8 @@ def _own_numbers(graph: GraphProto, contract: Contract) -> dict[str, np.ndarray]
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     own = {}
     for name, tensor in tensors.items():
+        if not isinstance(name, str):  # protobuf gives bytes that are no UTF-8 as they are
+            raise _Refused("has a name that is not text")
         if not name.startswith(ROWS):
             continue
         array, inner = _array(tensor), name.removeprefix(ROWS)

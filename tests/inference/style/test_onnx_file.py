@@ -20,6 +20,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from allaprima.inference.style import onnx_file
 from allaprima.inference.style.onnx_file import MAX_BYTES, read_style, rebuilt
+from allaprima.inference.style.palette import palette_style
 from allaprima.inference.style.session import StyleSession
 from allaprima.models import frame_graph, levels_graph
 from allaprima.models.contract import Contract
@@ -1027,6 +1028,7 @@ def good_files(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
     for flavor in ("image", "frame", "image.int8"):
         (folder / f"{flavor}.onnx").write_bytes(sealed(models[flavor], flavor.split(".")[0]))
+    (folder / "several.onnx").write_bytes(palette_style())
     return folder
 
 
