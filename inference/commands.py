@@ -382,10 +382,11 @@ def webcam(options: argparse.Namespace) -> int:
     from allaprima.inference.interrupt import catch_interrupt
     from allaprima.inference.live.cameras import CAMERA_SIZE, CameraFeed, open_camera
     from allaprima.inference.live.displays import VirtualCamera, Window, check_virtual_camera
-    from allaprima.inference.live.rack import PaletteRack, StyleRack
+    from allaprima.inference.live.rack import StyleRack
     from allaprima.inference.live.webcam import Controls, Webcam
     from allaprima.inference.precision import pick_precision
     from allaprima.inference.profile import Profile, bare_session_ms
+    from allaprima.inference.style.fading import PaletteRack
     from allaprima.inference.style.styles import PREFERRED_LIVE, find_style, shipped_styles
 
     if options.record:

@@ -261,7 +261,7 @@ def sweep(options: argparse.Namespace) -> int:
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise TrainingError("a sweep runs in one process; start it without torchrun")
-    config = _chosen_config(options, options.style_image)
+    config = _chosen_config(options, [options.style_image])
     folder = Path(options.output or Path("runs", f"{Path(config.style_image).stem}-sweep"))
     try:
         sheet = run_sweep(config, options.style_weights, options.style_sizes, folder, Console(highlight=False))
@@ -490,7 +490,7 @@ def bench(options: argparse.Namespace) -> int:
     if options.training:
         from allaprima.training.studies.benchmark_loop import report
 
-        print(report(_chosen_config(options, options.style_image), options.rounds))
+        print(report(_chosen_config(options, [options.style_image]), options.rounds))
     else:
         import json
 

@@ -3,8 +3,8 @@
 import argparse
 from bisect import bisect_right
 
-from allaprima.inference.live.rack import PaletteRack
 from allaprima.inference.options import read_seconds
+from allaprima.inference.style.fading import PaletteRack
 from allaprima.inference.style.session import StyleSession
 from allaprima.models.errors import StyleError
 

@@ -19,12 +19,13 @@ from allaprima.inference.live.cameras import CameraFeed, Newest
 from allaprima.inference.live.displays import Display, VirtualCamera
 from allaprima.inference.live.overlay import lay_out
 from allaprima.inference.live.pace import Pace
-from allaprima.inference.live.rack import PaletteRack, StyleRack
+from allaprima.inference.live.rack import StyleRack
 from allaprima.inference.live.recorder import Recorder, free_name
 from allaprima.inference.options import COLOR_MODES, StylizeOptions
 from allaprima.inference.painter import FilmPainter, one_opencv_thread
 from allaprima.inference.pictures import Picture, write_picture
 from allaprima.inference.profile import Profile
+from allaprima.inference.style.fading import PaletteRack
 from allaprima.models.errors import AllaPrimaError, VideoError
 
 KEYS = (

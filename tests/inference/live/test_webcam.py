@@ -22,10 +22,11 @@ from allaprima.inference.commands import _names
 from allaprima.inference.live import cameras, overlay, recorder, webcam
 from allaprima.inference.live.cameras import CameraFeed, FileCamera
 from allaprima.inference.live.displays import VirtualCamera
-from allaprima.inference.live.rack import PaletteRack, StyleRack
+from allaprima.inference.live.rack import StyleRack
 from allaprima.inference.live.webcam import Controls, Webcam
 from allaprima.inference.options import COLOR_MODES
 from allaprima.inference.profile import Profile, bare_session_ms
+from allaprima.inference.style.fading import PaletteRack
 from allaprima.inference.style.session import StyleSession
 from allaprima.models.errors import StyleError, VideoError
 

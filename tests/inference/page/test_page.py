@@ -526,6 +526,8 @@ def test_a_photo_that_comes_before_the_style_is_shown_and_then_painted(address, 
         page.tab.wait_for_selector("#choices label")
         page.tab.set_input_files("#file", photo)
         page.message("It is painted as soon as a style is here.")
+        while not held:
+            page.tab.wait_for_timeout(50)
         shown = page.tab.evaluate(PIXELS.replace("'painting'", "'content'"))
         assert shown[:2] == [frame.shape[1], frame.shape[0]]
         assert page.tab.get_attribute("#stage", "data-painted") is None
