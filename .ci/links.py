@@ -1,5 +1,5 @@
-"""Lays .links/allaprima out as an installed Alla Prima lies: for type checkers and editors, which do not see where
-pyproject.toml maps the packages to. New files are seen at once; a new folder at the top is not, so run it again."""
+"""Fills .links/allaprima with links in the layout of an installed Alla Prima, for type checkers and editors, which do not
+understand pyproject.toml's mapping of packages. New files in `FOLDERS` are seen at once; for others, run it again."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ for target in [*(ROOT / name for name in FOLDERS), *(ROOT / "allaprima").glob("*
     link = LINKS / target.name
     if sys.platform != "win32":
         link.symlink_to(os.path.relpath(target, LINKS), target.is_dir())
-    elif target.is_dir():  # a junction and a hard link need no rights on Windows, a symbolic link does
+    elif target.is_dir():  # on Windows, junctions and hard links need no special rights; symbolic links do
         import _winapi
 
         _winapi.CreateJunction(str(target), str(link))

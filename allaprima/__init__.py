@@ -1,10 +1,10 @@
-"""Alla Prima: fast neural style. A network is trained on one painting, then paints photos, films and a camera in one pass.
+"""Alla Prima: fast neural style. A network is trained on one painting, then paints photos, films and live video in one pass.
 
     import allaprima
     style = allaprima.Style("great_wave")
     painting = style(photo)  # a PIL image, or a (H, W, 3) uint8 array
 
-What takes long to import (numpy, ONNX Runtime, torch) is imported where it is first needed."""
+What takes long to import (numpy, ONNX Runtime, torch) is imported only when it is first needed."""
 
 import os
 from pathlib import Path
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", Image.Image, np.ndarray)
 
-# Otherwise ONNX Runtime 1.29 and newer would write an ID of this machine into the home folder and report what it ran. Set
-# here because this module is always imported first.
+# Otherwise, ONNX Runtime 1.29 and newer would write an ID of this machine into the home folder and send usage data to its
+# makers. This is set here because this module is imported before any other of ours.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __all__ = ["Style", "styles", "train"]
 
 
 def styles() -> list[str]:
-    """The names of the shipped styles, for `Style`; `allaprima styles` on the command line tells more."""
+    """The names of the shipped styles, for `Style`; the command `allaprima styles` tells more."""
     from allaprima.inference.style.styles import shipped_styles
 
     return list(dict.fromkeys(style.name for style in shipped_styles()))
@@ -40,16 +40,16 @@ class Style:
 
     Args:
         style: a shipped style ("great_wave", see `styles`), one of its tiers ("great_wave/realtime"), a mix
-            ("great_wave:0.6,starry_night:0.4"), an .onnx file that `train` or `allaprima export` wrote, or such a file's bytes.
-        device: "auto" takes CUDA where it works and else the CPU; "cpu", "cuda", "coreml" or "directml".
-        engine: on the CPU: "auto" takes OpenVINO where it is installed and faster here; "onnxruntime" or "openvino".
+            ("great_wave:0.6,starry_night:0.4"), an .onnx file written by `train` or `allaprima export`, or such a file's bytes.
+        device: "auto" takes CUDA if it works, otherwise the CPU; or "cpu", "cuda", "coreml" or "directml".
+        engine: on the CPU, "auto" takes OpenVINO if it is installed and faster here; or "onnxruntime" or "openvino".
     Attributes:
-        card: what is known about it: "title", "painter", "year", "license", ...
-        strokes: the size of its strokes if a call does not give one.
-        device: where it runs, as above except "auto".
+        card: information about it: "title", "painter", "year", "license", ...
+        strokes: the size of its strokes if a call gives none.
+        device: where it runs: one of the above except "auto".
     Raises:
-        allaprima.models.errors.StyleError: there is no such style, or the file is not one of ours; or "cuda" does not work
-            here. The message says what to do.
+        allaprima.models.errors.StyleError: there is no such style, the file is not one of ours, or the device or
+            engine does not work here. The message says what to do.
     """
 
     def __init__(self, style: "str | os.PathLike[str] | bytes", device: str = "auto", engine: str = "auto") -> None:
@@ -61,7 +61,7 @@ class Style:
         fast = None if isinstance(name, bytes) else faster_tier(name)
         self._fine_session = StyleSession(fast, device, engine=engine) if fast else None
         self._name, self._engine = name, engine
-        self._gentler: tuple[float, StyleSession] | None = None  # the strength asked for last, and its mix
+        self._gentler: tuple[float, StyleSession] | None = None  # the last strength, and the mix at it
         self.card: dict[str, Any] = dict(self._session.contract.card)
         self.strokes, self.device = self._session.contract.own_strokes, self._session.device
 
@@ -76,24 +76,25 @@ class Style:
         detail: float = StylizeOptions.detail,
         max_side_px: int = StylizeOptions.max_side_px,
     ) -> "T":
-        """Paint a picture; the options are those of `allaprima stylize`, and so are their defaults.
+        """Paint a picture; the options and defaults are those of `allaprima stylize`.
 
         Args:
-            photo: a PIL image of any mode, or (H, W, 3) uint8 RGB, sRGB-encoded, from 1x1 up.
-            strokes: how large they are: 1 as on a picture of 768 px, 2 twice as large; 0 paints in one pass at the picture's
-                own size; None is the style's own size.
-            strength: 0 is the photo, 1 the painting; between them a mix has gentler strokes, another style fades.
-            keep_color: "luminance" takes only light and dark from the painting, "histogram" and "linear" move its palette to
-                the photo's; "none".
-            match_luminance: with "luminance", keep the photo's contrast and brightness too.
-            detail: how much of a large photo's own fine lines comes back, 0 to 1.
-            max_side_px: paint at this size at most, 0 for the photo's own; the result is scaled back.
+            photo: a PIL image of any mode, or (H, W, 3) uint8 RGB, sRGB-encoded, 1x1 or larger.
+            strokes: their size: 1 as in a picture of 768 px, 2 twice as large; 0 paints in one pass at the picture's own
+                size; None is the style's default.
+            strength: 0 is the photo, 1 the painting; in between, a mix has gentler strokes, and other styles are blended with
+                the photo.
+            keep_color: "luminance" takes only the luminance from the painting, "histogram" and "linear" move its palette to
+                the photo's; or "none".
+            match_luminance: with "luminance", also keep the photo's contrast and brightness.
+            detail: how much of a large photo's own fine detail is restored, 0 to 1.
+            max_side_px: longest side to paint at, 0 for the photo's own; the result is scaled back.
         Returns:
-            the same kind and size: a PIL image, upright as its EXIF orientation has it, RGB, or RGBA where the photo is
-            transparent, with the photo's color profile; or (H, W, 3) uint8 RGB.
+            the same kind and size: a PIL image, turned upright by its EXIF orientation, RGB, or RGBA if the photo has
+            transparency, with the photo's color profile; or (H, W, 3) uint8 RGB.
         Raises:
             TypeError, ValueError: `photo` is something else.
-            allaprima.models.errors.StyleError: an option is out of its range, or ONNX Runtime failed.
+            allaprima.models.errors.StyleError: an option is out of range, or painting failed.
         """
         import dataclasses
 
@@ -116,7 +117,7 @@ class Style:
         return paint_photo(session, np.ascontiguousarray(photo), how, self._fine_session)
 
     def _at_strength(self, how: StylizeOptions) -> "tuple[StyleSession, StylizeOptions]":
-        """What paints with these options: a mix has gentler strokes, another style is faded into the photo."""
+        """The session and options to paint with: for a mix, strength becomes part of the mix."""
         import dataclasses
 
         from allaprima.inference.style.session import StyleSession
@@ -145,15 +146,15 @@ def train(
 
     Args:
         style_image: the painting's file.
-        photos: a folder of any photos, a thousand or more, or a Hugging Face dataset's name.
-        output: the run folder: checkpoints, previews, and in the end style.onnx. One that holds a training is refused.
-        quick: a preview in minutes: small crops, few steps.
-        options: others of `allaprima.training.config.TrainConfig` by their names there: `steps`, `size_px`, `style_weight`,
-            `recipe`, ..., which are the options of `allaprima train`.
+        photos: a folder of any photos, a thousand or more, or the name of a Hugging Face dataset.
+        output: the run folder, for checkpoints, previews and finally style.onnx. One that holds a training is refused.
+        quick: train a preview in minutes, with small crops and few steps.
+        options: other fields of `allaprima.training.config.TrainConfig`, such as `steps`, `size_px`, `style_weight` or
+            `recipe`; they are the options of `allaprima train`.
     Returns:
         the .onnx file, for `Style` and for any app.
     Raises:
-        allaprima.models.errors.AllaPrimaError: a file is missing, or an option is out of its range; the message says what.
+        allaprima.models.errors.AllaPrimaError: a file is missing, or an option is out of range; the message says which.
         TypeError: there is no such option.
     """
     from allaprima.training.commands import train_style

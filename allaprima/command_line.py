@@ -1,4 +1,4 @@
-"""The command line: errors become exit codes. The commands themselves are in inference/ and training/."""
+"""The command line: turns errors into exit codes. The commands are defined next to their code, in inference/ and training/."""
 
 import argparse
 import io
@@ -24,12 +24,12 @@ TEXTS = ("--title", "--painter", "--year", "--license")  # options that may be e
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 success, 1 something failed, 2 wrong arguments, 130 interrupted.
+    """Run one command; returns the exit code: 0 success, 1 something failed, 130 interrupted. Wrong arguments exit with 2.
 
-    For `webcam` an interrupt is a normal way to quit: 0.
+    For `webcam`, an interrupt is a normal way to quit: 0.
     """
     _fill_standard_streams()
-    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what a terminal cannot show
+    for stream in (sys.stdout, sys.stderr):  # file names may hold characters that a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     _print_log()
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     for before, argument in zip(["", *arguments], arguments, strict=False):
         flag, _, value = argument.partition("=") if argument.startswith("--") and "=" in argument else (before, "", argument)
-        if not value and flag not in TEXTS:  # Path("") would mean the current folder
+        if not value and flag not in TEXTS:  # Path("") would be the current folder
             parser.error(f"the argument {f'of {flag} ' if flag.startswith('-') else ''}is empty; a name is wanted")
     options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AllaPrimaError as error:
         print(f"allaprima: {error}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
-    except ImportError as error:  # some modules turn a Ctrl-C while they load into one
+    except ImportError as error:  # some modules turn a Ctrl-C during their import into one
         if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
             print("allaprima: stopped", file=sys.stderr)
             return 130
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # | head
         sys.stderr.close()
         return 1
-    except OSError as error:  # a name too long, a folder that may not be entered, a full disk
+    except OSError as error:  # name too long, no permission, disk full
         text = f"{error.filename or options.command.__name__}: {error.strerror or error}"
         try:
             os.getcwd()
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_log() -> None:
-    """Our own log goes to standard error; other libraries' logs are theirs."""
+    """Print our own log to standard error; other libraries' logs are left alone."""
     logger, handler = logging.getLogger("allaprima"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("allaprima: %(message)s"))
     logger.handlers = [handler]
@@ -80,7 +80,7 @@ def _print_log() -> None:
 
 
 def _fill_standard_streams() -> None:
-    """Replace closed standard streams (`>&-`); otherwise their output would go into the next file that is opened."""
+    """Replace streams that were closed (`>&-`): otherwise, the next file opened could get a stream's number and its output."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it gets the number that is free

@@ -1,4 +1,4 @@
-"""Pictures and networks that several tests use, all made here: the suite needs no download."""
+"""Pictures and networks that several tests use, all generated here: the suite needs no download."""
 
 import os
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from PIL import Image
 
 from allaprima.inference.landscape import paint_landscape
 
-# A worker of pytest-xdist has a core of its own: threads that wait for each other on cores taken by others are slow.
+# Each worker of pytest-xdist gets its own core: threads that wait for each other are slow on cores that others use.
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
-REAL_VGG19 = os.environ.pop("ALLAPRIMA_VGG19", None)  # tests ask for what they need
-os.environ["ALLAPRIMA_ENGINE"] = "onnxruntime"  # no trial for each style that a test makes
+REAL_VGG19 = os.environ.pop("ALLAPRIMA_VGG19", None)  # tests that need it ask for it
+os.environ["ALLAPRIMA_ENGINE"] = "onnxruntime"  # avoids a trial for each style that a test makes
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def photo(tmp_path: Path, landscape: np.ndarray) -> Path:
 
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six healthy photos of different sizes, two of them in a sub-folder."""
+    """Six intact photos of different sizes, two of them in a subfolder."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "sub").mkdir()
     for i in range(6):
@@ -55,7 +55,7 @@ def painting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def style_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An .onnx of ours from an untrained realtime network, moved away from the identity."""
+    """An .onnx file of ours, with an untrained realtime network."""
     import torch
 
     from allaprima.models.image_transform_net import RealtimeNet
@@ -73,7 +73,7 @@ def style_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs one command line in this process; gives exit code, stdout, stderr."""
+    """Runs a command line in this process; returns exit code, stdout, stderr."""
     from allaprima.command_line import main
 
     def run_command(*arguments: object) -> tuple[int, str, str]:
@@ -86,7 +86,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
 @pytest.fixture
 def real_vgg19() -> str:
-    """The file of trained VGG-19 weights that $ALLAPRIMA_VGG19 named."""
+    """The file of trained VGG-19 weights that $ALLAPRIMA_VGG19 names."""
     if not REAL_VGG19:
         pytest.skip("needs trained weights: ALLAPRIMA_VGG19=FILE")
     return REAL_VGG19

@@ -61,7 +61,7 @@ def test_info_says_how_to_call_each_flavor(run):
     assert "great_wave" in err
 
 
-def test_info_survives_a_card_of_nonsense(run, tmp_path):
+def test_info_handles_a_nonsense_card(run, tmp_path):
     import dataclasses
 
     import onnx
@@ -90,14 +90,14 @@ def test_info_survives_a_card_of_nonsense(run, tmp_path):
         ("great_wave/realtime.int9", 'did you mean "great_wave/realtime.int8"'),
     ],
 )
-def test_what_is_no_style_is_named(run, name, message):
+def test_what_is_not_a_style_is_explained(run, name, message):
     code, _, err = run("info", ROOT / name if (ROOT / name).exists() else name)
     assert code == 1
     assert message in err
 
 
 def modules_after(statement: str) -> set[str]:
-    """What a fresh Python has imported after a statement."""
+    """The modules that a new Python process has imported after a statement."""
     code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(run.stdout.split())
@@ -117,10 +117,10 @@ def test_inference_imports_neither_torch_nor_training():
     }
 
 
-def test_models_import_nothing_of_ours():
+def test_models_import_nothing_else_of_ours():
     modules = modules_after("import " + ", ".join(files_of("models")))
     ours = {m for m in modules if m.startswith("allaprima.") and not m.startswith("allaprima.models")}
-    assert ours == {"allaprima.inference", "allaprima.inference.options"}  # of `import allaprima` itself
+    assert ours == {"allaprima.inference", "allaprima.inference.options"}  # from `import allaprima` itself
 
 
 def test_the_command_line_starts_without_numpy_opencv_or_torch():
@@ -147,7 +147,7 @@ def test_demo_paints_every_shipped_style_on_one_sheet(run, monkeypatch, tmp_path
     assert str(tmp_path / "allaprima_demo.png") in out
 
 
-def test_demo_takes_a_photo_and_keeps_a_file_that_is_there(run, photo, tmp_path):
+def test_demo_takes_a_photo_and_keeps_an_existing_file(run, photo, tmp_path):
     (tmp_path / "sheet.png").write_text("precious")
     code, _, err = run("demo", photo, "-o", tmp_path / "sheet.png")
     assert code == 1
@@ -155,7 +155,7 @@ def test_demo_takes_a_photo_and_keeps_a_file_that_is_there(run, photo, tmp_path)
     assert (tmp_path / "sheet.png").read_text() == "precious"
 
 
-def test_shipped_styles_have_onnx_weights_and_a_card_and_take_at_most_50_mb_together():
+def test_shipped_styles_have_complete_cards_and_take_at_most_50_mb_together():
     styles = styles_module.shipped_styles()
     names = {style.full_name for style in styles}
     assert {"great_wave/realtime", "great_wave/quality", "starry_night/realtime"} <= names
@@ -171,7 +171,7 @@ def test_shipped_styles_have_onnx_weights_and_a_card_and_take_at_most_50_mb_toge
 
 
 @pytest.mark.thorough
-def test_shipped_weights_still_give_the_shipped_files():
+def test_shipped_files_still_match_the_shipped_weights():
     from allaprima.inference.pictures import read_picture
     from allaprima.inference.style.engines import REFERENCE_PHOTOS
     from allaprima.inference.style.session import StyleSession
@@ -200,7 +200,7 @@ def test_shipped_weights_still_give_the_shipped_files():
 
 
 def test_shipped_styles_paint_the_landscape_without_losing_it():
-    """A painting is neither the photo, nor gray, nor unrelated to the photo."""
+    """A painting differs from the photo, is not gray, and still resembles the photo."""
     import numpy as np
 
     from allaprima.inference.style.session import StyleSession
@@ -226,13 +226,13 @@ def test_an_unknown_style_suggests_the_nearest(run, photo):
     assert 'did you mean "great_wave"?' in err
 
 
-def test_a_style_file_that_is_not_there_is_named(run, photo):
+def test_a_missing_style_file_is_named(run, photo):
     code, _, err = run("stylize", photo, "--style", "my.onnx")
     assert code == 1
     assert "there is no file my.onnx" in err
 
 
-def test_a_bare_name_means_the_tier_that_the_judges_prefer(style_file, tmp_path):
+def test_a_name_without_a_tier_means_the_one_that_the_judges_prefer(style_file, tmp_path):
     for tier in ("realtime", "quality"):
         (tmp_path / "s").mkdir(exist_ok=True)
         (tmp_path / "s" / f"{tier}.onnx").write_bytes(style_file.read_bytes())
@@ -246,7 +246,7 @@ def test_a_bare_name_means_the_tier_that_the_judges_prefer(style_file, tmp_path)
         assert styles_module.find_style("s", tmp_path, styles_module.PREFERRED_LIVE).name == "realtime.onnx"
 
 
-def test_doctor_tries_everything_and_ends_well(run):
+def test_doctor_examines_everything_and_succeeds(run):
     code, out, _ = run("doctor")
     assert code == 0
     for name in ("onnxruntime", "CPU", "CUDA", "display", "encoders", "training", "VGG-19", "styles"):
@@ -255,7 +255,7 @@ def test_doctor_tries_everything_and_ends_well(run):
 
 
 @pytest.mark.parametrize("package", ["torch", "cv2", "onnxruntime", "av"])
-def test_doctor_says_what_does_not_load_and_goes_on(package, tmp_path):
+def test_doctor_reports_what_does_not_load_and_goes_on(package, tmp_path):
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text("raise ImportError('undefined symbol')")
     done = subprocess.run(
@@ -269,7 +269,7 @@ def test_doctor_says_what_does_not_load_and_goes_on(package, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_doctor_sees_both_onnxruntimes(monkeypatch):
+def test_doctor_notices_two_onnxruntimes(monkeypatch):
     from allaprima.inference import doctor
 
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "1.30")
@@ -287,7 +287,7 @@ def test_doctor_sees_both_onnxruntimes(monkeypatch):
         (b"PK\x03\x04", True, "(ALLAPRIMA_VGG19)"),
     ],
 )
-def test_doctor_looks_into_the_named_weights(monkeypatch, tmp_path, content, well, words):
+def test_doctor_examines_the_file_of_vgg19_weights(monkeypatch, tmp_path, content, well, words):
     from allaprima.inference import doctor
 
     if content:
@@ -340,7 +340,7 @@ def test_training_that_cannot_start_says_why(run, painting, photo_folder, tmp_pa
         (["sweep", "a.png", "--photos", "b", "--style-weights", ","], ", holds none; one at least is wanted"),
     ],
 )
-def test_lists_of_nothing_and_of_words_are_refused(run, capsys, command, message):
+def test_empty_and_invalid_lists_are_refused(run, capsys, command, message):
     with pytest.raises(SystemExit) as stopped:
         run(*command)
     assert stopped.value.code == 2
@@ -356,7 +356,7 @@ def test_lists_of_nothing_and_of_words_are_refused(run, capsys, command, message
         ["reconstruct", "a.png", "-o", "link.png", "--overwrite"],
     ],
 )
-def test_what_is_read_is_never_replaced(run, tmp_path, monkeypatch, landscape, command):
+def test_a_file_that_is_read_is_never_replaced(run, tmp_path, monkeypatch, landscape, command):
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "b.png"):
         Image.fromarray(landscape).save(name)
@@ -375,7 +375,7 @@ def test_what_is_read_is_never_replaced(run, tmp_path, monkeypatch, landscape, c
         (MemoryError(), "styles needs more memory than there is"),
     ],
 )
-def test_what_python_itself_lacks_is_one_line(run, monkeypatch, error, message):
+def test_import_and_memory_errors_are_one_line(run, monkeypatch, error, message):
     def lacking():
         raise error
 
@@ -385,7 +385,7 @@ def test_what_python_itself_lacks_is_one_line(run, monkeypatch, error, message):
     assert message in err
 
 
-def test_a_sheet_that_cannot_be_written_is_said_before_the_work(run, monkeypatch, tmp_path):
+def test_a_sheet_that_cannot_be_written_is_refused_before_the_work(run, monkeypatch, tmp_path):
     monkeypatch.setattr("allaprima.inference.demo.demo_sheet", None)
     code, _, err = run("demo", "-o", tmp_path / "nowhere" / "sheet.png")
     assert code == 1
@@ -401,7 +401,7 @@ def test_a_sheet_that_cannot_be_written_is_said_before_the_work(run, monkeypatch
         ("<&-", ["video", "-", "-s", "STYLE", "-o", "b.mp4"], []),
     ],
 )
-def test_closed_standard_streams_swallow_what_is_meant_for_them(tmp_path, style_file, landscape, closed, arguments, printed):
+def test_output_for_closed_standard_streams_is_discarded(tmp_path, style_file, landscape, closed, arguments, printed):
     Image.fromarray(landscape).save(tmp_path / "a.png")
     words = [str(style_file) if word == "STYLE" else word for word in arguments]
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "allaprima", *words]
@@ -421,19 +421,19 @@ def test_closed_standard_streams_swallow_what_is_meant_for_them(tmp_path, style_
         ("<a.txt", ["-", "a.png", "-o", "out/"], "standard input is not a video that can be read"),
     ],
 )
-def test_what_is_wrong_with_a_standard_stream_is_said_by_its_name(tmp_path, style_file, landscape, closed, arguments, said):
+def test_problems_with_a_standard_stream_are_reported_by_its_name(tmp_path, style_file, landscape, closed, arguments, said):
     Image.fromarray(landscape).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("no film " * 100)
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "allaprima", "video", "-s", str(style_file)]
     done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"\nallaprima: {said}" in f"\n{done.stderr}"
-    assert "allaprima_" not in done.stderr  # the folder that stands for it
+    assert "allaprima_" not in done.stderr  # the temporary folder of its file
     assert ("painting with" in done.stderr) == (closed != ">&-")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
-def test_a_film_for_standard_output_that_does_not_go_into_the_temporary_folder_names_both(tmp_path, style_file, landscape):
+def test_if_a_film_for_standard_output_does_not_fit_the_temporary_folder_is_named(tmp_path, style_file, landscape):
     Image.fromarray(landscape).save(tmp_path / "a.png")
     command = ["sh", "-c", 'ulimit -f 2; exec "$@"', "sh", sys.executable, "-m", "allaprima", "video", "a.png"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -445,7 +445,7 @@ def test_a_film_for_standard_output_that_does_not_go_into_the_temporary_folder_n
     assert f"it is written to {tmp_path} first, and TMPDIR names another place" in done.stderr
 
 
-def test_a_name_that_the_terminal_cannot_show_is_painted_and_shown_escaped(tmp_path, style_file, landscape):
+def test_a_file_name_that_the_terminal_cannot_show_is_printed_escaped(tmp_path, style_file, landscape):
     names = [os.fsdecode(b"bad\377.png"), "\u5199\u771f.png"]
     for name in names:
         Image.fromarray(landscape).save(tmp_path / "x.png")

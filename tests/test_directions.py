@@ -1,4 +1,4 @@
-"""Imports point in one direction: a folder can be read without those above it."""
+"""Imports point one way; a folder can be understood without those above it."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Folder -> what it may not import. The rules of inference and models are kept by running them, in test_command_line.py.
+# Folder -> what it may not import. test_command_line.py checks the rules of inference and models by importing them.
 NEVER = {
     "training/classic": (
         "training.loop",
@@ -41,11 +41,11 @@ TRAINING_TAKES = (
     "painter",
     "pictures",
     "style",
-)  # of inference
+)  # parts of inference
 
 
 def imports_of(path: Path) -> set[str]:
-    """Modules that a file imports anywhere, also inside functions."""
+    """Modules that a file imports anywhere, even inside functions."""
     modules: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -56,7 +56,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("room", NEVER)
-def test_a_room_takes_nothing_from_the_rooms_above_it(room):
+def test_a_folder_imports_nothing_from_those_above_it(room):
     files = [path for path in (ROOT / room).glob("*.py") if path.name != "__init__.py"]
     assert files
     for path in files:
@@ -64,7 +64,7 @@ def test_a_room_takes_nothing_from_the_rooms_above_it(room):
             assert not f"{module}.".startswith(tuple(f"allaprima.{above}." for above in NEVER[room])), f"{path}: {module}"
 
 
-def test_training_takes_from_inference_only_what_reads_writes_opens_and_compares():
+def test_training_imports_only_some_parts_of_inference():
     allowed = tuple(f"allaprima.inference.{name}." for name in TRAINING_TAKES)
     for path in (ROOT / "training").rglob("*.py"):
         for module in imports_of(path):
@@ -72,8 +72,8 @@ def test_training_takes_from_inference_only_what_reads_writes_opens_and_compares
                 assert f"{module}.".startswith(allowed), f"{path}: {module}"
 
 
-def test_nothing_is_imported_by_its_folders_name():
-    """From the repository's root that would load a second copy of every class."""
+def test_nothing_is_imported_without_the_package_name():
+    """In the repository's root, that would load a second copy of every class."""
     for folder in ("allaprima", "models", "training", "inference", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
             if "node_modules" not in path.parts:

@@ -35,12 +35,12 @@ def test_an_array_is_painted_as_stylize_paints_it(style, style_file, landscape):
     np.testing.assert_array_equal(painting, paint_photo(session, landscape, how))
 
 
-def test_a_part_of_an_array_is_painted_too(style, landscape):
+def test_a_view_of_an_array_is_painted_too(style, landscape):
     np.testing.assert_array_equal(style(landscape[::-1, ::-1]), style(landscape[::-1, ::-1].copy()))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "I;16", "RGBA", "LA", "1"])
-def test_a_pil_image_of_any_mode_becomes_one_of_its_size_as_a_file_would(style, landscape, mode, tmp_path):
+def test_a_pil_image_of_any_mode_is_painted_like_a_file_and_keeps_its_size(style, landscape, mode, tmp_path):
     image = Image.fromarray(landscape)
     if mode in ("RGBA", "LA"):
         image.putalpha(Image.linear_gradient("L").resize(image.size))
@@ -57,12 +57,12 @@ def test_a_pil_image_of_any_mode_becomes_one_of_its_size_as_a_file_would(style, 
 def test_a_photo_from_a_phone_is_painted_upright(style, landscape):
     file = io.BytesIO()
     exif = Image.Exif()
-    exif[274] = 6  # to be turned by 90 degrees clockwise
+    exif[274] = 6  # needs a turn of 90 degrees clockwise
     Image.fromarray(np.rot90(landscape)).save(file, "PNG", exif=exif)
     np.testing.assert_array_equal(np.asarray(style(Image.open(file))), style(landscape))
 
 
-def test_a_style_is_a_name_a_file_or_its_bytes(style_file, landscape):
+def test_a_style_may_be_a_name_a_file_or_its_bytes(style_file, landscape):
     wave = allaprima.Style("great_wave")
     assert wave.card["painter"] == "Katsushika Hokusai"
     assert wave.strokes == wave.card["strokes"]
@@ -71,7 +71,7 @@ def test_a_style_is_a_name_a_file_or_its_bytes(style_file, landscape):
     assert allaprima.Style(str(style_file)).card["title"] == "Strokes"
 
 
-def test_styles_are_named_once_and_all_can_be_opened():
+def test_styles_are_listed_once_and_all_can_be_found():
     names = allaprima.styles()
     assert len(set(names)) == len(names)
     assert set(names) == {style.name for style in shipped_styles()}
@@ -87,7 +87,7 @@ def test_styles_are_named_once_and_all_can_be_opened():
         (np.zeros((0, 4, 3), np.uint8), r"photo is \(0, 4, 3\) uint8"),
     ],
 )
-def test_what_is_no_photo_is_named(style, photo, message):
+def test_what_is_not_a_photo_is_refused(style, photo, message):
     with pytest.raises((TypeError, ValueError), match=message):
         style(photo)
 
@@ -104,12 +104,12 @@ def test_what_is_no_photo_is_named(style, photo, message):
         ({"max_side_px": 0.5}, "--max-side is 0.5; a whole number"),
     ],
 )
-def test_an_option_out_of_its_range_is_named(style, landscape, options, message):
+def test_an_option_out_of_range_is_named(style, landscape, options, message):
     with pytest.raises(StyleError, match=re.escape(message)):
         style(landscape, **options)
 
 
-def test_the_defaults_are_the_command_lines():
+def test_the_defaults_are_those_of_the_command_line():
     from allaprima.command_line import build_parser
 
     options = build_parser().parse_args(["stylize", "photo.jpg", "-s", "great_wave"])
@@ -132,7 +132,7 @@ def test_a_style_is_trained_as_on_the_command_line(painting, photo_folder, tmp_p
         allaprima.train(tmp_path / "gone.jpg", photo_folder, tmp_path / "other")
 
 
-def test_importing_it_imports_nothing_heavy():
+def test_importing_allaprima_imports_nothing_heavy():
     code = "import sys, allaprima; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     packages = {name.split(".")[0] for name in run.stdout.split()}
@@ -152,7 +152,7 @@ STYLE_FILE = str(find_style("the_scream"))
     ],
 )
 def test_nothing_is_written_into_the_users_home(code, tmp_path):
-    """ONNX Runtime 1.29 and newer writes there what it wants to send; so would OpenVINO. What a trial found may stay."""
+    """ONNX Runtime 1.29 and newer, and OpenVINO, would write telemetry there. Only our cache of engine trials is allowed."""
     home, work = tmp_path / "home", tmp_path / "work"
     home.mkdir()
     work.mkdir()
@@ -164,7 +164,7 @@ def test_nothing_is_written_into_the_users_home(code, tmp_path):
 
 
 @pytest.mark.parametrize("page", ["README.md", "inference/style/README.md"])
-def test_the_examples_of_the_docs_run_as_printed(page, tmp_path, monkeypatch):
+def test_the_docs_examples_run_as_printed(page, tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(import allaprima\n.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
     Image.fromarray(paint_landscape(120, 160)).save(tmp_path / "photo.jpg")

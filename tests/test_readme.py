@@ -1,4 +1,4 @@
-"""The docs' commands and files exist, and README's test command is the one that CI runs."""
+"""The docs' commands and files exist, and README's test command is that of CI."""
 
 import re
 import shlex
@@ -41,7 +41,7 @@ def test_commands_of_the_docs_parse(command):
     build_parser().parse_args(shlex.split(command)[1:])
 
 
-def test_the_key_table_is_the_webcams():
+def test_the_table_of_keys_agrees_with_the_webcam():
     from allaprima.inference.live.webcam import KEYS
 
     for key, what in KEYS:
@@ -57,7 +57,7 @@ def test_links_and_pictures_exist(page):
             assert (page.parent / target).exists(), target
 
 
-def test_every_source_file_is_on_its_rooms_page():
+def test_every_source_file_is_listed_in_its_folders_readme():
     for folder in ("models", "training", "inference"):
         for path in (ROOT / folder).rglob("*.py"):
             if path.name != "__init__.py" and "node_modules" not in path.parts:
@@ -65,17 +65,17 @@ def test_every_source_file_is_on_its_rooms_page():
                 assert re.search(rf"^ +{re.escape(path.name)}\s", PAGES[page], re.MULTILINE), path
 
 
-def test_files_that_the_docs_name_are_there():
+def test_files_that_the_docs_name_exist():
     names = {path.name for path in ROOT.rglob("*.py")}
     for name in re.findall(r"`(?:\w+/)?(\w+\.py)`", ALL):
         assert name in names, name
 
 
-def test_the_docs_install_the_pages_runtime_as_the_program_says():
+def test_the_docs_install_the_pages_packages_as_the_program_says():
     assert "npm ci --prefix inference/page" in ALL
 
 
-def test_readmes_test_command_is_cis():
+def test_readmes_test_command_is_that_of_ci():
     assert "pip install -e '.[dev]' && pytest" in README
     ci = (ROOT / ".ci" / "run").read_text()
     assert "pip install" in ci

@@ -1,4 +1,4 @@
-"""What a user gets: the wheel, installed where there is no checkout, in a folder with names like ours."""
+"""What a user gets: the wheel, installed without a checkout, and run in a folder whose files have the same names as ours."""
 
 import os
 import shutil
@@ -31,13 +31,13 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(wheel, tmp_path_factory):
-    """Runs a program of a new environment that holds the wheel, and of this one what the wheel needs."""
+    """Runs a program in a new environment that has the wheel and, from this environment, the packages that it needs."""
     environment = tmp_path_factory.mktemp("environment")
     venv.create(environment, with_pip=False, symlinks=True)
     site = Path(sysconfig.get_path("purelib", "venv", {"base": environment, "platbase": environment}))
     with zipfile.ZipFile(wheel) as file:
         file.extractall(site)
-    (site / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth files, ours among them, do not count
+    (site / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")  # .pth files there, such as our own, are ignored
     folder = tmp_path_factory.mktemp("project")
     for name in ("models", "inference", "checkpoints"):
         (folder / name).mkdir()
@@ -62,14 +62,14 @@ def test_the_wheel_holds_one_package_and_no_pictures_of_the_docs(wheel):
     assert "allaprima/py.typed" in names
 
 
-def test_it_is_the_installed_one_that_runs(call):
+def test_the_installed_package_is_the_one_that_runs(call):
     assert str(ROOT) not in call(
         "-c", "import allaprima.training.config as c, allaprima.models as m; print(c.__file__, m.__file__)"
     )
     assert call("-m", "allaprima", "--version").startswith("allaprima ")
 
 
-def test_it_says_how_its_optional_parts_are_installed(call):
+def test_install_instructions_name_the_package(call):
     assert (
         call("-c", "from allaprima.models.errors import install_line; print(install_line('gpu'))")
         == "pip install 'allaprima[gpu]'\n"

@@ -1,10 +1,10 @@
 // Drives a headless Chromium for the tests and for measure.py. Needs node_modules with playwright-core and
-// onnxruntime-web beside it, and the browser's path in CHROMIUM.
+// onnxruntime-web next to it, and the browser's path in CHROMIUM.
 //
 //   node chromium.mjs paint STYLE PHOTO OUTPUT.png    runs browser.mjs; the canvas becomes OUTPUT
-//   node chromium.mjs measure THREADS                 runs measure.html; a request a line on stdin, milliseconds on stdout
-//   node chromium.mjs webgpu FOLDER PHOTO [BUILD]     each flavor on WebGPU, in software, against WASM, as JSON; BUILD is ort
-//                                                     or ort.webgpu
+//   node chromium.mjs measure THREADS                 runs measure.html; one request per line on stdin, milliseconds on stdout
+//   node chromium.mjs webgpu FOLDER PHOTO [BUILD]     compares each flavor on WebGPU, in software, with WASM, as JSON;
+//                                                     BUILD is ort or ort.webgpu
 import { createServer } from "node:http";
 import { readFile, writeFile } from "node:fs/promises";
 import { basename, dirname, extname, join, resolve } from "node:path";
@@ -18,7 +18,7 @@ const types = { ".mjs": "text/javascript", ".html": "text/html", ".wasm": "appli
 const distribution = join(here, "node_modules", "onnxruntime-web", "dist");
 const roots = { apps: here, ort: distribution, file: "/" };
 
-// The last two headers are those without which a page gets no threads.
+// Without the last two headers, a page gets no threads.
 const server = createServer(async (request, response) => {
   const { pathname } = new URL(request.url, "http://localhost");
   const [, root, ...parts] = decodeURIComponent(pathname).split("/");

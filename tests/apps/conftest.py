@@ -12,7 +12,7 @@ from allaprima.inference.landscape import paint_landscape
 from allaprima.inference.style.session import StyleSession
 from allaprima.models.targets import TARGETS
 
-# The sides of the first are multiples of the network's stride, those of the second are not.
+# The sides of the first are multiples of the network's stride; those of the second are not.
 SIZES = [(152, 200), (150, 201)]
 
 
@@ -30,7 +30,7 @@ def wanted(photo: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def form_for(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The image file as `allaprima export --for TARGET --size ...` writes it, for the photo when it is padded."""
+    """Writes the image file as `allaprima export --for TARGET --size ...` does, for the size of the padded photo."""
     onnx = pytest.importorskip("onnx")
     from allaprima.training.export.conversion import in_form_for
 

@@ -1,4 +1,4 @@
-// The page in headless Firefox with a fake camera: node firefox.mjs FIREFOX ADDRESS PHOTO FILM; prints what came of it, as JSON.
+// The page in headless Firefox with a fake camera: node firefox.mjs FIREFOX ADDRESS PHOTO FILM; prints the results as JSON.
 
 import puppeteer from "puppeteer-core";
 
@@ -34,7 +34,7 @@ await tab.waitForFunction(() => document.getElementById("film").textContent === 
 found.said = await text("message");
 await tab.select("#size", "256");
 await tab.click("#camera");
-await tab.waitForFunction(() => document.getElementById("camera").textContent === "Stop camera"); // until then the film goes on
+await tab.waitForFunction(() => document.getElementById("camera").textContent === "Stop camera"); // until then the film plays on
 await painted(() => {});
 await tab.click("#record");
 await tab.waitForSelector("#record[data-on]");

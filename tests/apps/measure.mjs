@@ -1,6 +1,6 @@
-// onnxruntime-node for measure.py: a request a line on stdin, the milliseconds as a line on stdout. Where the request has
-// "optional", the answer is what comes of feeding the optional input strength; where it has "rgb", a file of plain pixels,
-// the painting's pixels, base64.
+// onnxruntime-node for measure.py: one request per line on stdin, the milliseconds as a line on stdout. If the request has
+// "optional", the answer tells what became of the optional input strength; if it has "rgb", a file of raw pixels, the answer
+// is the painting's pixels in base64.
 import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import * as ort from "onnxruntime-node";
@@ -17,7 +17,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   }
   const [session, content] = sessions[flavor];
   if (optional) {
-    const strength = new ort.Tensor("float32", [0], []); // which gives the content back, where it counts
+    const strength = new ort.Tensor("float32", [0], []); // returns the content, if it is used
     const same = (results) => results.stylized_frame.data.every((level, i) => level === content.content_frame.data[i]);
     const answer = (results) => (same(results) ? "taken" : "ignored");
     console.log(JSON.stringify(await session.run({ ...content, strength }).then(answer, (error) => error.message)));

@@ -1,8 +1,8 @@
-"""How long one style takes in every runtime at hand, side by side: python tests/apps/measure.py [--rounds 15].
+"""Times one style in every installed runtime, side by side: python tests/apps/measure.py [--rounds 15].
 
-Every round asks each runtime in turn for one run that does not count and two that do; the medians are printed. Only the
-network's run is timed, without decoding and scaling, except where these are inside the file (frame). Runtimes get their default
-options; in the browser the number of threads is given, because its default is half of the cores.
+In every round, each runtime in turn does one run that does not count and two that do; the medians are printed. Only the
+network's run is timed, without decoding or scaling unless these are inside the file (frame). Runtimes get their default
+options, except that the browser is given the number of threads, because its default is half of the cores.
 """
 
 import argparse
@@ -110,7 +110,7 @@ CONVERTED = {"realtime.mnn": mnn_runs, "realtime.ncnn.param": ncnn_runs, "realti
 
 @contextmanager
 def process_runs(command: list[str], folder: Path, height: int, width: int, where: Path) -> Iterator[Callable[[str], Runs]]:
-    """A process that answers requests, one a line, with milliseconds."""
+    """A process that answers requests, one per line, with milliseconds."""
     environment = os.environ | {"CHROMIUM": find_chromium() or ""}
     process = subprocess.Popen(command, cwd=where, env=environment, stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True)
     assert process.stdin is not None

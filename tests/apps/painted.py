@@ -1,4 +1,4 @@
-"""Calling other people's programs, and comparing what they painted."""
+"""Calls other programs and compares what they painted."""
 
 import os
 import subprocess
@@ -15,11 +15,11 @@ ROOT = HERE.parents[1]
 STYLE = ROOT / "checkpoints" / "great_wave"
 FRAME_FILE, IMAGE_FILE = STYLE / "realtime.frame.onnx", STYLE / "realtime.onnx"
 DEADLINE_S = 120.0
-LEVELS = 1  # rounding: .5 may fall to either side where sums were taken in another order
+LEVELS = 1  # .5 may be rounded up or down if sums were taken in another order
 
 
 def call(*command: object, folder: Path | None = None, stdin: str | None = None, packages: Path | None = None) -> str:
-    """Runs a command; `packages` is a folder with Python packages of its own."""
+    """Runs a command; `packages` is a folder with additional Python packages."""
     environment = os.environ | {"CHROMIUM": find_chromium() or ""} | ({"PYTHONPATH": str(packages)} if packages else {})
     result = subprocess.run(
         [str(part) for part in command],
@@ -42,11 +42,11 @@ def assert_close(painting: np.ndarray, wanted: np.ndarray, levels: int = LEVELS)
     assert painting.shape == wanted.shape
     difference = np.abs(painting.astype(int) - wanted.astype(int))
     assert difference.max() <= levels
-    assert np.ptp(wanted) > 100  # a picture
+    assert np.ptp(wanted) > 100  # it is not flat
 
 
 def installed(folder: Path, *packages: str) -> Path:
-    """A folder with packages that the environment does not have, without their dependencies."""
+    """Installs packages into a folder, without their dependencies; skips the test if that fails."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if result.returncode:

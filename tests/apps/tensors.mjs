@@ -1,4 +1,4 @@
-// What measure.mjs (Node) and measure.html (browser) do alike: pixels into a file's tensor and out of it, and timing.
+// Shared by measure.mjs (Node) and measure.html (browser): pixels to and from a style's tensors, and timing.
 
 export function feeds(ort, flavor, rgb, height, width, mix) {
   const size = height * width;
@@ -15,10 +15,10 @@ export function pixels(results) {
   return Uint8Array.from(planes, (_, i) => Math.round(255 * planes[(i % 3) * size + Math.floor(i / 3)]));
 }
 
-/** Any pixels will do where only time counts. */
+/** Any pixels will do for timing. */
 export const noise = (height, width) => Uint8Array.from({ length: 3 * height * width }, (_, i) => (i * 2654435761) >>> 24);
 
-/** Milliseconds of each run after the first ones. */
+/** Milliseconds of each run after the `warm` first ones. */
 export async function timed(session, content, warm, times) {
   const results = [];
   for (let i = 0; i < warm + times; i++) {

@@ -1,4 +1,4 @@
-"""README's snippets for other people's apps run as printed, and paint what our own session paints."""
+"""The README's snippets for other apps run as printed, and paint what our own session paints."""
 
 import base64
 import json
@@ -41,7 +41,7 @@ SNIPPETS = {
 
 
 def printed(name: str) -> str:
-    """The part of a file that README prints."""
+    """The part of a file that the README shows."""
     lines = (HERE / name).read_text().splitlines()
     begin, end = (next(i for i, line in enumerate(lines) if f"README {mark}" in line) for mark in ("begins", "ends"))
     indent = len(lines[begin]) - len(lines[begin].lstrip())
@@ -49,14 +49,14 @@ def printed(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", SNIPPETS)
-def test_readme_prints_exactly_what_is_tested_here(name):
+def test_the_readme_shows_exactly_what_is_tested_here(name):
     readme = (ROOT / "inference" / "style" / "README.md").read_text()
     assert f"```{SNIPPETS[name]}\n{printed(name)}\n```" in readme
 
 
 def test_onnxruntime_in_python_paints_in_the_photos_colors(photo, wanted, tmp_path):
     call(sys.executable, HERE / "use_onnxruntime.py", FRAME_FILE, photo, tmp_path / "painting.png")
-    # Two roundings more than in the file: the painting's and the luminance's.
+    # There are two more roundings than inside the file: the painting's and the luminance's.
     assert_close(read(tmp_path / "painting.png"), keep_color(read(photo), wanted, "luminance"), levels=2)
 
 
@@ -83,7 +83,7 @@ def test_raw_frames_go_through_a_pipe(wanted, photo):
 
 @pytest.fixture(scope="module")
 def runtime_of_2024(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The last ONNX Runtime that refuses files newer than IR 9, in a folder for PYTHONPATH."""
+    """The last ONNX Runtime that refuses files newer than IR 9, in a folder to put on PYTHONPATH."""
     return installed(tmp_path_factory.mktemp("onnxruntime"), "onnxruntime==1.17.1", "numpy<2")
 
 
@@ -102,7 +102,7 @@ for style, painting in zip(sys.argv[2::2], sys.argv[3::2]):
 
 
 @pytest.mark.thorough
-def test_a_runtime_of_2024_opens_every_flavor_and_paints_the_same(runtime_of_2024, levels_file, tmp_path):
+def test_a_runtime_from_2024_opens_every_flavor_and_paints_the_same(runtime_of_2024, levels_file, tmp_path):
     content = paint_landscape(152, 200)[None]
     np.save(tmp_path / "content.npy", content)
     styles = [*STYLE.glob("*.onnx"), levels_file]
@@ -129,7 +129,7 @@ OPENCV = tuple(map(int, cv2.__version__.split(".")[:2]))
 @pytest.mark.skipif(OPENCV < (4, 12), reason="older OpenCVs read files of one size only; pip install 'opencv-python>=4.12'")
 def test_opencv_in_python_paints_the_same(photo, wanted, tmp_path):
     call(sys.executable, HERE / "use_opencv.py", IMAGE_FILE, photo, tmp_path / "painting.png")
-    # OpenCV sums in another order, too: one level at most, as in ONNX Runtime.
+    # OpenCV also sums in another order, so it may differ by one level, like ONNX Runtime.
     assert_close(read(tmp_path / "painting.png"), wanted)
 
 
@@ -172,7 +172,7 @@ def onnxruntime_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = Path(named).resolve()
         return compiled(HERE / "onnxruntime.cpp", program, *library_options(folder / "include", folder / "lib"))
     if (modules := find_node_modules()) and (package := modules / "com.github.asus4.onnxruntime").is_dir() and on_linux_x64():
-        library = program.parent / "libonnxruntime.so.1"  # the package's file lacks the version number in its name
+        library = program.parent / "libonnxruntime.so.1"  # in the package, its name lacks the .1 that programs link to
         library.symlink_to((package / "Plugins/Linux/x64/libonnxruntime.so").resolve())
         (program.parent / "libonnxruntime.so").symlink_to(library)
         headers = next(package.glob("Plugins/iOS~/**/onnxruntime_cxx_api.h")).parent
@@ -227,7 +227,7 @@ JAVASCRIPT = {
 
 
 def ask(runtime: str, folder: Path, style: Path = STYLE, **request: object) -> str:
-    """What measure.mjs or measure.html answers."""
+    """The answer of measure.mjs or measure.html."""
     package, command = JAVASCRIPT[runtime]
     need_node(package)
     if runtime == "browser":
@@ -245,7 +245,7 @@ def test_every_flavor_paints_the_same_in_javascript(runtime, flavor, tmp_path):
     painting = np.frombuffer(base64.b64decode(answer), np.uint8).reshape(frame.shape)
     wanted = StyleSession(STYLE / f"{flavor}.onnx", "cpu").stylize(frame)
     difference = np.abs(painting.astype(int) - wanted)
-    if flavor == "realtime.int8":  # as OpenCV, which was up to 13 apart, 0.94 on average
+    if flavor == "realtime.int8":  # like OpenCV, which differed by up to 13, 0.94 on average
         assert difference.mean() < 1.5
         assert difference.max() <= 16
     else:
@@ -275,7 +275,7 @@ def test_a_file_of_several_styles_paints_a_mix_in_javascript(runtime, flavor, tm
 
 @pytest.fixture(scope="module")
 def levels_file(tmp_path_factory):
-    """A style that paints coarse to fine inside, at any size."""
+    """A style file that itself paints coarse to fine, at any size."""
     from allaprima.training.config import Flavor
     from allaprima.training.export.export import export
 
@@ -297,7 +297,7 @@ def test_a_file_with_levels_inside_paints_the_same_in_javascript(runtime, levels
     assert np.abs(painting - fine.stylize(frame)).mean() > 6
 
 
-def test_node_ignores_the_optional_inputs_without_a_word(tmp_path):
+def test_node_silently_ignores_the_optional_inputs(tmp_path):
     assert ask("node", tmp_path, flavor="realtime.frame", height=64, width=64, optional=True) == "ignored"
 
 
@@ -307,8 +307,8 @@ def test_the_browser_refuses_the_optional_inputs(tmp_path):
     assert answer == "invalid input 'strength'"
 
 
-def test_the_csharp_snippet_is_csharp(tmp_path):
-    """Only compiles it: the library's package is available only from NuGet."""
+def test_the_csharp_snippet_is_valid_csharp(tmp_path):
+    """It is only parsed: the library is available only from NuGet."""
     if shutil.which("mcs") is None:
         pytest.skip("no C# compiler: apt-get install mono-mcs")
     call("mcs", "--parse", HERE / "csharp.cs", folder=tmp_path)

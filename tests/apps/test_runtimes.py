@@ -1,4 +1,4 @@
-"""Other runtimes, installed in folders of their own, paint with README's lines what our own session paints."""
+"""With the README's code, other runtimes, each installed in a separate folder, paint what our own session paints."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from PIL import Image
 
 from allaprima.inference.style.session import StyleSession
 
-pytestmark = pytest.mark.thorough  # each takes a download
+pytestmark = pytest.mark.thorough  # each needs a download
 
 
 def openvino(packages: Path) -> Path:
@@ -23,7 +23,7 @@ def openvino(packages: Path) -> Path:
 
 def mnn(packages: Path) -> Path:
     installed(packages, "MNN")
-    # The command mnnconvert does the same, then has pip install a package that reports it to its makers.
+    # The command mnnconvert does the same, but then has pip install a package that reports its use.
     names = ["-f", "ONNX", "--modelFile", str(IMAGE_FILE), "--MNNModel", str(packages / "style.mnn"), "--bizCode", "style"]
     call(sys.executable, "-c", f"import _tools; _tools.mnnconvert({['mnnconvert', *names]})", packages=packages)
     return packages / "style.mnn"
@@ -38,13 +38,13 @@ def ncnn(packages: Path) -> Path:
 
 @pytest.fixture(scope="module", params=[openvino, mnn, ncnn], ids=lambda prepare: prepare.__name__)
 def runtime(request, tmp_path_factory):
-    """README's program for a runtime, a style in its form, and the folder where its packages are."""
+    """The README's program for a runtime, a style in its format, and the folder of its packages."""
     name = request.param.__name__
     packages = tmp_path_factory.mktemp(name)
     return HERE / f"use_{name}.py", request.param(packages), packages
 
 
-def test_a_runtime_that_takes_any_size_paints_the_same(runtime, photo, wanted, tmp_path):
+def test_a_runtime_for_any_size_paints_the_same(runtime, photo, wanted, tmp_path):
     program, style, packages = runtime
     call(sys.executable, program, style, photo, tmp_path / "painting.png", packages=packages)
     assert_close(read(tmp_path / "painting.png"), wanted)
@@ -55,14 +55,14 @@ def opencv_of_2021(tmp_path_factory):
     return installed(tmp_path_factory.mktemp("opencv"), "opencv-python-headless==4.5.5.64", "numpy<2")
 
 
-def test_an_opencv_of_2021_paints_the_same_from_a_file_for_it(opencv_of_2021, form_for, photo, wanted, tmp_path):
+def test_an_opencv_from_2021_paints_the_same_from_a_file_made_for_it(opencv_of_2021, form_for, photo, wanted, tmp_path):
     arguments = (form_for("opencv"), photo, tmp_path / "painting.png")
     call(sys.executable, HERE / "use_opencv.py", *arguments, packages=opencv_of_2021)
     assert_close(read(tmp_path / "painting.png"), wanted)
 
 
-def test_coremltools_convert_a_network(tmp_path):
-    """Checks operators, inputs and outputs; running it takes a Mac."""
+def test_coremltools_converts_a_network(tmp_path):
+    """Only its operators, inputs and outputs are checked: running it needs a Mac."""
     names = ("coremltools", "attrs", "cattrs", "pyaml", "sympy", "mpmath", "tqdm", "packaging")
     packages = installed(tmp_path / "packages", *names)
     program, weights = tmp_path / "style.mlpackage", IMAGE_FILE.with_suffix(".safetensors")
@@ -81,13 +81,13 @@ print(sorted({{operation.type for operation in block.operations}} - {{"const", "
 
 
 @pytest.mark.slow  # TensorFlow, 2.6 GB
-def test_litert_paints_the_same_from_a_file_for_it(form_for, photo, tmp_path):
+def test_litert_paints_the_same_from_a_file_made_for_it(form_for, photo, tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     packages = ("ai-edge-litert", "onnx2tf", "onnx", "onnxruntime", "pillow")
     if subprocess.run([python, "-m", "pip", "install", "-q", *packages], capture_output=True).returncode:
         pytest.skip("onnx2tf cannot be installed here")
-    # The picture for its own comparison; without it, one would be downloaded.
+    # onnx2tf compares its input and output on this picture, which it would otherwise download.
     np.save(tmp_path / "calibration_image_sample_data_20x128x128x3_float32.npy", np.zeros((20, 128, 128, 3), np.float32))
     command = [python.with_name("onnx2tf"), "-i", form_for("litert"), "-o", "made", "-n"]
     path = {"PATH": f"{python.parent}:/usr/bin:/bin"}

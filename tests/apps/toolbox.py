@@ -1,4 +1,4 @@
-"""Finds the tools that the tests and measure.py drive: node and its packages, a browser."""
+"""Finds the tools that the tests and measure.py use: node and its packages, a browser."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ NPM = "npm ci --ignore-scripts --prefix tests/apps"
 
 
 def find_node_modules() -> Path | None:
-    """$ALLAPRIMA_NODE_MODULES, or the next node_modules folder from here upward."""
+    """$ALLAPRIMA_NODE_MODULES, or the nearest node_modules folder from here upward."""
     if named := os.environ.get("ALLAPRIMA_NODE_MODULES"):
         return Path(named).resolve()
     return next((folder / "node_modules" for folder in (HERE, *HERE.parents) if (folder / "node_modules").is_dir()), None)
@@ -22,7 +22,7 @@ def find_chromium() -> str | None:
 
 
 def why_no_node(*packages: str) -> str:
-    """What is missing to run these packages in node, with the line that installs it; empty if nothing is missing."""
+    """What is missing to run these packages in node, with the command that installs it; empty if nothing is."""
     if shutil.which("node") is None:
         return "no node: apt-get install nodejs"
     modules = find_node_modules()
@@ -31,7 +31,7 @@ def why_no_node(*packages: str) -> str:
 
 
 def node_folder(folder: Path) -> Path:
-    """Copies our scripts into `folder`, beside a link to node's packages: `import` looks nowhere else."""
+    """Copies our scripts into `folder`, next to a link to node's packages, the only place where `import` looks."""
     for path in HERE.iterdir():
         if path.suffix in (".mjs", ".html"):
             shutil.copy(path, folder)

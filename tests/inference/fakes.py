@@ -13,11 +13,11 @@ from allaprima.models.contract import Contract
 
 
 class FakeCamera:
-    """Gives frames until told otherwise.
+    """Delivers frames until told otherwise.
 
     Attributes:
         mode: "living", "blocked" (read does not return until released), "frozen" (the same frame again and again) or
-            "gone" (read gives None).
+            "gone" (read returns None).
     """
 
     def __init__(self, mode: str = "living", frame_s: float = 0.01, silent_s: float = 0.3) -> None:
@@ -55,7 +55,7 @@ class SlowSession:
 
 
 class FakeRack:
-    """Styles that are there at once, or never."""
+    """Styles that are ready at once, or never."""
 
     def __init__(self, **sessions: SlowSession | None) -> None:
         self.names, self._sessions, self.errors = list(sessions), sessions, {}
@@ -69,7 +69,7 @@ class FakeRack:
 
 
 class FakeDisplay:
-    """Remembers what was shown; presses keys: one after each frame shown, or when a function of the display says so."""
+    """Remembers what was shown and presses keys: one of `keys` after each frame, or whatever `press` returns."""
 
     def __init__(self, keys: str = "", press: Callable[["FakeDisplay"], str] | None = None) -> None:
         self.shown: list[np.ndarray] = []
@@ -87,11 +87,11 @@ class FakeDisplay:
 
 
 def go(camera=None, display=None, frames=0, controls=None, rack=None, **options) -> Webcam:
-    """Run a webcam to its end; the lines it said are in `said`."""
+    """Runs a webcam to its end; the lines it printed are in `said`."""
     buffers = Buffers()
     feed = CameraFeed(lambda: camera or FakeCamera(), buffers)
     said: list[str] = []
-    deadline = time.monotonic() + 30  # a test that would wait for ever fails instead
+    deadline = time.monotonic() + 30  # a test that would otherwise wait forever fails
     live = Webcam(
         feed, rack or FakeRack(a=SlowSession()), buffers, controls or Controls(), display=display, say=said.append, **options
     )

@@ -1,4 +1,4 @@
-"""Small films for the tests, made by PyAV, and stand-ins that paint them."""
+"""Small films for the tests, made with PyAV, and stand-ins that paint them."""
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -36,7 +36,7 @@ def write_film(
     source_format: str = "rgb24",
     subtitle: bool = False,
 ) -> Path:
-    """A film of RGB frames; `sounds` tones of their own beside it, `tags` as `ColorTags` has them."""
+    """A film of RGB frames with `sounds` sound tracks, each a different tone; `tags` in the order of `ColorTags`."""
     frames = list(frames)
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate, options or ({"crf": "10", "g": "10"} if codec == "libx264" else {}))
@@ -82,7 +82,7 @@ def write_film(
 
 
 def read_film(path: Path) -> tuple[list[np.ndarray], list[float]]:
-    """Frames as RGB, as a player without an eye for rotation shows them, and their times in ms."""
+    """Frames as RGB, without applying rotation, and their times in ms."""
     frames, times_ms = [], []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
@@ -92,7 +92,7 @@ def read_film(path: Path) -> tuple[list[np.ndarray], list[float]]:
 
 
 def packets_of(path: Path, kind: str) -> list[list[tuple[int | None, bytes]]]:
-    """For each stream of a kind: time in units and bytes of its packets."""
+    """For each stream of a kind: time (in the stream's units) and bytes of its packets."""
     with av.open(str(path)) as container:
         streams = [stream for stream in container.streams if stream.type == kind]
         found: dict[int, list[tuple[int | None, bytes]]] = {stream.index: [] for stream in streams}
@@ -103,7 +103,7 @@ def packets_of(path: Path, kind: str) -> list[list[tuple[int | None, bytes]]]:
 
 
 class Inverter:
-    """A session whose painting is the negative."""
+    """A session that paints the negative."""
 
     contract = Contract(1, 1)
 
@@ -112,7 +112,7 @@ class Inverter:
 
 
 class Copier(Inverter):
-    """A session whose painting is the photo."""
+    """A session that returns the photo."""
 
     def stylize_image(self, image: np.ndarray) -> np.ndarray:
         return image.copy()

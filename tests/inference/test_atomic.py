@@ -12,7 +12,7 @@ def no_links(*_):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_name_that_another_program_takes_meanwhile_is_not_replaced(tmp_path, monkeypatch, links):
+def test_a_file_that_another_program_creates_in_the_meantime_is_not_replaced(tmp_path, monkeypatch, links):
     if not links:
         monkeypatch.setattr(os, "link", no_links)
     path = tmp_path / "painting.png"
@@ -31,7 +31,7 @@ def test_a_name_that_another_program_takes_meanwhile_is_not_replaced(tmp_path, m
     assert sorted(each.name for each in tmp_path.iterdir()) == ["new.png", "painting.png", "painting_2.png"]
 
 
-def test_a_picture_that_appears_while_it_is_painted_stays(tmp_path, landscape, monkeypatch):
+def test_a_picture_that_appears_during_painting_is_kept(tmp_path, landscape, monkeypatch):
     path = tmp_path / "painting.png"
     real = AtomicFile.commit
 

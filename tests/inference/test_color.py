@@ -30,7 +30,7 @@ def stylized() -> np.ndarray:
     return (paint_landscape(90, 130, seed=4)[:, ::-1] // 4 + 90).astype(np.uint8)
 
 
-def test_luminance_only_leaves_the_contents_chroma_exactly(content, stylized):
+def test_luminance_only_keeps_the_contents_chroma_exactly(content, stylized):
     out = keep_luminance(content, stylized).astype(int)
     for a, b in ((0, 1), (1, 2)):  # I and Q are combinations of R - G and G - B
         np.testing.assert_array_equal(out[:, :, a] - out[:, :, b], content[:, :, a].astype(int) - content[:, :, b])
@@ -75,14 +75,14 @@ def test_optimal_transport_is_symmetric_and_cholesky_triangular():
 
 
 @pytest.mark.parametrize("method", ["cholesky", "optimal-transport"])
-def test_linear_matching_gives_a_picture_the_references_statistics(content, stylized, method):
+def test_linear_matching_gives_a_picture_the_statistics_of_the_reference(content, stylized, method):
     mean, covariance = color_statistics(match_linear(stylized, content, method))
     wanted_mean, wanted_covariance = color_statistics(content)
     np.testing.assert_allclose(mean, wanted_mean, atol=0.6)
     np.testing.assert_allclose(covariance, wanted_covariance, atol=0.03 * np.abs(wanted_covariance).max())
 
 
-def test_color_statistics_are_numpys(content):
+def test_color_statistics_equal_numpys(content):
     mean, covariance = color_statistics(content)
     pixels = content.reshape(-1, 3).astype(float)
     np.testing.assert_allclose(mean, pixels.mean(axis=0))
@@ -116,13 +116,13 @@ def test_unknown_mode_and_unequal_sizes_are_refused(content, stylized):
 
 
 @pytest.mark.parametrize("mode", ["histogram", "linear"])
-def test_statistics_of_colors_do_not_flicker(mode):
+def test_color_statistics_do_not_flicker(mode):
     rng = np.random.default_rng(0)
     content, stylized = paint_landscape(96, 128), paint_landscape(96, 128, seed=2)
     flickering, steady = [], []
     keeper, unsteady = SteadyColor(mode), SteadyColor(mode)
     for i in range(40):
-        light = 1.0 + 0.1 * rng.standard_normal()  # of a lamp
+        light = 1.0 + 0.1 * rng.standard_normal()  # a flickering lamp
         lit = np.clip(content * light, 0, 255).astype(np.uint8)
         steady.append(keeper.keep(lit, stylized, i / 30).mean())
         unsteady.forget()
@@ -131,7 +131,7 @@ def test_statistics_of_colors_do_not_flicker(mode):
 
 
 @pytest.mark.parametrize("mode", ["histogram", "linear"])
-def test_statistics_start_anew_at_a_cut_and_follow_slow_changes(mode):
+def test_statistics_restart_at_a_cut_and_follow_slow_changes(mode):
     first, second = paint_landscape(96, 128), 255 - paint_landscape(96, 128, seed=5)
     stylized = paint_landscape(96, 128, seed=2)
     fresh = SteadyColor(mode)
@@ -140,7 +140,7 @@ def test_statistics_start_anew_at_a_cut_and_follow_slow_changes(mode):
     for i in range(10):
         keeper.keep(first, stylized, i / 30)
     np.testing.assert_array_equal(keeper.keep(second, stylized, 10 / 30), wanted)
-    for i in range(60):  # a slow fade is no cut
+    for i in range(60):  # a slow fade is not a cut
         faded = cv2.addWeighted(second, 1 - i / 59, first, i / 59, 0)
         last = keeper.keep(faded, stylized, (11 + i) / 30)
     for i in range(int(8 * HOLD_S * 30)):
@@ -150,8 +150,8 @@ def test_statistics_start_anew_at_a_cut_and_follow_slow_changes(mode):
     assert 0 < CUT < 1
 
 
-def test_histograms_of_a_still_film_are_those_of_the_photo():
-    content, stylized = paint_landscape(96, 128), paint_landscape(96, 128, seed=2)  # below 20,000 pixels: all are counted
+def test_a_still_film_has_the_histograms_of_the_photo():
+    content, stylized = paint_landscape(96, 128), paint_landscape(96, 128, seed=2)  # below 20,000 pixels, all are counted
     keeper = SteadyColor("histogram")
     for i in range(5):
         out = keeper.keep(content, stylized, i / 30)

@@ -1,4 +1,4 @@
-"""Painting a whole dataset with Hugging Face datasets and with Ray, a session in each worker process: README's own code."""
+"""The README's own code for painting a dataset with Hugging Face datasets and with Ray, one session per worker process."""
 
 import os
 import re
@@ -53,7 +53,7 @@ CHECKS = """
 
 def test_a_dataset_is_mapped_and_streamed_through_a_style(tmp_path):
     (tmp_path / "script.py").write_text(PHOTOS + next(block for block in BLOCKS if "load_dataset" in block) + CHECKS)
-    # Forking is how datasets starts its processes; from Python 3.12 on it is warned of.
+    # datasets starts its processes by forking, which Python 3.12 and newer warn about.
     command = [sys.executable, "-W", "error", "-W", "ignore:This process", tmp_path / "script.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

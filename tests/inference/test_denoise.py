@@ -9,7 +9,7 @@ def noisy(frame: np.ndarray, rng: np.random.Generator, sigma: float = 2.0) -> np
     return np.clip(frame + rng.normal(0, sigma, frame.shape), 0, 255).astype(np.uint8)
 
 
-def test_a_noisy_but_still_picture_stands_still():
+def test_a_noisy_but_still_picture_stays_still():
     rng, frame, denoiser = np.random.default_rng(0), paint_landscape(96, 128), TemporalDenoiser()
     first = denoiser.filter(noisy(frame, rng)).copy()
     for _ in range(10):
@@ -18,13 +18,13 @@ def test_a_noisy_but_still_picture_stands_still():
 
 
 @pytest.mark.parametrize("color", [(200, 30, 30), (40, 40, 255)])
-def test_what_moves_is_followed_at_once_and_leaves_no_trace(color):
+def test_moving_things_are_followed_at_once_and_leave_no_trace(color):
     rng, ground, denoiser = np.random.default_rng(0), np.full((96, 128, 3), 40, np.uint8), TemporalDenoiser()
     for i in range(20):
         frame = noisy(ground, rng)
         frame[30:60, 4 * i : 4 * i + 20] = color
         out = denoiser.filter(frame)
-        assert np.abs(out.astype(int) - frame).max() < 16  # noise, nowhere the square of a frame before
+        assert np.abs(out.astype(int) - frame).max() < 16  # noise, nowhere the square of an earlier frame
         assert (out[30:60, 4 * i : 4 * i + 20] == color).all()
 
 
@@ -35,7 +35,7 @@ def test_a_slow_fade_is_followed():
         assert np.abs(denoiser.filter(frame).astype(int) - frame).max() <= 5
 
 
-def test_a_cut_and_another_size_start_anew():
+def test_a_cut_and_another_size_restart_it():
     denoiser = TemporalDenoiser()
     denoiser.filter(np.zeros((48, 64, 3), np.uint8))
     frame = paint_landscape(48, 64) // 2 + 60

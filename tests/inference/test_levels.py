@@ -12,7 +12,7 @@ from allaprima.inference.style.session import StyleSession
 
 
 class Fake:
-    """A network that does one thing to every pixel, and remembers what it saw."""
+    """A network that applies `change` to a frame and records the sizes it got."""
 
     def __init__(self, change=lambda frame: frame):
         self.change, self.sizes = change, []
@@ -33,7 +33,7 @@ def small_levels(monkeypatch):
     ("size", "strokes", "expected"),
     [
         ((576, 768), 1.0, [(576, 768)]),
-        ((640, 853), 1.0, [(640, 853)]),  # too little larger to be worth a second pass
+        ((640, 853), 1.0, [(640, 853)]),  # not enough larger for a second pass
         ((768, 1024), 1.0, [(576, 768), (768, 1024)]),
         ((3024, 4032), 1.0, [(576, 768), (1320, 1760), (3024, 4032)]),
         ((3024, 4032), 0.5, [(1152, 1536), (3024, 4032)]),
@@ -44,7 +44,7 @@ def small_levels(monkeypatch):
         ((1, 100_000), 10.0, None),
     ],
 )
-def test_levels_grow_evenly_to_the_pictures_size(size, strokes, expected):
+def test_levels_grow_steadily_to_the_pictures_size(size, strokes, expected):
     found = level_sizes(*size, strokes)
     assert expected is None or found == expected
     assert found[-1] == size
@@ -52,12 +52,12 @@ def test_levels_grow_evenly_to_the_pictures_size(size, strokes, expected):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 999), (203, 158), (97, 640), (480, 641)])
-def test_a_network_that_changes_nothing_gives_the_photo_back_to_the_bit(small_levels, size):
+def test_a_network_that_changes_nothing_returns_the_photo_exactly(small_levels, size):
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     np.testing.assert_array_equal(paint_levels(Fake(), frame, 1.0, 1.0), frame)
 
 
-def test_the_share_that_is_painted_grows_with_the_pixels(small_levels):
+def test_progress_is_the_share_of_pixels_painted(small_levels):
     shares = []
     paint_levels(Fake(), paint_landscape(48, 64), 1.0, 1.0, progress=shares.append)
     np.testing.assert_allclose(shares, [0.1, 0.2, 0.6, 1.0])
@@ -66,8 +66,8 @@ def test_the_share_that_is_painted_grows_with_the_pixels(small_levels):
     np.testing.assert_allclose(shares, [0.5, 1.0])
 
 
-def test_a_networks_palette_is_applied_once_however_many_levels(small_levels):
-    """One that makes all darker would make it black in the end."""
+def test_a_networks_change_of_color_is_applied_once_despite_several_levels(small_levels):
+    """Otherwise, a network that darkens would end in black."""
     frame = paint_landscape(240, 320)
     fake = Fake(lambda frame: frame // 2)
     painted = paint_levels(fake, frame, 1.0, 1.0)
@@ -75,7 +75,7 @@ def test_a_networks_palette_is_applied_once_however_many_levels(small_levels):
     np.testing.assert_allclose(painted.mean(axis=(0, 1)), (frame // 2).mean(axis=(0, 1)), atol=2.0)
 
 
-def test_detail_is_how_much_of_the_photos_lines_comes_back(small_levels):
+def test_detail_is_how_much_of_the_photos_detail_is_restored(small_levels):
     frame = paint_landscape(96, 128)
     frame[:, ::8] = 255
     without, half, whole = (paint_levels(Fake(), frame, 1.0, detail).astype(int) for detail in (0.0, 0.5, 1.0))
@@ -84,8 +84,8 @@ def test_detail_is_how_much_of_the_photos_lines_comes_back(small_levels):
     assert errors[2] == 0
 
 
-def test_strokes_have_a_size_of_their_own_whatever_the_photos(small_levels):
-    """A network that draws lines four pixels apart draws them coarser on a larger photo."""
+def test_strokes_scale_with_the_photo(small_levels):
+    """A network that draws lines four pixels apart draws them farther apart on a larger photo."""
 
     def stripe(frame):
         frame = frame.copy()
@@ -93,7 +93,7 @@ def test_strokes_have_a_size_of_their_own_whatever_the_photos(small_levels):
         return frame
 
     def large_lines(frame):
-        """How strong lines 16 pixels apart are, in levels of 255."""
+        """The strength of lines 16 pixels apart, in levels of 255."""
         row = frame[:, :, 0].mean(axis=0)
         return 2 * np.abs(np.fft.rfft(row)[len(row) // 16]) / len(row)
 
@@ -117,7 +117,7 @@ def test_a_small_photo_is_painted_in_one_pass_by_the_better_tier(style_file):
     assert not fast.sizes
 
 
-def test_a_real_network_paints_coarse_to_fine_and_fine_is_one_pass(small_levels, style_file):
+def test_a_real_network_paints_coarse_to_fine_and_strokes_0_is_one_pass(small_levels, style_file):
     frame, session = paint_landscape(150, 201), StyleSession(style_file)
     painted = paint_photo(session, frame, StylizeOptions())
     assert painted.shape == frame.shape

@@ -1,4 +1,4 @@
-"""The painter of films, frame by frame."""
+"""The painter of films."""
 
 import dataclasses
 
@@ -20,18 +20,18 @@ def paint(painter: FilmPainter, frame: np.ndarray, time_s: float) -> np.ndarray:
 @pytest.mark.parametrize(
     "options", [StylizeOptions(), StylizeOptions("luminance", strength=0.7), StylizeOptions(max_side_px=64)]
 )
-def test_the_painter_of_films_paints_as_the_painter_of_photos(style_file, options):
+def test_films_are_painted_as_photos_are(style_file, options):
     session = StyleSession(style_file)
     frame = paint_landscape(90, 130)
     painter = FilmPainter(session, options)
     first = paint(painter, frame, 0.0).copy()
     paint(painter, 255 - frame, 0.1)
     again = paint(painter, frame, 0.2)
-    assert np.abs(again.astype(int) - first).mean() < 0.5  # only what hardly differed is left of the frame in between
+    assert np.abs(again.astype(int) - first).mean() < 0.5  # nothing visible is left of the frame in between
     np.testing.assert_array_equal(first, paint_photo(session, frame, options))
 
 
-def test_large_frames_of_films_are_painted_coarse_to_fine_as_photos_are(style_file, monkeypatch):
+def test_large_frames_are_painted_coarse_to_fine_as_photos_are(style_file, monkeypatch):
     monkeypatch.setattr(levels, "STROKES_PIXELS", 48 * 64)
     session, frame = StyleSession(style_file), paint_landscape(120, 160)
     options = StylizeOptions(strokes=1.0, detail=0.5)
@@ -42,7 +42,7 @@ def test_large_frames_of_films_are_painted_coarse_to_fine_as_photos_are(style_fi
     assert np.abs(fine.astype(int) - first).mean() > 1
 
 
-def test_photos_and_films_get_the_strokes_that_suit_the_style_unless_somebody_says(style_file, monkeypatch):
+def test_photos_and_films_get_the_styles_own_strokes_by_default(style_file, monkeypatch):
     session, frame = StyleSession(style_file), paint_landscape(120, 160)
     session.contract = dataclasses.replace(session.contract, card=dict(session.contract.card) | {"strokes": 8.0})
     large, one_pass = (paint_photo(session, frame, StylizeOptions(strokes=strokes)) for strokes in (8.0, 0.0))
@@ -51,7 +51,7 @@ def test_photos_and_films_get_the_strokes_that_suit_the_style_unless_somebody_sa
     np.testing.assert_array_equal(paint(FilmPainter(session, StylizeOptions()), frame, 0.0), large)
 
 
-def test_a_frame_painted_small_keeps_the_contents_chroma_at_full_resolution():
+def test_a_frame_painted_at_lower_resolution_keeps_chroma_at_full_resolution():
     rng = np.random.default_rng(0)
     content = rng.integers(100, 150, (64, 64, 3), dtype=np.uint8)
     painter = FilmPainter(SlowSession(level=0.5), StylizeOptions("luminance"))

@@ -65,7 +65,7 @@ def test_16_bit_rgb_keeps_its_tones(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "LA", "RGBA", "YCbCr"])
-def test_every_mode_becomes_rgb(tmp_path, landscape, mode):
+def test_every_mode_is_converted_to_rgb(tmp_path, landscape, mode):
     image = Image.fromarray(landscape).convert("RGB")
     path = tmp_path / ("x.tif" if mode in ("CMYK", "YCbCr") else "x.png")
     image.convert(mode).save(path)
@@ -86,14 +86,14 @@ def test_alpha_survives_png_webp_and_tiff(tmp_path, landscape):
 
 
 @pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 0, 255)])
-def test_what_is_hidden_is_white_paper_and_what_is_half_seen_keeps_its_color(tmp_path, landscape, hidden):
+def test_hidden_parts_become_white_and_half_transparent_ones_keep_their_color(tmp_path, landscape, hidden):
     alpha = np.array([0, 1, 40, 128, 254, 255], np.uint8)[np.arange(landscape.shape[1]) % 6][None].repeat(120, axis=0)
     pixels = np.dstack([np.where(alpha[:, :, None] > 0, landscape, np.uint8(hidden)), alpha])
     Image.fromarray(pixels).save(tmp_path / "x.png")
     picture = read_picture(tmp_path / "x.png")
     on_white = landscape * (alpha[:, :, None] / 255.0) + 255.0 - alpha[:, :, None]
     assert np.abs(picture.frame - on_white).max() <= 0.5 + 1e-9
-    for suffix in (".png", ".webp", ".tif", ".gif", ".bmp", ".jpg"):  # the last two show the paper
+    for suffix in (".png", ".webp", ".tif", ".gif", ".bmp", ".jpg"):  # the last two show white instead of transparency
         write_picture(tmp_path / f"y{suffix}", picture)
         back = read_picture(tmp_path / f"y{suffix}")
         if suffix in (".png", ".tif"):
@@ -106,8 +106,8 @@ def test_what_is_hidden_is_white_paper_and_what_is_half_seen_keeps_its_color(tmp
             np.testing.assert_array_equal(back.frame, picture.frame)
 
 
-def test_16_bits_are_written_without_the_paper(tmp_path):
-    alpha = np.full((4, 4), 51, np.uint8)  # a fifth
+def test_16_bits_are_written_without_the_white_background(tmp_path):
+    alpha = np.full((4, 4), 51, np.uint8)  # an opacity of 1/5
     frame = np.full((4, 4, 3), 65535 - 20000 // 5, np.uint16)
     write_picture(tmp_path / "x.png", Picture(frame, alpha))
     pixels = cv2.imread(str(tmp_path / "x.png"), cv2.IMREAD_UNCHANGED)
@@ -122,7 +122,7 @@ def test_exif_orientation_is_applied(tmp_path, landscape):
     assert read_picture(tmp_path / "x.jpg").frame.shape == (landscape.shape[1], landscape.shape[0], 3)
 
 
-def test_rgb_profile_is_kept_and_a_cmyk_ones_is_not_misused(tmp_path, landscape):
+def test_an_rgb_profile_is_kept_but_not_for_a_cmyk_picture(tmp_path, landscape):
     write_picture(tmp_path / "x.jpg", Picture(landscape, None, SRGB))
     assert read_picture(tmp_path / "x.jpg").icc_profile == SRGB
     Image.fromarray(landscape).convert("CMYK").save(tmp_path / "c.tif", icc_profile=SRGB)  # wrong profile for CMYK
@@ -138,14 +138,14 @@ def test_rgb_profile_is_kept_and_a_cmyk_ones_is_not_misused(tmp_path, landscape)
         ("vector.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture"),
     ],
 )
-def test_what_is_no_picture_is_named_and_said(tmp_path, name, data, message):
+def test_what_is_not_a_picture_is_named_and_explained(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(PictureError, match=f"{name} {message}"):
         read_picture(tmp_path / name)
 
 
 @pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
-def test_truncated_pictures_raise_nothing_but_picture_errors(landscape, tmp_path, picture_format):
+def test_truncated_pictures_raise_only_picture_errors(landscape, tmp_path, picture_format):
     encoded = io.BytesIO()
     Image.fromarray(landscape).save(encoded, picture_format)
     data = encoded.getvalue()
@@ -170,12 +170,12 @@ def test_missing_file_and_folder_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (os.mkfifo, "is empty"),  # nobody writes to it
+        (os.mkfifo, "is empty"),  # nothing writes to it
         (lambda path: path.symlink_to(path), "cannot be read: Too many levels"),
-        (lambda path: (path.touch(), os.truncate(path, 2**43)), "is not a picture"),  # 8 TB of nothing
+        (lambda path: (path.touch(), os.truncate(path, 2**43)), "is not a picture"),  # 8 TB of zeros
     ],
 )
-def test_what_would_be_read_for_ever_is_refused_at_once(tmp_path, make, message):
+def test_what_would_be_read_forever_is_refused_at_once(tmp_path, make, message):
     make(tmp_path / "x.jpg")
     with pytest.raises(PictureError, match=rf"x\.jpg {message}"):
         read_picture(tmp_path / "x.jpg")
@@ -184,7 +184,7 @@ def test_what_would_be_read_for_ever_is_refused_at_once(tmp_path, make, message)
 @pytest.mark.skipif(os.name != "posix", reason="a pipe with a name")
 def test_a_picture_comes_through_a_pipe(photo):
     read, write = os.pipe()
-    os.write(write, photo.read_bytes())  # less than a pipe holds
+    os.write(write, photo.read_bytes())  # fits into a pipe's buffer
     os.close(write)
     assert read_picture(f"/dev/fd/{read}").frame.shape == (120, 160, 3)
     os.close(read)
@@ -230,7 +230,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_leftovers(tmp_path, landscape
     assert os.listdir(tmp_path) == ["x.png"]
 
 
-def test_unknown_suffix_lists_those_known(tmp_path, landscape):
+def test_an_unknown_suffix_lists_the_known_ones(tmp_path, landscape):
     with pytest.raises(PictureError, match=r'"\.psd"; one of \.jpg'):
         write_picture(tmp_path / "x.psd", Picture(landscape))
 
@@ -247,7 +247,7 @@ def test_contact_sheet_holds_every_frame(landscape):
 
 
 @pytest.mark.parametrize("transparent", [None, 0, 257 * 200])
-def test_16_bit_grey_keeps_its_tones_and_its_transparency(tmp_path, transparent):
+def test_16_bit_gray_keeps_its_tones_and_transparency(tmp_path, transparent):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, axis=0)
     options = {} if transparent is None else {"transparency": transparent}
     Image.fromarray(ramp).save(tmp_path / "x.png", **options)
@@ -262,7 +262,7 @@ def test_16_bit_grey_keeps_its_tones_and_its_transparency(tmp_path, transparent)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-(2**30), 2**30), (0, 2**20), (0, 1000)])
-def test_32_bit_grey_is_scaled_by_its_own_range(tmp_path, low, high):
+def test_32_bit_gray_is_scaled_by_its_own_range(tmp_path, low, high):
     ramp = np.linspace(low, high, 256).astype(np.int32)[None].repeat(4, axis=0)
     Image.fromarray(ramp).save(tmp_path / "x.tif")
     assert np.abs(read_picture(tmp_path / "x.tif").frame[0, :, 0].astype(int) - np.arange(256)).max() <= 1
@@ -275,13 +275,13 @@ def test_float_tiffs_are_scaled_by_their_range(tmp_path, white):
     assert np.abs(read_picture(tmp_path / "x.tif").frame[0, :, 0].astype(int) - np.arange(256)).max() <= 1
 
 
-def test_a_grey_profile_counts_the_same_in_8_and_16_bits(tmp_path):
+def test_a_gray_profile_is_applied_alike_in_8_and_16_bits(tmp_path):
     ramp = np.arange(256, dtype=np.uint8)[None].repeat(4, axis=0)
     for name, pixels in (("8.png", ramp), ("16.png", ramp.astype(np.uint16) * 257)):
         Image.fromarray(pixels).save(tmp_path / name, icc_profile=LINEAR_GRAY)
     shallow, deep = (read_picture(tmp_path / name) for name in ("8.png", "16.png"))
     np.testing.assert_array_equal(shallow.frame, deep.frame)
-    assert shallow.frame[0, 64, 0] > 120  # linear light of a quarter
+    assert shallow.frame[0, 64, 0] > 120  # linear light of 1/4
     assert shallow.icc_profile is deep.icc_profile is None
 
 
@@ -289,7 +289,7 @@ def test_a_grey_profile_counts_the_same_in_8_and_16_bits(tmp_path):
     ("gamma", "srgb", "expected"), [(1.0, False, 137), (0.45455, False, 64), (1.0, True, 64), (0.0, False, 64)]
 )
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16"])
-def test_a_png_that_says_its_gamma_is_read_as_browsers_show_it(tmp_path, mode, gamma, srgb, expected):
+def test_a_png_with_a_gamma_is_read_as_browsers_show_it(tmp_path, mode, gamma, srgb, expected):
     pixels = np.full((4, 4), 64, np.uint8)
     image = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
     info = PngInfo()
@@ -315,7 +315,7 @@ MODES = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("profile", [None, SRGB, b"nonsense"])
-def test_every_mode_is_upright_with_any_profile(tmp_path, landscape, mode, profile):
+def test_every_mode_is_turned_upright_with_any_profile(tmp_path, landscape, mode, profile):
     image = Image.fromarray(landscape)
     gray = np.asarray(image.convert("L"))
     if mode == "I;16":
@@ -335,7 +335,7 @@ def test_every_mode_is_upright_with_any_profile(tmp_path, landscape, mode, profi
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
-def test_what_a_file_tells_of_its_photo_is_kept_but_for_how_it_is_stored(tmp_path, landscape, suffix):
+def test_metadata_about_the_photo_is_kept_but_not_about_its_storage(tmp_path, landscape, suffix):
     exif = Image.Exif()
     exif[0x0112], exif[271], exif[306] = 6, "Maker", "2026:11:27 12:00:00"
     exif[0x8769] = {36867: "2026:11:27 12:00:00", 37500: b"notes with addresses"}
@@ -365,7 +365,7 @@ def test_what_a_file_tells_of_its_photo_is_kept_but_for_how_it_is_stored(tmp_pat
             assert round(float(image.info["dpi"][0])) == 300
 
 
-def test_what_is_damaged_or_too_long_beside_the_pixels_is_left_out(tmp_path, landscape):
+def test_damaged_or_too_long_metadata_is_left_out(tmp_path, landscape):
     Image.fromarray(landscape).save(tmp_path / "x.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff", dpi=(300, 0))
     picture = read_picture(tmp_path / "x.png")
     assert picture.about == {}
@@ -374,7 +374,7 @@ def test_what_is_damaged_or_too_long_beside_the_pixels_is_left_out(tmp_path, lan
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".avif", ".tif"])
-def test_animations_and_pages_are_read_and_written_whole(tmp_path, landscape, suffix):
+def test_animations_and_pages_are_read_and_written_completely(tmp_path, landscape, suffix):
     frames = [np.roll(landscape, 20 * i, axis=1) for i in range(3)]
     images, times = [Image.fromarray(frame) for frame in frames], {"duration": [100, 250, 3000], "loop": 2}
     lossless = {"lossless": True} if suffix == ".webp" else {}
@@ -392,7 +392,7 @@ def test_animations_and_pages_are_read_and_written_whole(tmp_path, landscape, su
     if again.moving:
         assert again.durations_ms == [100, 250, 3000]
     if suffix in (".gif", ".webp", ".png"):
-        assert again.loop == (3 if suffix == ".gif" else 2)  # a GIF counts repeats
+        assert again.loop == (3 if suffix == ".gif" else 2)  # a GIF counts repeats, not plays
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
@@ -407,14 +407,14 @@ def test_an_animation_is_played_as_often_as_before_in_every_format(tmp_path, lan
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".gif", ".png", ".avif"])
-def test_pages_of_several_sizes_are_refused_where_one_size_fits(tmp_path, landscape, suffix):
+def test_pages_of_several_sizes_are_refused_by_formats_that_need_one_size(tmp_path, landscape, suffix):
     path = tmp_path / f"x{suffix}"
     with pytest.raises(PictureError, match=r"holds pictures of one size, not of 2; give a \.tif"):
         write_animation(path, Animation([Picture(landscape), Picture(landscape[:50])], [0.0, 0.0], moving=False))
     assert not path.exists()
 
 
-def test_smaller_copies_in_a_tiff_and_a_phones_depth_map_are_no_pages(tmp_path, landscape):
+def test_smaller_copies_in_a_tiff_and_a_phones_depth_map_are_not_pages(tmp_path, landscape):
     image = Image.fromarray(landscape)
     small = image.resize((40, 30))
     small.encoderinfo = {"tiffinfo": {254: 1}}
@@ -425,7 +425,7 @@ def test_smaller_copies_in_a_tiff_and_a_phones_depth_map_are_no_pages(tmp_path, 
         assert (picture.later, picture.frame.shape) == (0, landscape.shape)
 
 
-def test_a_heic_photo_is_read_or_what_it_needs_is_said(tmp_path, landscape, monkeypatch):
+def test_a_heic_photo_is_read_or_the_missing_package_is_named(tmp_path, landscape, monkeypatch):
     pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.from_pillow(Image.fromarray(landscape)).save(tmp_path / "x.heic", quality=95)
     assert np.abs(read_picture(tmp_path / "x.heic").frame.astype(int) - landscape).mean() < 6
@@ -434,7 +434,7 @@ def test_a_heic_photo_is_read_or_what_it_needs_is_said(tmp_path, landscape, monk
         read_picture(tmp_path / "x.heic")
 
 
-def test_linked_folders_are_searched_once_and_other_files_counted(tmp_path):
+def test_linked_folders_are_searched_once_and_other_files_are_counted(tmp_path):
     (tmp_path / "a" / "deep").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     for name in ("a/1.jpg", "a/deep/2.PNG", "a/notes.txt", "a/more.txt", "a/raw.cr2", "a/LICENSE", "elsewhere/3.heic"):
@@ -446,7 +446,7 @@ def test_linked_folders_are_searched_once_and_other_files_counted(tmp_path):
     assert others == {".txt": 2, ".cr2": 1, "no suffix": 1}
 
 
-def test_a_folder_that_cannot_be_read_fails_in_its_turn(tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_listed_like_a_file_that_will_fail(tmp_path, monkeypatch):
     (tmp_path / "b.jpg").touch()
     (tmp_path / "a").mkdir()
     scandir = os.scandir
@@ -460,7 +460,7 @@ def test_a_folder_that_cannot_be_read_fails_in_its_turn(tmp_path, monkeypatch):
     assert sort_files(tmp_path)[0] == [tmp_path / "a", tmp_path / "b.jpg"]
 
 
-def test_a_link_is_written_through_and_the_longest_names_are_written(tmp_path, landscape):
+def test_a_links_target_is_written_and_the_longest_names_work(tmp_path, landscape):
     (tmp_path / "real").mkdir()
     (tmp_path / "link.png").symlink_to(tmp_path / "real" / "x.png")
     write_picture(tmp_path / "link.png", Picture(landscape))
@@ -471,7 +471,7 @@ def test_a_link_is_written_through_and_the_longest_names_are_written(tmp_path, l
     assert longest.is_file()
 
 
-def test_a_grey_profile_is_applied_and_not_written_into_an_rgb_file(tmp_path, landscape):
+def test_a_gray_profile_is_applied_and_not_written_into_an_rgb_file(tmp_path, landscape):
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     gray = Image.fromarray(landscape).convert("LA")
     gray.putalpha(Image.fromarray(landscape[:, :, 0]))
@@ -482,7 +482,7 @@ def test_a_grey_profile_is_applied_and_not_written_into_an_rgb_file(tmp_path, la
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_damaged_profile_does_not_stop_a_healthy_picture(tmp_path, landscape, mode):
+def test_a_damaged_profile_does_not_stop_an_intact_picture(tmp_path, landscape, mode):
     Image.fromarray(landscape).convert(mode).save(tmp_path / "x.jpg", icc_profile=b"garbage" * 30)
     picture = read_picture(tmp_path / "x.jpg")
     assert picture.frame.shape == landscape.shape
@@ -497,7 +497,7 @@ def test_a_side_that_a_format_cannot_hold_is_named(tmp_path, suffix, most):
     write_picture(tmp_path / "wide.png", Picture(np.zeros((3, 69920, 3), np.uint8)))
 
 
-def test_a_png_whose_words_are_damaged_is_read_and_one_whose_pixels_are_is_not(tmp_path):
+def test_a_png_with_damaged_text_is_read_but_not_with_a_damaged_header(tmp_path):
     frame, words = paint_landscape(20, 30), PngInfo()
     words.add_text("Comment", "a" * 50)
     file = io.BytesIO()
@@ -514,7 +514,7 @@ def test_a_damaged_png_larger_than_memory_is_refused_and_not_read(tmp_path):
     path = tmp_path / "huge.png"
     with open(path, "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n" + bytes(20))
-        file.truncate(2**42)  # a sparse file takes no room
+        file.truncate(2**42)  # a sparse file takes no disk space
     with pytest.raises(PictureError, match="is not a picture"):
         read_picture(path)
 
@@ -527,7 +527,7 @@ XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.
 <GCamera:MotionPhotoVersion>1</GCamera:MotionPhotoVersion></rdf:Description></rdf:RDF></x:xmpmeta>"""
 
 
-def test_what_lay_behind_a_photo_is_not_announced_by_its_painting(tmp_path):
+def test_the_paintings_metadata_does_not_mention_the_photos_video_or_gain_map(tmp_path):
     file = io.BytesIO()
     Image.fromarray(paint_landscape(20, 30)).save(file, "JPEG", xmp=XMP)
     write_picture(tmp_path / "painting.jpg", decode_picture(file.getvalue(), "x.jpg"))
@@ -555,7 +555,7 @@ def test_width_and_height_in_the_metadata_turn_with_the_picture(tmp_path, orient
 
 
 def tiff_of_pages(path, *pages, **more):
-    """A TIFF of (gray level, subfile kind) pages, the first 20x30, smaller ones 10x15."""
+    """A TIFF of (gray level, subfile kind) pages, 20x30, or 10x15 for kind 1."""
     with tifffile.TiffWriter(path) as writer:
         for i, (level, kind) in enumerate(pages):
             shape = (10, 15) if kind & 1 else (20, 30)
@@ -576,13 +576,13 @@ def tiff_of_pages(path, *pages, **more):
 @pytest.mark.parametrize(
     ("pages", "levels"),
     [
-        ([(10, 1), (50, 0)], [50]),  # the small copy first
+        ([(10, 1), (50, 0)], [50]),  # the small copy comes first
         ([(50, 0), (10, 1), (90, 0), (10, 1)], [50, 90]),
-        ([(50, 0), (255, 4), (90, 0)], [50, 90]),  # a mask is no page
+        ([(50, 0), (255, 4), (90, 0)], [50, 90]),  # a mask is not a page
         ([(10, 1)], [10]),
     ],
 )
-def test_small_copies_and_masks_are_no_pages(tmp_path, pages, levels):
+def test_small_copies_and_masks_are_not_pages(tmp_path, pages, levels):
     tiff_of_pages(tmp_path / "x.tif", *pages)
     assert [int(each.frame[0, 0, 0]) for each in read_animation(tmp_path / "x.tif").pictures] == levels
     first = read_picture(tmp_path / "x.tif")
@@ -592,7 +592,7 @@ def test_small_copies_and_masks_are_no_pages(tmp_path, pages, levels):
 @pytest.mark.parametrize(
     "more", [{"subifds": 1}, {"extratags": [(50706, "B", 4, (1, 4, 0, 0), True)]}], ids=["small copy, raw beside", "DNG"]
 )
-def test_a_cameras_raw_file_is_not_read_by_its_small_copy(tmp_path, more):
+def test_a_cameras_raw_file_is_refused_instead_of_reading_its_preview(tmp_path, more):
     tiff_of_pages(tmp_path / "x.tif", (10, 1), **more)
     with pytest.raises(PictureError, match="is a camera's raw file; make a JPEG or TIFF of it"):
         read_picture(tmp_path / "x.tif")
@@ -607,7 +607,7 @@ def test_an_avif_with_the_most_general_brand_is_read_as_avif(tmp_path, landscape
     assert np.abs(decode_picture(bytes(data), "x").frame.astype(int) - landscape).mean() < 8
 
 
-def test_premultiplied_gray_is_taken(landscape):
+def test_premultiplied_gray_is_read(landscape):
     picture = picture_of(Image.fromarray(landscape).convert("LA").convert("La"))
     assert picture.frame.shape == landscape.shape
 
@@ -616,7 +616,7 @@ def test_premultiplied_gray_is_taken(landscape):
     "options", [{}, {"progressive": True}, {"subsampling": 0, "restart_marker_blocks": 4}, {"quality": 30}]
 )
 @pytest.mark.parametrize("size", [(64, 64), (120, 161)])
-def test_a_jpeg_without_the_mark_of_its_end_is_read_and_one_that_lacks_more_is_not(tmp_path, options, size):
+def test_a_jpeg_without_its_end_marker_is_read_but_not_if_more_is_missing(tmp_path, options, size):
     path = tmp_path / "x.jpg"
     Image.fromarray(paint_landscape(*size)).save(path, **options)
     data, whole = path.read_bytes(), read_picture(path)
@@ -625,7 +625,7 @@ def test_a_jpeg_without_the_mark_of_its_end_is_read_and_one_that_lacks_more_is_n
     path.write_bytes(data[:-2])
     found = read_picture(path)
     assert np.array_equal(found.frame, whole.frame)
-    if "restart_marker_blocks" not in options:  # some of which Pillow reads as they are
+    if "restart_marker_blocks" not in options:  # Pillow reads some of those without complaint
         assert "the mark of the file's end is missing" in found.note
     for lost in (12, 100, len(data) // 3):
         path.write_bytes(data[:-lost])
@@ -633,7 +633,7 @@ def test_a_jpeg_without_the_mark_of_its_end_is_read_and_one_that_lacks_more_is_n
             read_picture(path)
 
 
-def test_a_jpeg_of_a_kind_that_is_not_read_is_called_one(tmp_path, landscape):
+def test_a_jpeg_of_an_unsupported_kind_is_named_as_such(tmp_path, landscape):
     path = tmp_path / "x.jpg"
     Image.fromarray(landscape).save(path)
     path.write_bytes(path.read_bytes().replace(b"\xff\xc0", b"\xff\xc3", 1))  # lossless
@@ -641,7 +641,7 @@ def test_a_jpeg_of_a_kind_that_is_not_read_is_called_one(tmp_path, landscape):
         read_picture(path)
 
 
-def test_a_png_with_more_text_than_is_read_is_shown(tmp_path, landscape):
+def test_a_png_with_more_text_than_pillows_limit_is_read(tmp_path, landscape):
     words = PngInfo()
     words.add_text("comment", "x" * 5_000_000, zip=True)
     Image.fromarray(landscape).save(tmp_path / "x.png", pnginfo=words)
@@ -656,7 +656,7 @@ def test_a_png_with_more_text_than_is_read_is_shown(tmp_path, landscape):
         (9, 13, (255, 0, 6)),  # BT.2020's primaries
     ],
 )
-def test_a_heic_picture_of_wider_colors_is_brought_to_srgb(tmp_path, primaries, transfer, expected):
+def test_a_heic_picture_in_a_wide_gamut_is_converted_to_srgb(tmp_path, primaries, transfer, expected):
     heif = pytest.importorskip("pillow_heif")
     image = Image.new("RGB", (64, 64), (220, 40, 30))
     coded = {"color_primaries": primaries, "transfer_characteristics": transfer, "matrix_coefficients": 1, "full_range_flag": 1}
@@ -677,7 +677,7 @@ def test_a_heic_picture_in_hdr_is_tone_mapped(tmp_path, transfer):
 
 
 @pytest.mark.parametrize(("primaries", "transfer"), [(1, 13), (12, 13), (9, 16), (9, 18)])
-def test_a_png_and_an_avif_whose_colors_are_numbers_are_brought_to_srgb(tmp_path, primaries, transfer):
+def test_a_png_with_cicp_and_an_avif_with_nclx_are_converted_to_srgb(tmp_path, primaries, transfer):
     image = Image.new("RGB", (64, 64), (120, 90, 60))
     data = io.BytesIO()
     image.save(data, "PNG")

@@ -1,4 +1,4 @@
-"""Which precision the camera is painted in, and films where a rate is wanted."""
+"""Which precision is chosen for cameras, and for films if a rate is asked for."""
 
 import pytest
 
@@ -12,7 +12,7 @@ PATHS = {name: find_style(f"{name}/realtime") for name in ("great_wave", "starry
 
 @pytest.fixture
 def timed(monkeypatch):
-    """A session that takes the given milliseconds for each precision."""
+    """A function that sets the time of each precision, in milliseconds."""
 
     def set_times(fp32: float, int8: float) -> None:
         def took(session, height, width, seconds):
@@ -23,7 +23,7 @@ def timed(monkeypatch):
     return set_times
 
 
-def test_int8_is_taken_where_it_is_needed_and_faster(timed):
+def test_int8_is_chosen_if_needed_and_faster(timed):
     timed(fp32=90, int8=50)
     paths, found = pick_precision(PATHS, "cpu", 25, (480, 640))
     assert list(paths) == ["great_wave.int8", "starry_night.int8"]
@@ -33,12 +33,12 @@ def test_int8_is_taken_where_it_is_needed_and_faster(timed):
 
 
 @pytest.mark.parametrize(("fp32", "int8", "target"), [(30, 10, 25), (90, 85, 25), (90, 50, 0)])
-def test_fp32_stays_where_it_is_fast_enough_or_as_fast_or_wanted(timed, fp32, int8, target):
+def test_fp32_stays_if_it_is_fast_enough_or_about_as_fast_or_no_rate_is_asked_for(timed, fp32, int8, target):
     timed(fp32, int8)
     assert pick_precision(PATHS, "cpu", target, (480, 640))[0] == PATHS
 
 
-def test_a_file_of_the_users_own_stays(timed, tmp_path):
+def test_the_users_own_file_stays(timed, tmp_path):
     timed(90, 50)
     own = tmp_path / "own.onnx"
     own.write_bytes(PATHS["great_wave"].read_bytes())
@@ -49,7 +49,7 @@ def test_a_file_of_the_users_own_stays(timed, tmp_path):
     assert list(mixed) == ["great_wave.int8", "own"]
 
 
-def test_the_trial_is_short_and_real():
+def test_the_real_trial_times_both_precisions():
     _, found = pick_precision({"great_wave": PATHS["great_wave"]}, "cpu", 1000, (96, 128))
     assert "fp32" in found
     assert "int8" in found

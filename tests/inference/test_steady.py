@@ -1,4 +1,4 @@
-"""Strokes move along with what moves, and nothing is left behind."""
+"""Strokes move along with moving things and leave nothing behind."""
 
 import itertools
 
@@ -13,7 +13,7 @@ FRAMES = drifting(12, 240, 320)
 
 
 def strokes(seed: int, shape: tuple[int, ...] = (240, 320, 3)) -> np.ndarray:
-    """A painting whose strokes have nothing to do with another one's: blocks of 4 pixels."""
+    """A painting of 4-pixel blocks, unrelated to those of other seeds."""
     blocks = np.random.default_rng(seed).integers(0, 256, (shape[0] // 4, shape[1] // 4, 3), np.uint8)
     return blocks.repeat(4, 0).repeat(4, 1)
 
@@ -23,7 +23,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_strokes_move_along_with_the_film():
-    """Paintings of frames that move by two pixels, with other strokes in each."""
+    """The frames move by two pixels, and each has different strokes."""
     steadier = Steadier()
     paintings = [steadier.steady(frame, strokes(i), 0.6).copy() for i, frame in enumerate(FRAMES)]
     inside = np.s_[16:-16, 16:-16]
@@ -34,13 +34,13 @@ def test_strokes_move_along_with_the_film():
         assert along < 0.9 * difference(before[inside], after[inside])
 
 
-def test_what_stands_still_settles():
+def test_still_parts_settle():
     steadier = Steadier()
     paintings = [steadier.steady(FRAMES[0], strokes(i), 0.6).copy() for i in range(8)]
     assert difference(paintings[-1], paintings[-2]) < 0.5 * difference(strokes(6), strokes(7))
 
 
-def test_nothing_goes_over_a_cut_and_the_first_frame_stays():
+def test_nothing_crosses_a_cut_and_the_first_frame_is_unchanged():
     steadier, other = Steadier(), np.ascontiguousarray(255 - FRAMES[0][::-1])
     np.testing.assert_array_equal(steadier.steady(FRAMES[0], strokes(0), 0.6), strokes(0))
     np.testing.assert_array_equal(steadier.steady(other, strokes(1), 0.6), strokes(1))
@@ -48,7 +48,7 @@ def test_nothing_goes_over_a_cut_and_the_first_frame_stays():
 
 
 def test_no_ghost_is_left_behind_a_moving_thing():
-    """A white disc with a red painting, that moves by 40 pixels a frame over a ground with a gray one."""
+    """A white disc, painted red, moves by 40 pixels a frame over a background that is painted gray."""
     y, x = np.mgrid[:240, :320]
     steadier = Steadier()
     for step in range(5):
@@ -70,7 +70,7 @@ def test_paintings_may_have_another_size(size):
         assert steadied.shape == painting.shape
 
 
-def test_zero_and_tiny_pictures_are_left_alone():
+def test_strength_zero_and_tiny_pictures_change_nothing():
     steadier = Steadier()
     for i, frame in enumerate(FRAMES[:3]):
         np.testing.assert_array_equal(steadier.steady(frame, strokes(i), 0.0), strokes(i))
@@ -79,7 +79,7 @@ def test_zero_and_tiny_pictures_are_left_alone():
         np.testing.assert_array_equal(steadier.steady(FRAMES[i], tiny.copy(), 0.6), tiny)
 
 
-def test_a_change_of_size_begins_anew():
+def test_a_change_of_size_restarts_it():
     steadier = Steadier()
     steadier.steady(FRAMES[0], strokes(0), 0.6)
     small = strokes(1, (120, 160, 3))

@@ -24,7 +24,7 @@ from allaprima.models.errors import PictureError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_photo_of_another_kind_makes_way_for_one_of_its_name(tmp_path, landscape):
+def test_a_photo_of_a_kind_that_is_not_written_yields_its_name_to_one_that_is(tmp_path, landscape):
     for name in ("IMG_1.jfif", "IMG_1.png", "IMG_2.jfif"):
         Image.fromarray(landscape).save(tmp_path / name, "PNG" if name.endswith("png") else "JPEG")
     said = []
@@ -44,7 +44,7 @@ def test_strength_0_is_the_photo_and_1_the_painting(style_file, landscape):
     np.testing.assert_array_equal(paint_photo(session, landscape, StylizeOptions()), session.stylize(landscape))
 
 
-def test_max_side_paints_small_and_gives_the_photos_size(style_file, landscape, monkeypatch):
+def test_max_side_paints_small_and_returns_the_photos_size(style_file, landscape, monkeypatch):
     session = StyleSession(style_file)
     sizes = []
     paint = session.stylize
@@ -79,12 +79,12 @@ def test_globs_are_expanded(tmp_path):
     assert [job.source.name for job in plan_jobs([str(tmp_path / "*.jpg")], None, "wave")] == ["a.jpg", "b.jpg"]
 
 
-def test_a_name_with_brackets_is_a_name_before_it_is_a_glob(tmp_path):
+def test_an_existing_name_with_brackets_is_not_a_glob(tmp_path):
     (tmp_path / "a[1].jpg").touch()
     assert [job.source.name for job in plan_jobs([str(tmp_path / "a[1].jpg")], None, "wave")] == ["a[1].jpg"]
 
 
-def test_two_photos_with_one_result_are_refused(tmp_path):
+def test_two_photos_with_the_same_result_are_refused(tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.jpg").touch()
@@ -99,7 +99,7 @@ def test_one_output_file_for_several_photos_is_refused(tmp_path):
         plan_jobs([str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")], "out.jpg", "wave")
 
 
-def test_an_empty_folder_is_said(tmp_path):
+def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(PictureError, match="no pictures found"):
         plan_jobs([str(tmp_path)], None, "wave")
 
@@ -140,7 +140,7 @@ def test_what_is_hidden_does_not_change_the_painting(style_file, tmp_path, lands
     assert jobs[0].destination.read_bytes() == jobs[1].destination.read_bytes()
 
 
-def test_animations_are_painted_frame_by_frame_and_refused_where_only_one_fits(run, tmp_path, style_file, landscape, half_mask):
+def test_animations_are_painted_frame_by_frame_or_refused_by_the_format(run, tmp_path, style_file, landscape, half_mask):
     images = [Image.fromarray(np.roll(landscape, 20 * i, axis=1)) for i in range(3)]
     images[0].save(tmp_path / "x.webp", save_all=True, append_images=images[1:], duration=[100, 200, 300], lossless=True)
     images[0].save(tmp_path / "pages.tif", save_all=True, append_images=[*images[1:], images[0].resize((40, 30))])
@@ -165,7 +165,7 @@ def test_animations_are_painted_frame_by_frame_and_refused_where_only_one_fits(r
     assert "holds 3 pictures of 160x120 px, together over the limit of 40000 pixels" in err
 
 
-def test_a_folder_says_what_is_left_out(run, tmp_path, style_file, photo):
+def test_files_left_out_of_a_folder_are_reported(run, tmp_path, style_file, photo):
     for name in ("a.txt", "b.txt", "c.xmp"):
         (tmp_path / name).touch()
     code, _, err = run("stylize", tmp_path, "-s", style_file, "-o", tmp_path / "out", "--match-luminance")
@@ -200,7 +200,7 @@ def test_one_bad_file_is_reported_and_the_rest_done(run, tmp_path, style_file, p
     assert "1 of 2 pictures failed" in err
 
 
-def test_nothing_is_overwritten_without_being_told(run, style_file, photo):
+def test_files_are_not_overwritten_unless_asked(run, style_file, photo):
     out = photo.with_name("photo_strokes.png")
     out.write_text("precious")
     code, _, err = run("stylize", photo, "-s", style_file)
@@ -219,12 +219,12 @@ def test_a_photo_is_never_replaced_by_its_own_painting(run, style_file, photo):
     assert photo.read_bytes() == before
 
 
-def test_an_output_folder_that_cannot_be_made_is_said(run, style_file, photo):
+def test_an_output_folder_that_cannot_be_made_is_reported(run, style_file, photo):
     (photo.parent / "wall").write_text("a file")
     code, _, err = run("stylize", photo, "-s", style_file, "-o", photo.parent / "wall" / "out")
     assert code == 1
     assert "wall" in err
-    assert err.count("\n") == 2  # the line before says where it paints
+    assert err.count("\n") == 2  # the other line names the device
 
 
 def test_a_bomb_is_refused_and_the_limit_can_be_raised(run, style_file, photo):
@@ -260,7 +260,7 @@ def test_a_photo_named_twice_is_painted_once(tmp_path):
     assert len(jobs) == 1
 
 
-def test_an_output_file_of_unknown_format_is_no_folder(tmp_path):
+def test_an_output_name_of_unknown_format_is_not_taken_for_a_folder(tmp_path):
     (tmp_path / "a.jpg").touch()
     with pytest.raises(PictureError, match=r"no format for \.psd"):
         plan_jobs([str(tmp_path / "a.jpg")], str(tmp_path / "b.psd"), "wave")
@@ -301,7 +301,7 @@ def test_any_number_of_jobs_gives_the_same_files_in_the_same_order(run, tmp_path
     assert painted[0] == painted[1] == painted[2]
 
 
-def test_endless_photos_are_read_only_as_far_as_there_are_threads(tmp_path, style_file, photo, monkeypatch):
+def test_photos_are_read_only_as_threads_become_free(tmp_path, style_file, photo, monkeypatch):
     from allaprima.inference import stylize
 
     most, active, lock = 0, 0, threading.Lock()
@@ -329,11 +329,11 @@ def test_endless_photos_are_read_only_as_far_as_there_are_threads(tmp_path, styl
     assert names == [f"{i}.png" for i in range(60)]
     assert 1 < most <= 3
     assert next(taken) < 60 + 8 * 3 + 2
-    assert session.stylize(np.zeros((16, 16, 3), np.uint8)).shape == (16, 16, 3)  # closing stopped the photos, not the session
+    assert session.stylize(np.zeros((16, 16, 3), np.uint8)).shape == (16, 16, 3)  # closing did not stop the session
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_stops_soon_and_leaves_whole_files_only(tmp_path, style_file, photo):
+def test_ctrl_c_stops_soon_and_leaves_only_complete_files(tmp_path, style_file, photo):
     (tmp_path / "trip").mkdir()
     for i in range(500):
         (tmp_path / "trip" / f"{i:03}.png").write_bytes(photo.read_bytes())
@@ -352,7 +352,7 @@ def test_ctrl_c_stops_soon_and_leaves_whole_files_only(tmp_path, style_file, pho
         read_picture(path)
 
 
-def test_decoding_in_threads_leaves_pillow_and_warnings_as_they_are(photo_folder):
+def test_decoding_in_threads_does_not_change_pillows_settings_or_warnings(photo_folder):
     filters, limit = list(warnings.filters), Image.MAX_IMAGE_PIXELS
     with ThreadPoolExecutor(4) as pool:
         assert len(list(pool.map(read_picture, [*photo_folder.rglob("*.jpg")] * 20))) == 120
@@ -360,13 +360,13 @@ def test_decoding_in_threads_leaves_pillow_and_warnings_as_they_are(photo_folder
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_a_broken_exif_block_is_not_talked_about(tmp_path, landscape):
+def test_a_broken_exif_block_prints_no_warning(tmp_path, landscape):
     Image.fromarray(landscape).save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
     code = "import sys; from inference.pictures import read_picture; read_picture(sys.argv[1])"
     process = subprocess.run([sys.executable, "-c", code, tmp_path / "x.jpg"], cwd=ROOT, capture_output=True, text=True)
     assert (process.returncode, process.stderr) == (0, "")
     with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(tmp_path / "x.jpg"):
-        pass  # Pillow would have talked
+        pass  # Pillow itself warns
 
 
 def test_pillows_own_limit_is_raised_with_ours(photo, monkeypatch):
@@ -435,7 +435,7 @@ def test_masks_that_do_not_work_are_refused(run, style_file, half_mask, landscap
     assert half_mask.read_bytes() == before
 
 
-def test_a_photo_is_not_replaced_under_another_of_its_names(tmp_path, photo):
+def test_a_photo_is_not_replaced_through_another_of_its_names(tmp_path, photo):
     link = tmp_path / "link.png"
     os.link(photo, link)
     with pytest.raises(PictureError, match=r"link\.png is a photo to be painted and would be replaced"):
@@ -443,19 +443,19 @@ def test_a_photo_is_not_replaced_under_another_of_its_names(tmp_path, photo):
 
 
 @pytest.mark.parametrize(("inputs", "output"), [(["-"], None), (["photo.png"], "-")])
-def test_standard_streams_are_no_photos(inputs, output):
+def test_standard_streams_are_not_photos(inputs, output):
     with pytest.raises(PictureError, match="standard input and output are for `allaprima video`"):
         plan_jobs(inputs, output, "s")
 
 
-def test_a_device_is_no_folder_and_nothing_is_written_beside_one(tmp_path):
+def test_a_device_is_not_a_folder_and_nothing_is_written_next_to_one(tmp_path):
     with pytest.raises(PictureError, match="is there already, and no folder"):
         make_folder(Path(os.devnull))
     with pytest.raises(PictureError, match="is no file that a painting could lie beside; give -o FILE"):
         plan_jobs([os.devnull], None, "s")
 
 
-def test_what_is_odd_about_a_photo_is_said(run, tmp_path, photo):
+def test_a_note_about_a_damaged_photo_is_printed(run, tmp_path, photo):
     path = tmp_path / "cut.jpg"
     Image.open(photo).save(path)
     path.write_bytes(path.read_bytes()[:-2])

@@ -1,4 +1,4 @@
-"""TIFFs and PNGs of every depth, against readers of other people's: tifffile and what was written."""
+"""TIFFs and PNGs of every depth, compared with the pixels that were written."""
 
 import io
 import itertools
@@ -18,7 +18,7 @@ RGB = paint_landscape(45, 61)
 GRAY = np.asarray(Image.fromarray(RGB).convert("L"))
 COVER = np.tile(np.linspace(0, 255, 61).astype(np.uint8), (45, 1))
 DTYPES = ("uint8", "uint16", "uint32", "float32")
-# What differs: 8 bits made of more are rounded, or cut, as Pillow does of 16 bits.
+# Tolerance for deeper pictures, which are rounded to 8 bits, or truncated, as Pillow does with 16.
 LEVELS = 1
 
 
@@ -37,7 +37,7 @@ def on_white(levels: np.ndarray, cover: np.ndarray) -> np.ndarray:
     ("color", "dtype", "alpha", "planes", "order"),
     list(itertools.product(("gray", "rgb"), DTYPES, (False, True), ("contig", "separate"), "<>")),
 )
-def test_a_tiff_is_read_as_it_was_written_or_its_kind_is_named(tmp_path, color, dtype, alpha, planes, order):
+def test_a_tiff_is_read_as_it_was_written(tmp_path, color, dtype, alpha, planes, order):
     if color == "gray" and planes == "separate" and not alpha:
         pytest.skip("one plane is one plane")
     levels = RGB if color == "rgb" else GRAY[..., None]
@@ -61,20 +61,20 @@ def test_a_tiff_is_read_as_it_was_written_or_its_kind_is_named(tmp_path, color, 
     assert np.abs(picture.frame - wanted).max() <= LEVELS + 1
 
 
-def test_a_compressed_tiff_of_such_a_kind_is_right(tmp_path):
+def test_a_compressed_tiff_of_separate_planes_is_read(tmp_path):
     path = tmp_path / "picture.tif"
     stored = as_type(np.moveaxis(RGB, 2, 0), "uint16")
     tifffile.imwrite(path, stored, photometric="rgb", planarconfig="separate", compression="zlib", metadata=None)
     assert np.abs(read_picture(path).frame.astype(int) - RGB).max() <= LEVELS
 
 
-def test_a_white_is_zero_tiff_of_32_bits(tmp_path):
+def test_a_32_bit_tiff_whose_zero_is_white_is_read(tmp_path):
     path = tmp_path / "picture.tif"
     tifffile.imwrite(path, as_type(255 - GRAY, "uint32"), photometric="miniswhite", metadata=None)
     assert np.abs(read_picture(path).frame[..., 0].astype(int) - GRAY).max() <= LEVELS
 
 
-def test_what_tifffile_cannot_take_either_is_named(tmp_path):
+def test_a_tiff_that_tifffile_cannot_read_either_is_refused(tmp_path):
     path = tmp_path / "picture.tif"
     tifffile.imwrite(path, np.zeros((20, 30, 7), np.float32), photometric="minisblack", planarconfig="contig", metadata=None)
     with pytest.raises(PictureError, match=r"is a TIFF of a kind that is not read \(float32, 7 channels"):
@@ -84,11 +84,11 @@ def test_what_tifffile_cannot_take_either_is_named(tmp_path):
         read_picture(path)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint32"])  # one that Pillow does not open, one that it reads wrongly
-def test_such_a_tiff_is_turned_upright_too(tmp_path, dtype):
+@pytest.mark.parametrize("dtype", ["float32", "uint32"])  # Pillow does not open the first and misreads the second
+def test_a_tiff_read_by_tifffile_is_turned_upright_too(tmp_path, dtype):
     path = tmp_path / "picture.tif"
     levels, photometric = (RGB, "rgb") if dtype == "float32" else (GRAY, "minisblack")
-    turned = as_type(np.rot90(levels), dtype)  # to be turned by 90 degrees clockwise
+    turned = as_type(np.rot90(levels), dtype)  # needs a turn of 90 degrees clockwise
     tifffile.imwrite(path, turned, photometric=photometric, metadata=None, extratags=[(274, "H", 1, 6, True)])
     found = read_picture(path).frame.astype(int)
     assert np.abs(found - np.broadcast_to(levels if levels.ndim == 3 else levels[..., None], found.shape)).max() <= LEVELS
@@ -102,7 +102,7 @@ def test_a_tiff_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path)
 
 
 def gray_png(levels: np.ndarray, bits: int, transparent: int | None = None) -> bytes:
-    """A gray PNG of few bits, which Pillow does not write."""
+    """A gray PNG of any bit depth; Pillow does not write the smaller ones."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -118,7 +118,7 @@ def gray_png(levels: np.ndarray, bits: int, transparent: int | None = None) -> b
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_one_gray_of_a_png_may_be_transparent_at_any_depth(bits):
+def test_one_gray_level_of_a_png_may_be_transparent_at_any_depth(bits):
     levels = GRAY.astype(int) >> (8 - bits)
     for transparent in (int(levels.min()), int(levels.max())):
         picture = decode_picture(gray_png(levels, bits, transparent), "x.png")
@@ -129,7 +129,7 @@ def test_one_gray_of_a_png_may_be_transparent_at_any_depth(bits):
 
 
 @pytest.mark.parametrize("transparent", [False, True])
-def test_a_gray_profile_counts_with_and_without_alpha(tmp_path, transparent):
+def test_a_gray_profile_is_applied_with_and_without_alpha(tmp_path, transparent):
     icc = _gray_profile(1.0)
     image = Image.fromarray(GRAY)
     if transparent:
@@ -147,7 +147,7 @@ def test_a_gray_profile_counts_with_and_without_alpha(tmp_path, transparent):
 
 
 def _gray_profile(gamma: float) -> bytes:
-    """The least profile of a gray's curve that there is (ICC.1:2001, 6.3.2)."""
+    """A minimal gray profile with a curve (ICC.1:2001, 6.3.2)."""
     curve = b"curv" + bytes(4) + struct.pack(">I", 1) + struct.pack(">H", round(gamma * 256)) + bytes(2)
     white = b"XYZ " + bytes(4) + struct.pack(">iii", *(round(x * 65536) for x in (0.9642, 1.0, 0.8249)))
     text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"gray\0" + bytes(78)

@@ -4,7 +4,7 @@ from allaprima.models.contract import Contract
 from allaprima.models.errors import StyleError
 
 
-def test_contract_survives_the_metadata():
+def test_a_contract_can_be_saved_as_metadata_and_read_back():
     card, report = {"title": "Strokes", "tier": "realtime"}, {"psnr_db": 82.0}
     contract = Contract(1, 1, card, "frame", "fp16", 0.5, 0.25, report, "/9j/4AAQ")
     assert Contract.from_metadata(contract.to_metadata("1.0"), "x.onnx") == contract
@@ -22,7 +22,7 @@ def test_files_of_the_first_contract_are_still_read():
         *[({"strokes": wrong}, 1.0) for wrong in ("2", 1e9, -1, float("nan"), None, [2])],
     ],
 )
-def test_a_style_has_strokes_of_its_own_where_its_card_says_so(card, strokes):
+def test_a_style_has_its_own_strokes_if_its_card_says_so(card, strokes):
     assert Contract(4, 16, card).own_strokes == strokes
 
 
@@ -42,7 +42,7 @@ def test_a_style_has_strokes_of_its_own_where_its_card_says_so(card, strokes):
         ({"allaprima.strength": "nan"}, "damaged contract"),
     ],
 )
-def test_foreign_newer_and_damaged_contracts_are_refused(change, message):
+def test_contracts_that_are_not_ours_newer_or_damaged_are_refused(change, message):
     metadata = Contract(4, 16).to_metadata("1.0") | change
     with pytest.raises(StyleError, match=message):
         Contract.from_metadata({key: value for key, value in metadata.items() if value is not None}, "x.onnx")

@@ -25,17 +25,17 @@ def test_output_has_the_inputs_size_and_stays_within_0_and_1(tier):
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_least_size_runs(tier):
+def test_the_least_size_works(tier):
     net = TIERS[tier]()
     assert net(torch.rand(1, 3, net.least_px, net.least_px)).isfinite().all()
 
 
-def test_parameter_counts_are_those_documented():
+def test_parameter_counts_are_as_documented():
     assert sum(p.numel() for p in QualityNet().parameters()) == 1_679_235  # Johnson et al. with instance norm
     assert 80_000 < sum(p.numel() for p in RealtimeNet().parameters()) < 120_000
 
 
-def test_untrained_realtime_net_is_near_the_identity():
+def test_an_untrained_realtime_net_is_close_to_the_identity():
     torch.manual_seed(0)
     image = F.interpolate(torch.rand(1, 3, 8, 8), scale_factor=8, mode="bilinear")
     assert (RealtimeNet()(image) - image).abs().mean() < 0.2
@@ -54,19 +54,19 @@ def test_resized_phases_equal_the_convolution_of_the_resized_features():
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
 
 
-def test_a_smoothed_kernel_is_a_3x3_on_bilinearly_resized_features_and_stays_one():
+def test_a_smoothed_kernel_is_a_3x3_on_bilinear_features_and_smoothing_again_changes_nothing():
     kernel = torch.randn(3, 4, 5, 5)
     smooth = smoothed(kernel)
     torch.testing.assert_close(smooth.sum((2, 3)), kernel.sum((2, 3)), rtol=1e-4, atol=1e-4)  # flat areas keep their color
     torch.testing.assert_close(smoothed(smooth), smooth, rtol=1e-4, atol=1e-5)
-    # A ramp resized bilinearly is a ramp again, repeated it is a staircase; no 3x3 convolution makes stairs of a ramp.
+    # A ramp resized bilinearly is a ramp again, and no 3x3 convolution turns it into stairs; repeated pixels are stairs.
     ramp = torch.arange(16.0).repeat(1, 4, 16, 1)
     stairs = F.conv2d(upsample(ramp), smooth)[0, :, 8, 4:-4]
     assert stairs.diff(n=2).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_network_paints_in_training_as_it_does_afterwards(tier):
+def test_a_network_with_bilinear_upsampling_paints_alike_in_training_and_afterward(tier):
     torch.manual_seed(0)
     net, image = TIERS[tier](), torch.rand(1, 3, 32, 32)
     nearest = net(image)
@@ -85,7 +85,7 @@ def test_realtime_head_cannot_draw_a_grid_on_a_flat_area():
     assert stylized_image[:, :, 16:48, 16:48].std(dim=(2, 3)).max() < 1e-4
 
 
-def test_instance_norm_equals_torchs_and_keeps_channels_last():
+def test_our_instance_norm_equals_torchs_and_keeps_channels_last():
     norm, x = InstanceNorm(8), torch.randn(2, 8, 12, 10).contiguous(memory_format=torch.channels_last)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
@@ -96,7 +96,7 @@ def test_instance_norm_equals_torchs_and_keeps_channels_last():
 
 @pytest.mark.parametrize("pad_px", [1, 2, 4])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_the_gpus_mirror_padding_is_pytorchs_with_its_gradient_and_keeps_the_layout(pad_px, layout):
+def test_our_reflect_padding_for_gpus_equals_pytorchs_and_keeps_the_layout(pad_px, layout):
     x = torch.randn(2, 8, 12, 10, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     y, expected = _ReflectPad.apply(x, pad_px), F.pad(x, (pad_px,) * 4, mode="reflect")
     assert torch.equal(y, expected)

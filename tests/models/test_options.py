@@ -28,7 +28,7 @@ def test_a_command_line_without_options_gives_the_defaults(config):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
-def test_every_default_is_allowed_and_every_option_says_something(config):
+def test_every_default_is_valid_and_every_option_has_a_help_text(config):
     config(**CONFIGS[config])
     for name, about in options_of(config).items():
         assert about.help or about.choices, name
@@ -79,7 +79,7 @@ def test_options_of_every_kind_are_read():
     assert "(default: a)" in parser.format_help()
 
 
-def test_numpys_numbers_are_numbers():
+def test_numpys_numbers_are_accepted():
     found = StylizeOptions(
         strength=np.float32(0.5), max_side_px=np.int64(64), match_luminance=np.bool_(True), strokes=np.float64(2)
     )
@@ -95,6 +95,6 @@ def test_numpys_numbers_are_numbers():
         ({"strength": "1"}, "--strength is 1; a finite number"),
     ],
 )
-def test_options_from_python_are_checked_as_those_of_the_command_line(values, message):
+def test_options_from_python_are_checked_like_those_of_the_command_line(values, message):
     with pytest.raises(StyleError, match=message):
         StylizeOptions(**values)

@@ -5,7 +5,7 @@ from allaprima.models.errors import WeightsError
 from allaprima.models.vgg import LAYERS, VGG19Features, load_vgg19
 
 
-def test_layer_names_run_from_conv1_1_to_relu5_4_in_torchvisions_count():
+def test_layer_names_run_from_conv1_1_to_relu5_4():
     assert LAYERS[0] == "conv1_1"
     assert LAYERS[-1] == "relu5_4"
     assert len(LAYERS) == 32
@@ -48,7 +48,7 @@ def test_an_unknown_pooling_is_named():
         VGG19Features(pooling="min")
 
 
-def test_stops_at_the_deepest_layer_asked_for():
+def test_it_stops_at_the_deepest_layer_asked_for():
     vgg = VGG19Features()
     ran = []
     for name, conv in vgg.convs.items():
@@ -63,14 +63,14 @@ def test_conv_and_relu_of_one_layer_can_be_asked_for_together():
     torch.testing.assert_close(features["conv1_1"].clamp(min=0), features["relu1_1"])
 
 
-def test_unknown_layer_is_named():
+def test_an_unknown_layer_is_named():
     with pytest.raises(ValueError, match="relu9_1"):
         VGG19Features()(torch.rand(1, 3, 16, 16), ["relu9_1"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_weights_load_from_any_file_and_float_type(tmp_path, dtype, suffix):
+def test_weights_load_from_any_file_type_and_float_type(tmp_path, dtype, suffix):
     import safetensors.torch
 
     source = load_vgg19("random")
@@ -93,7 +93,7 @@ def test_weights_load_from_any_file_and_float_type(tmp_path, dtype, suffix):
     torch.testing.assert_close(loaded.convs["3_2"].weight, source.convs["3_2"].weight.to(dtype).float())
 
 
-def test_missing_and_foreign_weights_name_the_file(tmp_path):
+def test_errors_about_weights_name_the_file(tmp_path):
     with pytest.raises(WeightsError, match=r"nothing\.safetensors"):
         load_vgg19(str(tmp_path / "nothing.safetensors"))
     (tmp_path / "text.pth").write_text("hello")
@@ -101,7 +101,7 @@ def test_missing_and_foreign_weights_name_the_file(tmp_path):
         load_vgg19(str(tmp_path / "text.pth"))
 
 
-def test_failed_download_says_so_and_what_to_do(monkeypatch):
+def test_a_failed_download_is_reported_with_what_to_do(monkeypatch):
     import torchvision.models
 
     def no_network(**_):

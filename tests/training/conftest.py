@@ -1,4 +1,4 @@
-"""What training's tests share."""
+"""Fixtures of training's tests."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def networks_traced_once():
-    """torch's exporter takes seconds; what it made of a network is kept for whoever exports the same one again."""
+    """torch's exporter takes seconds, so its result is cached for later exports of the same network."""
     import onnx
 
     from allaprima.training.export import export as export_module

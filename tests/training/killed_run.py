@@ -1,4 +1,4 @@
-"""A small training in a process of its own, for tests that kill it. Imported by multiprocessing's fork server."""
+"""A small training in a separate process, for tests that kill it. Imported by multiprocessing's fork server."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ VGG = load_vgg19("tiny")
 
 
 def run(config: TrainConfig, run_folder: Path) -> None:
-    """Go on with a training, or begin it; what it says goes to said.txt."""
+    """Continues or begins a training; its output goes to said.txt."""
     start.load_vgg19 = lambda source, device="cpu": VGG
     preview.PREVIEW_PX = 32
     with open(run_folder / "said.txt", "a", buffering=1) as file:
@@ -28,7 +28,7 @@ def run(config: TrainConfig, run_folder: Path) -> None:
 
 
 def run_until_call(config: TrainConfig, run_folder: Path, name: str, number: int) -> None:
-    """`run`, but the process dies at the n-th call of os.<name> from the first checkpoint's temporary file on."""
+    """`run`, but the process dies at the n-th call of os.<name>, counted from the first checkpoint's temporary file."""
     calls = 0
     real = getattr(os, name)
 
@@ -42,7 +42,7 @@ def run_until_call(config: TrainConfig, run_folder: Path, name: str, number: int
 
     setattr(os, name, dies)
     run(config, run_folder)
-    os._exit(77)  # the call never came
+    os._exit(77)  # there were fewer calls
 
 
 def digest(run_folder: Path) -> tuple[int, str]:

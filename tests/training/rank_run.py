@@ -1,4 +1,4 @@
-"""What torchrun starts in test_ranks: one process of a training; arguments: options.json, run folder."""
+"""One process of a training, started by torchrun in test_ranks; arguments: options.json, run folder."""
 
 import os
 import sys

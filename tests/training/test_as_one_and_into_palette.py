@@ -1,4 +1,4 @@
-"""One style from several paintings, and a painting's own numbers in the palette."""
+"""One style from several paintings, and a painting's own parameters in the palette."""
 
 import json
 
@@ -29,14 +29,14 @@ def small_previews(monkeypatch):
 
 @pytest.fixture(scope="module")
 def targets():
-    """Of a dark painting and of a bright one."""
+    """Targets of a dark and a bright painting."""
     vgg = load_vgg19("tiny")
     dark, bright = (np.clip(paint_landscape(64, 80) * gain, 0, 255).astype(np.uint8) for gain in (0.2, 1.2))
     return make_target(vgg, dark, "fp32"), make_target(vgg, bright, "fp32")
 
 
 @pytest.mark.parametrize("shares", [(1.0, 1.0), (6.0, 2.0)])
-def test_a_blended_target_has_each_paintings_share(targets, shares):
+def test_a_blended_target_has_a_share_of_each_painting(targets, shares):
     blended = StyleTarget.blended(targets, shares)
     part = shares[0] / sum(shares)
     dark, bright = targets
@@ -52,7 +52,7 @@ def test_a_blended_target_has_each_paintings_share(targets, shares):
     assert torch.isin(blended.style_colors[:, count:], bright.style_colors).all()
 
 
-def test_a_painting_that_counts_nothing_changes_nothing(targets):
+def test_a_painting_of_weight_zero_changes_nothing(targets):
     blended = StyleTarget.blended(targets, (2.0, 0.0))
     for layer, quantiles in blended.style_quantiles.items():
         assert torch.equal(quantiles, targets[0].style_quantiles[layer])
@@ -60,7 +60,7 @@ def test_a_painting_that_counts_nothing_changes_nothing(targets):
     assert torch.equal(blended.style_colors, targets[0].style_colors)
 
 
-def test_several_paintings_become_one_style_and_resuming_finds_them(run, painting, photo, photo_folder, tmp_path):
+def test_several_paintings_become_one_style_and_it_can_be_resumed(run, painting, photo, photo_folder, tmp_path):
     code, _, err = run(
         *("train", painting, photo, "--as-one", "--style-blend", "2,1", "--photos", photo_folder, "-o", tmp_path / "run"),
         *(*SMALL.split(), "--init", "none"),
@@ -95,7 +95,7 @@ def test_options_that_do_not_fit_together_are_named(run, painting, photo, photo_
     assert message in err
 
 
-def test_into_the_palette_only_a_paintings_own_numbers_are_learned(run, painting, photo_folder, tmp_path):
+def test_with_into_palette_only_the_paintings_own_parameters_are_learned(run, painting, photo_folder, tmp_path):
     folder = tmp_path / "run"
     code, out, err = run("train", painting, "--into", "palette", "--photos", photo_folder, "-o", folder, *SMALL.split())
     assert code == 0, err
@@ -116,7 +116,7 @@ def test_into_the_palette_only_a_paintings_own_numbers_are_learned(run, painting
     assert run("train", "--resume", folder)[0] == 0
 
 
-def test_a_mix_is_exported_as_what_it_paints(run, tmp_path, monkeypatch):
+def test_an_exported_mix_paints_as_the_mix_does(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = run("export", "great_wave:0.6,photo:0.4")
     assert code == 0, err
@@ -133,7 +133,7 @@ def test_a_mix_is_exported_as_what_it_paints(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("more", [[], ["--io", "frame"], ["--io", "frame", "--strokes", "1.5"], ["--strength", "0.5"]])
-def test_a_mix_whose_weights_are_an_input_is_exported(run, tmp_path, more):
+def test_a_mix_with_weights_as_an_input_is_exported(run, tmp_path, more):
     path = tmp_path / "several.onnx"
     code, _, err = run("export", "great_wave:3,photo:1", "--mix", *more, "-o", path)
     assert code == 0, err
@@ -142,7 +142,7 @@ def test_a_mix_whose_weights_are_an_input_is_exported(run, tmp_path, more):
     assert len(session.contract.mix) == 15
 
 
-def test_a_paintings_own_numbers_are_exported_among_the_palettes(run, own, tmp_path):
+def test_a_painting_of_ones_own_is_exported_with_the_palettes(run, own, tmp_path):
     assert run("export", f"{own}:1,photo:1", "--mix", "-o", tmp_path / "several.onnx")[0] == 0
     assert list(StyleSession(tmp_path / "several.onnx", "cpu").contract.mix.items())[-2:] == [("photo", 1.0), ("a wave", 1.0)]
 
@@ -172,7 +172,7 @@ def own(tmp_path):
     return path
 
 
-def test_a_paintings_own_numbers_are_a_small_file_that_paints_alike_wherever_the_palette_is(own):
+def test_a_paintings_own_parameters_make_a_small_file_that_paints_the_same(own):
     assert own.stat().st_size < 12_000
     image = frame_to_image(paint_landscape(64, 96))
     found, expected = (StyleSession(mixed_style({name: 1.0})).stylize_image(image) for name in (str(own), "great_wave"))
@@ -207,6 +207,6 @@ def test_a_truncated_file_is_damaged(own, size):
         find_style(str(own))
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(StyleError, match=r"there is no file .*none\.npz"):
         find_style(f"{tmp_path / 'none.npz'}:1,great_wave:1")

@@ -1,4 +1,4 @@
-"""What is done to photos so that networks learn to paint films steadily."""
+"""The shaking of photos by which networks learn to paint films steadily."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def shaken_by(step, photos, seed=0, places=slice(None)):
     return one(photos[places])
 
 
-def test_a_step_is_always_shaken_alike_and_no_two_are(photos):
+def test_a_step_is_always_shaken_alike_and_other_steps_differently(photos):
     first = shaken_by(3, photos)
     assert torch.equal(first.image, shaken_by(3, photos).image)
     for other in (shaken_by(4, photos), shaken_by(3, photos, 1)):
@@ -33,24 +33,24 @@ def test_several_processes_shake_the_same_photos_alike(photos):
     assert torch.equal(torch.cat(parts), shaken_by(3, photos).image)
 
 
-def test_it_stays_small_and_in_range(photos):
+def test_the_change_is_small_and_stays_in_range(photos):
     for step in range(20):
         shaken = shaken_by(step, photos)
         assert shaken.image.shape == SHAPE
         assert shaken.image.min() >= 0
         assert shaken.image.max() <= 1
         assert 0.005 < (shaken.image - photos).abs().mean() < 0.2
-        assert (shaken.follow(photos) - shaken.image).abs().mean() < 0.06  # light and noise
+        assert (shaken.follow(photos) - shaken.image).abs().mean() < 0.06  # only light and noise differ
 
 
-def test_what_follows_lies_where_the_photo_lies(photos, monkeypatch):
+def test_follow_moves_a_picture_as_the_photo_was_moved(photos, monkeypatch):
     monkeypatch.setattr(augmentation, "LIGHT", 0.0)
     monkeypatch.setattr(augmentation, "NOISE", 0.0)
     shaken = shaken_by(0, photos)
     assert torch.equal(shaken.image, shaken.follow(photos).clamp(0, 1))
 
 
-def test_moves_reach_every_phase_of_a_network_and_no_farther_than_is_cut_off(photos):
+def test_moves_cover_every_phase_of_a_network_and_stay_within_the_margin(photos):
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     places = torch.stack([x, y]).expand(4, 2, 64, 64)
     moves = torch.stack([shaken_by(step, photos).follow(places) - places for step in range(50)])[..., 16:-16, 16:-16]

@@ -1,11 +1,11 @@
 from allaprima.training.balance import verdict
 
 
-def test_the_verdict_names_who_dominates_and_suggests_a_weight_only_where_one_is_called_for():
+def test_the_verdict_names_what_dominates_and_suggests_a_weight_only_if_needed():
     even = verdict(0.7, 0.14, 1.0, 5.0)
     assert "1.0 to 1" in even
     assert "--style-weight" not in even
-    from_noise = verdict(0.4, 0.56, 1.0, 8.0)  # the figures of a training that came out well
+    from_noise = verdict(0.4, 0.56, 1.0, 8.0)  # the numbers of a training that turned out well
     assert "style dominates the loss, 11.2 to 1" in from_noise
     assert "--style-weight" not in from_noise
     lost = verdict(1.5, 0.06, 1.0, 50.0)

@@ -24,7 +24,7 @@ def vgg():
 
 
 def different(tier, count):
-    """A network whose paintings differ in all that is their own."""
+    """A network whose paintings differ in all of their own parameters."""
     torch.manual_seed(0)
     net = ManyStyles(TIERS[tier](), count)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def different(tier, count):
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_each_image_of_a_batch_is_painted_as_its_paintings_own_network_paints_it(tmp_path, tier):
+def test_each_image_of_a_batch_is_painted_as_by_its_styles_own_network(tmp_path, tier):
     net = different(tier, 3)
     save_base(tmp_path / f"{tier}.safetensors", net, {"tier": tier, "paintings": ["a", "b", "c"]})
     found = load_base(tier, tmp_path)
@@ -47,7 +47,7 @@ def test_each_image_of_a_batch_is_painted_as_its_paintings_own_network_paints_it
     assert (together[0] - together[1]).abs().max() > 0.01
 
 
-def test_the_mean_of_paintings_that_are_alike_is_each_of_them(tmp_path):
+def test_the_mean_of_equal_paintings_equals_each_of_them(tmp_path):
     net = ManyStyles(TIERS["realtime"](), 2)
     save_base(tmp_path / "realtime.safetensors", net, {"tier": "realtime", "paintings": ["a", "b"]})
     found = load_base("realtime", tmp_path)
@@ -68,10 +68,8 @@ def test_a_base_that_does_not_fit_is_refused(tmp_path):
         load_base("realtime", tmp_path)
 
 
-def test_a_training_starts_from_the_base_and_else_from_the_shipped_network_nearest_to_its_painting(
-    tmp_path, vgg, monkeypatch, landscape
-):
-    """The painting is what one of the networks makes of a photo, so that one must win."""
+def test_a_training_starts_from_the_base_or_else_from_the_nearest_shipped_network(tmp_path, vgg, monkeypatch, landscape):
+    """The painting is made by one of the networks out of a photo, so that network must be chosen."""
     folder, base_file = tmp_path / "shipped", tmp_path / "realtime.safetensors"
     save_base(base_file, different("realtime", 3), {"tier": "realtime", "paintings": ["a", "b", "c"]})
     many = load_base("realtime", tmp_path)
@@ -104,7 +102,7 @@ def test_a_training_starts_from_the_base_and_else_from_the_shipped_network_neare
     assert "there is no network of the quality tier to start from" in said[-1]
 
 
-def test_every_photo_of_a_step_is_painted_after_another_painting():
+def test_every_photo_of_a_step_is_painted_in_a_different_style():
     for step in range(5):
         chosen = base.styles_of(step, 0, 6, 4).tolist()
         assert len(set(chosen)) == 4
@@ -113,7 +111,7 @@ def test_every_photo_of_a_step_is_painted_after_another_painting():
     assert {style for step in range(20) for style in base.styles_of(step, 0, 6, 4).tolist()} == set(range(6))
 
 
-def test_the_base_is_trained_and_goes_on(tmp_path, painting, photo_folder, vgg, monkeypatch):
+def test_the_base_is_trained_and_continued(tmp_path, painting, photo_folder, vgg, monkeypatch):
     from PIL import Image
 
     monkeypatch.setattr(base, "load_vgg19", lambda _, device="cpu": vgg)
@@ -132,7 +130,7 @@ def test_the_base_is_trained_and_goes_on(tmp_path, painting, photo_folder, vgg, 
     )
     output = tmp_path / "base" / "realtime.safetensors"
     cards = []
-    for minutes in (0.02, 0.0):  # the second does one step
+    for minutes in (0.02, 0.0):  # the second run does one step
         base.train_base(config, [painting, other], tmp_path / "run", output, minutes, Console(file=io.StringIO()))
         cards.append(json.loads(output.with_suffix(".json").read_text()))
     assert cards[1]["step"] == cards[0]["step"] + 1
@@ -152,7 +150,7 @@ def test_the_base_is_trained_and_goes_on(tmp_path, painting, photo_folder, vgg, 
         assert all(torch.allclose(p, first.state_dict()[key], atol=1e-6) for key, p in begun.network(name).state_dict().items())
 
 
-def test_a_base_of_more_paintings_begins_with_what_the_old_one_has_learned(tmp_path):
+def test_a_base_of_more_paintings_begins_with_what_the_old_one_learned(tmp_path):
     net = different("realtime", 2)
     save_base(tmp_path / "realtime.safetensors", net, {"tier": "realtime", "paintings": ["a", "b"]})
     more = ManyStyles(TIERS["realtime"](), 3)
@@ -165,7 +163,7 @@ def test_a_base_of_more_paintings_begins_with_what_the_old_one_has_learned(tmp_p
     assert (painted[1] - painted[0]).abs().max() > 0.01
 
 
-def test_gram_matrices_of_a_painting_for_each_image_are_compared_one_by_one():
+def test_each_image_is_compared_with_its_own_paintings_gram_matrices():
     from allaprima.training.losses import style_loss
 
     grams = {"relu1_1": torch.rand(2, 4, 4)}

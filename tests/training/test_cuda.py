@@ -1,4 +1,4 @@
-"""Tests that need a GPU. If you have one:
+"""What can only be tested on a GPU. If you have one:
 
 pytest -m cuda && allaprima bench --training PAINTING --photos FOLDER
 """
@@ -33,7 +33,7 @@ from allaprima.training.update import Functions, Update, content_features_of, st
 pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),  # torch's own, in 2.11
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),  # by torch 2.11 itself
 ]
 CUDA = torch.device("cuda", 0)
 PLAIN = Functions(content_features_of, step_losses)
@@ -70,7 +70,7 @@ def update(config):
 
 @contextmanager
 def no_waiting():
-    """Whatever waits for the GPU in here is an error."""
+    """Makes it an error to wait for the GPU."""
     torch.cuda.synchronize()
     before = torch.cuda.get_sync_debug_mode()
     try:
@@ -82,7 +82,7 @@ def no_waiting():
 
 def set_sync_debug_mode(mode):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "a prototype feature", at every call
+        warnings.simplefilter("ignore")  # every call warns that this is a prototype feature
         torch.cuda.set_sync_debug_mode(mode)
 
 
@@ -121,7 +121,7 @@ def test_a_cuda_graph_trains_what_launched_steps_train(config, update):
             painted.append(update.averaged_net(photos_like(config, 99)))
     for name, loss in found[0].items():
         assert found[1][name] == pytest.approx(loss, rel=0.03), name
-    assert (painted[0] - painted[1]).abs().mean() < 0.02  # what will be exported
+    assert (painted[0] - painted[1]).abs().mean() < 0.02  # of the network that will be exported
 
 
 def test_decoded_photos_are_packed_on_the_gpu_and_cut_as_on_the_cpu(photo_folder, config):
@@ -158,7 +158,7 @@ def test_channels_last_survives_every_layer_of_the_network(tier):
     assert not lost
 
 
-def test_mirror_padding_is_pytorchs_keeps_channels_last_and_has_the_same_gradient_each_time():
+def test_reflect_pad_equals_pytorchs_keeps_channels_last_and_is_deterministic():
     x = torch.randn(4, 32, 64, 48, device=CUDA).contiguous(memory_format=torch.channels_last).requires_grad_()
     y = reflect_pad(x, 2)
     assert torch.equal(y, F.pad(x, (2, 2, 2, 2), mode="reflect"))
@@ -168,7 +168,7 @@ def test_mirror_padding_is_pytorchs_keeps_channels_last_and_has_the_same_gradien
     assert torch.equal(first, second)
 
 
-def test_gram_of_bf16_is_added_up_and_kept_in_float32():
+def test_gram_of_bf16_is_summed_and_kept_in_float32():
     features = torch.rand(1, 64, 256, 256, device=CUDA)
     found = gram_matrix(features.bfloat16())
     flat = features.bfloat16().double().flatten(2)
@@ -185,7 +185,7 @@ def test_a_training_runs_resumes_and_its_loss_falls(config, tmp_path, monkeypatc
     for late in ("step_000030.safetensors", "step_000030.json", "weights.safetensors"):
         (tmp_path / late).unlink()
     train(config, tmp_path, Console(file=said, width=300), resume=True)
-    print(said.getvalue())  # pytest -s shows whether it was compiled and a graph, or why not
+    print(said.getvalue())  # pytest -s shows whether the step was compiled and captured as a graph, or why not
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["total"] < rows[0]["total"]
     assert loop.pick_device("auto").type == "cuda"
@@ -210,7 +210,7 @@ def test_styles_trained_together_learn_what_each_learns_alone(config, tmp_path, 
 
 def test_a_compiled_step_gives_the_same_losses(update, config):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, while it compiles
+        warnings.simplefilter("ignore")  # torch warns while it compiles
         functions = pick_functions(dataclasses.replace(config, compile="on"), update, Ranks())
     image = photos_like(config)
     crop = without(config.margin_px, image)

@@ -9,23 +9,23 @@ from allaprima.training.device import pick_device, pick_precision, worker_count
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
-def test_a_gpu_is_asked_for_bf16_not_timed(monkeypatch, capability, precision):
+def test_a_gpu_is_asked_whether_it_has_bf16_and_not_timed(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert pick_precision("auto", None, torch.device("cuda", 0)) == precision  # no VGG-19: nothing is run
+    assert pick_precision("auto", None, torch.device("cuda", 0)) == precision  # None for VGG-19: nothing may be run
 
 
 def test_float32_on_a_gpu_is_not_tensorfloat32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name in ("allow_tf32", "benchmark"):
-        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))  # put back afterwards
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))  # to be restored afterward
     torch.backends.cudnn.allow_tf32 = True
     assert pick_device("cuda") == torch.device("cuda", 0)
     assert not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.benchmark
 
 
-def test_photos_are_prepared_by_all_cores_beside_a_gpu(monkeypatch):
+def test_with_a_gpu_all_cores_prepare_photos(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12), raising=False)
     gpu = torch.device("cuda", 0)
     assert worker_count(None, gpu) == 12
@@ -38,7 +38,7 @@ def test_photos_are_prepared_by_all_cores_beside_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("names", memory.FILES)
-def test_a_container_with_less_memory_than_its_machine_counts(monkeypatch, tmp_path, names):
+def test_a_containers_memory_limit_counts(monkeypatch, tmp_path, names):
     most, used, stat = (tmp_path / name for name in names)
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     most.parent.mkdir(exist_ok=True)

@@ -55,7 +55,7 @@ def random_vgg():
 
 @pytest.fixture(autouse=True)
 def one_vgg_for_all(random_vgg, monkeypatch):
-    """Twenty million random weights take a second to draw, and preview photos of 256 px longer than the steps here."""
+    """Drawing 20 million random weights takes a second, and previews of 256 px take longer than the steps here."""
     monkeypatch.setattr(start, "load_vgg19", lambda source, device="cpu": random_vgg)
     monkeypatch.setattr(preview, "PREVIEW_PX", 48)
 
@@ -66,7 +66,7 @@ def console():
         yield Console(file=nowhere)
 
 
-def test_a_run_folder_holds_what_is_promised(config, tmp_path, console):
+def test_a_run_folder_holds_all_documented_files(config, tmp_path, console):
     weights = train(config, tmp_path, console)
     assert weights == tmp_path / "weights.safetensors"
     names = {path.name for path in tmp_path.iterdir()}
@@ -105,7 +105,7 @@ def test_the_loss_falls_on_one_photo(config, tmp_path, console, landscape):
     assert rows[-1]["total"] < 0.7 * rows[0]["total"]
 
 
-def test_losses_that_stay_not_finite_send_the_training_back_three_times_and_then_stop_it(config, tmp_path, monkeypatch):
+def test_persistently_non_finite_losses_roll_the_training_back_three_times_and_then_stop_it(config, tmp_path, monkeypatch):
     good = update.step_losses
     calls = []
 
@@ -139,7 +139,7 @@ def test_one_bad_loss_is_skipped_and_training_goes_on(config, tmp_path, console,
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
-def test_interrupt_saves_and_says_how_to_go_on(config, tmp_path, console, monkeypatch):
+def test_an_interrupt_saves_and_says_how_to_resume(config, tmp_path, console, monkeypatch):
     good = update.step_losses
 
     def interrupt(*arguments):
@@ -161,7 +161,7 @@ def test_a_flat_painting_is_refused(config, tmp_path, console):
 
 
 @pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 0, 255)])
-def test_of_a_painting_only_what_is_visible_is_learned(tmp_path, hidden):
+def test_only_the_visible_part_of_a_painting_is_learned(tmp_path, hidden):
     rng = np.random.default_rng(0)
     visible = rng.integers(40, 200, (64, 64, 3), dtype=np.uint8)
     alpha = np.zeros((64, 64), np.uint8)
@@ -171,7 +171,7 @@ def test_of_a_painting_only_what_is_visible_is_learned(tmp_path, hidden):
     Image.fromarray(np.dstack([pixels, alpha])).save(tmp_path / "x.png")
     frame = read_style_image(str(tmp_path / "x.png"), 64)
     np.testing.assert_array_equal(frame[8:40, 20:64], visible[8:40, 20:64])
-    np.testing.assert_array_equal(frame[40:63, 20:64], visible[16:39, 20:64][::-1])  # mirrored below
+    np.testing.assert_array_equal(frame[40:63, 20:64], visible[16:39, 20:64][::-1])  # mirrored downward
     np.testing.assert_array_equal(frame[8:40, :20], visible[8:40, 21:41][:, ::-1])  # and to the left
     assert frame.min() >= 40
     assert frame.max() < 200
@@ -223,7 +223,7 @@ def test_init_starts_from_another_styles_network(config, tmp_path, console):
         train(dataclasses.replace(config, init=str(weights), tier="quality"), second, console)
 
 
-def test_foreign_weights_files_are_refused_in_one_line(tmp_path):
+def test_weights_files_that_are_not_ours_are_refused(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"junk")
     with pytest.raises(StyleError, match=r"x\.safetensors is not a weights file of ours"):
         load_net(tmp_path / "x.safetensors")
@@ -249,12 +249,12 @@ def test_foreign_weights_files_are_refused_in_one_line(tmp_path):
         ({"tier": "tiny"}, '--tier is "tiny"; one of quality, realtime'),
     ],
 )
-def test_options_that_cannot_be_are_named(config, change, message):
+def test_impossible_options_are_named(config, change, message):
     with pytest.raises(TrainingError, match=message):
         dataclasses.replace(config, **change)
 
 
-def test_options_survive_their_file(config, tmp_path):
+def test_options_can_be_saved_and_read_back(config, tmp_path):
     path = tmp_path / "options.json"
     path.write_text(config.to_json())
     assert TrainConfig.read(path) == config
@@ -264,7 +264,7 @@ def test_options_survive_their_file(config, tmp_path):
             TrainConfig.read(path)
 
 
-def test_choices_of_the_command_line_are_those_of_the_code():
+def test_choices_of_the_command_line_agree_with_the_code():
     assert set(choices_of(TrainConfig, "tier")) == set(TIERS)
     image, features = torch.rand(1, 3, 8, 8), {"a": torch.rand(1, 2, 4, 4)}
     grams = {"a": losses.gram_matrix(torch.rand(1, 2, 4, 4))}
@@ -275,7 +275,7 @@ def test_choices_of_the_command_line_are_those_of_the_code():
     assert len(set(values)) == len(values)
 
 
-def test_the_result_is_the_average_of_the_weights_not_the_last_ones(config, tmp_path, console):
+def test_the_result_is_the_average_of_the_weights_not_the_last_weights(config, tmp_path, console):
     weights = safetensors.torch.load_file(train(config, tmp_path, console))
     state, _ = load_state(latest_checkpoint(tmp_path))
     for name, tensor in weights.items():
@@ -300,7 +300,7 @@ def test_the_learning_rate_rises_and_falls(config):
 
 
 def test_bf16_trains_to_nearly_the_same_losses(config, tmp_path, console, monkeypatch):
-    # Thin layers round more coarsely.
+    # Rounding errors are larger with the thin layers of "tiny".
     monkeypatch.setattr(start, "load_vgg19", lambda source, device="cpu": load_vgg19("random"))
     parts = []
     for precision in ("fp32", "bf16"):
@@ -350,7 +350,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_weights_or_checkpoints(conf
 
 
 @pytest.mark.parametrize("color", [(255, 255, 255), (20, 30, 10)])
-def test_a_plain_border_is_found_said_and_cut(tmp_path, color):
+def test_a_plain_border_is_found_reported_and_cut(tmp_path, color):
     inner = paint_landscape(96, 128)
     frame = np.full((160, 200, 3), color, np.uint8)
     frame[20:116, 30:158] = inner
@@ -368,7 +368,7 @@ def test_a_plain_border_is_found_said_and_cut(tmp_path, color):
     assert not plain_border_text(config, cut)
 
 
-def test_a_painting_without_a_border_stays_whole():
+def test_a_painting_without_a_border_is_not_cut():
     frame = paint_landscape(96, 128)
     assert inside_of(frame) == (slice(0, 96), slice(0, 128))
     plain = np.full((40, 50, 3), 200, np.uint8)
@@ -385,7 +385,7 @@ def test_a_resumed_training_does_not_need_the_init_file(config, tmp_path, consol
     train(changed, second, console, resume=True)
 
 
-def test_device_that_is_not_there_is_named():
+def test_a_missing_device_is_named():
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(TrainingError, match="--device cuda is not available"):
@@ -404,7 +404,7 @@ def command(*arguments: object, cwd: Path) -> subprocess.Popen:
 
 
 def test_train_interrupt_resume_export_and_stylize_by_command_line(painting, photo_folder, photo, tmp_path):
-    """The whole story as a user lives it: Ctrl-C in the middle, --resume, then the .onnx paints a photo."""
+    """A user's whole workflow: Ctrl-C in the middle, --resume, then the .onnx paints a photo."""
     options = (
         "--steps 150 --batch-size 1 --size 32 --init none --style-size 32 --vgg19 tiny --precision fp32 --checkpoint-every 5"
     )
@@ -413,7 +413,7 @@ def test_train_interrupt_resume_export_and_stylize_by_command_line(painting, pho
     while not list((tmp_path / "run").glob("step_*.json")) and time.monotonic() < deadline:
         assert training.poll() is None, training.communicate()[0]
         time.sleep(0.01)
-    os.killpg(training.pid, signal.SIGINT)  # as a terminal does: the data-loading processes get it, too
+    os.killpg(training.pid, signal.SIGINT)  # to the whole group, as a terminal does
     out, _ = training.communicate(timeout=120)
     assert training.returncode == 130, out
     assert "allaprima train --resume run" in out
@@ -446,7 +446,7 @@ def test_train_interrupt_resume_export_and_stylize_by_command_line(painting, pho
     assert np.asarray(Image.open(tmp_path / "painted.png")).shape == (120, 160, 3)
 
 
-def test_a_training_of_which_no_step_counted_says_so(config, tmp_path):
+def test_a_training_without_any_finite_step_says_so(config, tmp_path):
     with pytest.raises(TrainingError, match="nothing was learned: loss or gradient was not finite at any step"):
         train(dataclasses.replace(config, style_weight=1e38, steps=2), tmp_path / "run", Console(file=io.StringIO()))
     assert not (tmp_path / "run" / "weights.safetensors").exists()

@@ -62,7 +62,7 @@ def test_tv_loss_of_constant_image_is_zero():
 def test_tv_loss_of_a_step_edge():
     image = torch.zeros(1, 3, 4, 5)
     image[..., 3:] = 1.0
-    assert tv_loss(image).item() == pytest.approx(1 / 4)  # one of four horizontal neighbors differs by 1
+    assert tv_loss(image).item() == pytest.approx(1 / 4)  # one of four pairs of horizontal neighbors differs by 1
 
 
 @pytest.mark.parametrize("normalization", ["unitless", "gatys", "johnson"])
@@ -124,12 +124,12 @@ def test_style_layer_weights_count_in_proportion(normalization):
     assert weighted == pytest.approx(expected if normalization == "johnson" else expected / 2)
 
 
-def test_no_layers_are_no_loss():
+def test_without_layers_the_loss_is_zero():
     assert content_loss({}, {}) == 0
     assert style_loss({}, {}, "johnson", {}) == 0
 
 
-def test_the_border_loss_looks_along_the_border_alone():
+def test_the_border_loss_sees_bands_along_the_border_only():
     from allaprima.training.losses import BORDER_PX, border_loss
 
     whole = torch.rand(2, 3, 96, 128, requires_grad=True)
@@ -140,13 +140,13 @@ def test_the_border_loss_looks_along_the_border_alone():
     strokes[:, :, 1::2, ::2] -= 0.5
     strokes[:, :, ::2, 1::2] -= 0.5
     strokes[:, :, 1::2, 1::2] += 0.5
-    share = BORDER_PX / 96  # of the band in what the columns of left and right see
+    share = BORDER_PX / 96  # the part of the left and right columns that lies in the band
     assert border_loss(band, whole).item() == pytest.approx(0.25 * (1 + 2 * share**2) / 4, rel=1e-4)
     assert border_loss(strokes, whole).item() == pytest.approx(0.0, abs=1e-9)
     assert border_loss(inside, whole).item() == 0.0
     assert border_loss(band[..., :32, :32], whole[..., :32, :32]).isfinite()
     border_loss(band.requires_grad_(), whole).backward()
-    assert band.grad is not None  # it is the crop alone that has to change
+    assert band.grad is not None  # only the crop has to change
     assert whole.grad is None
 
 
@@ -155,13 +155,13 @@ def test_the_steady_loss_sees_other_strokes_at_any_contrast_but_not_other_colors
     assert steady_loss(one, one).item() == 0.0
     assert steady_loss(one, other).item() == pytest.approx(2.0, rel=0.1)
     assert steady_loss(0.5 * one, 0.5 * other).item() == pytest.approx(steady_loss(one, other).item(), rel=0.01)
-    tinted = one + torch.tensor([0.114, 0.0, -0.299]).view(1, 3, 1, 1)  # as bright as before
+    tinted = one + torch.tensor([0.114, 0.0, -0.299]).view(1, 3, 1, 1)  # of the same brightness
     assert steady_loss(tinted, one).item() == pytest.approx(0.0, abs=1e-6)
     flat = torch.full_like(one, 0.5)
     assert steady_loss(flat + 0.001, flat).item() < 0.02
 
 
-def test_it_is_the_second_painting_that_has_to_change():
+def test_only_the_second_painting_gets_a_gradient():
     first, again = (torch.rand(1, 3, 16, 16, requires_grad=True) for _ in range(2))
     steady_loss(again, first).backward()
     assert again.grad is not None
@@ -172,7 +172,7 @@ def everywhere(features: torch.Tensor) -> torch.Tensor:
     return torch.randperm(features.shape[2] * features.shape[3])
 
 
-def test_samples_are_what_lies_at_their_positions():
+def test_samples_are_the_features_at_their_positions():
     features = torch.arange(24.0).view(1, 2, 3, 4)
     torch.testing.assert_close(sampled(features, torch.tensor([5, 0])), torch.tensor([[[5.0, 17.0], [0.0, 12.0]]]))
 
@@ -184,14 +184,14 @@ def test_quantiles_of_a_known_distribution():
     torch.testing.assert_close(requantiled(torch.tensor([[[1.5, 3.5]]]), 4), torch.tensor([[[1.5, 2.0, 3.0, 3.5]]]))
 
 
-def test_wasserstein_loss_does_not_care_where_things_are():
+def test_wasserstein_loss_ignores_positions():
     features = {"a": torch.rand(1, 3, 8, 8)}
     shuffled = {"a": features["a"].flatten(2)[..., torch.randperm(64)].view(1, 3, 8, 8)}
     target, places = {"a": quantiles(features["a"], 64)}, {"a": everywhere(features["a"])}
     assert wasserstein_loss(shuffled, target, places).item() == pytest.approx(0, abs=1e-10)
 
 
-def test_wasserstein_loss_of_a_flat_picture_of_the_paintings_mean_is_one():
+def test_wasserstein_loss_of_the_paintings_mean_color_is_one():
     painting = torch.rand(1, 3, 16, 16)
     flat = {"a": painting.mean((2, 3), keepdim=True).expand(2, 3, 16, 16)}
     target, places = {"a": quantiles(painting, 256)}, {"a": everywhere(painting)}
@@ -199,7 +199,7 @@ def test_wasserstein_loss_of_a_flat_picture_of_the_paintings_mean_is_one():
 
 
 def test_wasserstein_loss_sees_contrast_that_a_sum_of_squares_does_not():
-    """Half of a Gram matrix' trace may come from few strong places or many weak ones."""
+    """The same Gram matrix may come from a few strong places or from many weak ones."""
     weak, strong = torch.full((1, 1, 4, 4), 1.0), torch.zeros(1, 1, 4, 4)
     strong[0, 0, 0] = 2.0
     torch.testing.assert_close(gram_matrix(weak), gram_matrix(strong))
@@ -207,9 +207,9 @@ def test_wasserstein_loss_sees_contrast_that_a_sum_of_squares_does_not():
     assert wasserstein_loss({"a": weak}, {"a": quantiles(strong, 16)}, places).item() > 0.1
 
 
-def test_self_similarity_is_blind_to_what_things_are_made_of_as_long_as_like_stays_alike():
+def test_self_similarity_only_sees_which_places_are_alike():
     photo = {"a": torch.rand(1, 8, 6, 6)}
-    turned = torch.linalg.qr(torch.rand(8, 8)).Q  # other channels, the same angles
+    turned = torch.linalg.qr(torch.rand(8, 8)).Q  # the channels are rotated, the angles stay the same
     painted = {"a": torch.einsum("cd,ndhw->nchw", turned, photo["a"])}
     places = {"a": everywhere(photo["a"])}
     assert self_similarity_loss(painted, photo, places).item() == pytest.approx(0, abs=1e-4)
@@ -221,15 +221,15 @@ def test_gray_has_no_opponent_colors_and_strokes_are_averaged():
     torch.testing.assert_close(colors_of(gray), torch.tensor([0.3 * 3**0.5, 0.0, 0.0]).view(1, 3, 1, 1))
 
 
-def test_palette_loss_of_the_same_colors_elsewhere_is_next_to_zero_and_counts_missing_ones():
+def test_palette_loss_ignores_positions_but_counts_missing_colors():
     image = torch.rand(1, 3, 8, 8)
     colors, places = colors_of(image).flatten(2).transpose(1, 2), torch.randperm(16)
     assert palette_loss(image, colors, places).item() < 2e-3
-    one_color = image[:, :, :2, :2].repeat(1, 1, 4, 4)  # all of it is the painting's, but most of the painting's is missing
+    one_color = image[:, :, :2, :2].repeat(1, 1, 4, 4)  # only colors of the painting, but few of them
     assert palette_loss(one_color, colors, places).item() > 0.05
 
 
-def test_the_painters_losses_have_a_finite_gradient_on_black_and_on_a_match():
+def test_the_painter_recipes_losses_have_finite_gradients_for_black_and_for_a_match():
     for image in (torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)):
         image.requires_grad_()
         colors, places = colors_of(torch.full((1, 3, 8, 8), 0.5)).flatten(2).transpose(1, 2), torch.arange(16)
@@ -240,7 +240,7 @@ def test_the_painters_losses_have_a_finite_gradient_on_black_and_on_a_match():
         assert gradient.isfinite().all()
 
 
-def test_lattice_loss_finds_what_repeats_every_4_px_and_nothing_else():
+def test_lattice_loss_finds_only_what_repeats_every_4_px():
     noise = 0.5 + 0.05 * torch.randn(2, 1, 64, 64)
     lattice = torch.zeros(1, 1, 64, 64)
     lattice[..., ::4, ::4] = 0.3

@@ -20,7 +20,7 @@ def small_previews(monkeypatch):
     monkeypatch.setattr(preview, "PREVIEW_PX", 32)
 
 
-def test_a_quick_training_starts_from_the_base_and_keeps_what_the_user_set():
+def test_a_quick_training_starts_from_the_base_and_keeps_the_users_options():
     quick = quick_config(TrainConfig("a.jpg", "photos", steps=77, style_weight=8.0))
     assert quick.steps == 77
     assert quick.style_weight == 8.0
@@ -30,7 +30,7 @@ def test_a_quick_training_starts_from_the_base_and_keeps_what_the_user_set():
 
 
 @pytest.mark.thorough
-def test_quick_says_what_the_full_training_would_take(run, painting, photo_folder, tmp_path):
+def test_quick_says_how_long_the_full_training_would_take(run, painting, photo_folder, tmp_path):
     code, out, err = run("train", painting, "--photos", photo_folder, "-o", tmp_path / "q", "--quick", *SMALL.split())
     assert code == 0, err
     assert "this was a preview" in out
@@ -52,13 +52,13 @@ def test_a_sweep_trains_every_pair_once_and_shows_them_on_one_sheet(run, paintin
     assert (options["style_weight"], options["style_size_px"]) == (2.0, 48)
     assert np.asarray(Image.open(tmp_path / "sweep.png")).shape[1] > 1000
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/weights.safetensors")}
-    assert run(*command, *pairs)[0] == 0  # nothing is trained again
+    assert run(*command, *pairs)[0] == 0  # nothing is trained twice
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/weights.safetensors")}
-    assert run(*command, "--seed", "9", *pairs[:2])[0] == 0  # another sweep: everything anew, over the default size
+    assert run(*command, "--seed", "9", *pairs[:2])[0] == 0  # another sweep: all are trained again, at the default size
     assert (tmp_path / "weight_2_size_512" / "weights.safetensors").exists()
 
 
-def test_a_folder_of_photos_may_be_named_once_for_all(run, painting, photo_folder, monkeypatch, tmp_path):
+def test_the_folder_of_photos_may_be_set_in_the_environment(run, painting, photo_folder, monkeypatch, tmp_path):
     monkeypatch.setenv("ALLAPRIMA_PHOTOS", str(photo_folder))
     code, out, _ = run("train", painting, "--dry-run", "-o", tmp_path / "r")
     assert code == 0
@@ -69,7 +69,7 @@ def test_a_folder_of_photos_may_be_named_once_for_all(run, painting, photo_folde
     assert "cocodataset.org" in err
 
 
-def test_durations_are_said_in_the_unit_that_fits():
+def test_durations_are_given_in_a_suitable_unit():
     assert [duration_text(seconds) for seconds in (40, 2100, 9400)] == ["40 seconds", "35 minutes", "2.6 hours"]
 
 

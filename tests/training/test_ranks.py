@@ -1,4 +1,4 @@
-"""Two processes on this machine train what one trains with the same photos a step."""
+"""Two processes on this machine train the same network as one process with as many photos per step."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def config(painting, photo_folder, tmp_path_factory):
         batch_size=4,
         size_px=32,
         style_size_px=32,
-        lr=2e-4,  # at 2e-3 rounding noise grows a thousandfold in these six steps
+        lr=2e-4,  # at 2e-3, rounding noise would grow a thousandfold in these six steps
         device="cpu",
         precision="fp32",
         init="none",
@@ -71,9 +71,9 @@ def rows_of(run_folder: Path) -> list[dict]:
 
 @torch.no_grad()
 def difference(one: Path, other: Path) -> float:
-    """Largest one between the pictures of two networks, on [0, 1].
+    """Largest difference between the pictures of two networks, on [0, 1].
 
-    Not of their weights: a bias before an instance norm has no gradient but rounding noise, which Adam blows up.
+    Weights are not compared: the gradient of a bias before an instance norm is only rounding noise, which Adam amplifies.
     """
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     nets = [load_net(run_folder / "weights.safetensors")[0] for run_folder in (one, other)]
@@ -81,7 +81,7 @@ def difference(one: Path, other: Path) -> float:
 
 
 @pytest.mark.thorough
-def test_two_processes_train_as_one_with_the_doubled_batch_also_after_a_resume_with_another_number(config, tmp_path):
+def test_two_processes_train_as_one_and_one_can_resume_what_two_began(config, tmp_path):
     from allaprima.training import loop, preview
 
     alone, together = tmp_path / "alone", tmp_path / "together"
@@ -96,9 +96,9 @@ def test_two_processes_train_as_one_with_the_doubled_batch_also_after_a_resume_w
     assert difference(alone, together) < 1e-3
     assert json.loads((together / "weights.json").read_text())["device"].startswith("2 x ")
     assert (together / "said_0.txt").read_text()
-    assert not (together / "said_1.txt").read_text()  # one talks and writes
+    assert not (together / "said_1.txt").read_text()  # only the first process prints
 
-    # Begun by two, ended by one.
+    # Begun by two processes, finished by one.
     for late in ("step_000006.safetensors", "step_000006.json", "weights.safetensors"):
         (together / late).unlink()
     with open(os.devnull, "w") as nowhere:
@@ -107,6 +107,6 @@ def test_two_processes_train_as_one_with_the_doubled_batch_also_after_a_resume_w
     assert difference(alone, together) < 1e-3
 
 
-def test_a_batch_that_cannot_be_dealt_out_evenly_is_refused(config):
+def test_a_batch_that_cannot_be_split_evenly_is_refused(config):
     with pytest.raises(TrainingError, match="--batch-size is 4; a multiple of the 3 processes"):
         Ranks(0, 3).share(dataclasses.replace(config).batch_size)

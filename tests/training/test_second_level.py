@@ -30,7 +30,7 @@ def test_the_second_level_has_no_gradient_and_stays_a_picture():
 
 
 @pytest.mark.parametrize(("batch_size", "count"), [(1, 0), (2, 1), (3, 1), (4, 1), (8, 2), (16, 4)])
-def test_a_quarter_of_a_steps_photos_are_of_the_second_level_however_many_processes_there_are(batch_size, count):
+def test_a_quarter_of_a_steps_photos_are_of_the_second_level_for_any_number_of_processes(batch_size, count):
     assert finer_count(batch_size, range(batch_size)) == count
     if batch_size > 1 and batch_size % 2 == 0:
         half = batch_size // 2
@@ -38,7 +38,7 @@ def test_a_quarter_of_a_steps_photos_are_of_the_second_level_however_many_proces
         assert halves == [max(0, count - half), min(count, half)]
 
 
-def test_grain_goes_and_strokes_stay():
+def test_grain_is_removed_and_strokes_stay():
     checks = np.indices((64, 64)).sum(0) % 2 * 255
     grain = without_grain(checks.astype(np.uint8)[..., None].repeat(3, 2))
     strokes = (np.indices((64, 64))[0] // 8 % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2)

@@ -1,4 +1,4 @@
-"""Trainings that are killed, starved of disk and handed damaged checkpoints end with the very same weights."""
+"""Trainings that are killed, run out of disk space or find damaged checkpoints end with exactly the same weights."""
 
 import dataclasses
 import errno
@@ -82,7 +82,7 @@ def finish(processes, config, run_folder, target=killed_run.run, *more) -> int:
 
 
 class Undisturbed(NamedTuple):
-    """The training that was never stopped, its photos prepared without threads: step and SHA-256, and its length."""
+    """A training that was never stopped and prepared photos without threads: step and SHA-256, and how long it took."""
 
     digest: tuple[int, str]
     seconds: float
@@ -103,7 +103,7 @@ def strays(run_folder) -> list[str]:
 @pytest.mark.thorough
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_training_killed_at_random_moments_ends_with_the_same_sha256(processes, config, undisturbed, tmp_path, kills):
-    """Kills fall anywhere from the first step to the end, so most of them in the middle of a step or a save."""
+    """Kills come anywhere from the first step to the end, so mostly in the middle of a step or a save."""
     rng = random.Random(kills)
     killed, resumed, done = 0, 0, 0
     while killed < kills:
@@ -123,14 +123,14 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_sha256(processes
         assert done >= before, "a checkpoint got lost"
         resumed += done > 0
         for path in tmp_path.glob("step_*.json"):
-            load_state(path.with_suffix(".safetensors"))  # never an unreadable one
-        if (tmp_path / "weights.safetensors").exists() and killed < kills:  # done before its last kill: once more
+            load_state(path.with_suffix(".safetensors"))  # all must be readable
+        if (tmp_path / "weights.safetensors").exists() and killed < kills:  # finished before its last kill, so start over
             assert killed_run.digest(tmp_path) == undisturbed.digest
             for path in tmp_path.iterdir():
                 if path.is_file():
                     path.unlink()
             done = 0
-    assert resumed  # or the moments were badly chosen
+    assert resumed  # otherwise, the moments were badly chosen
     assert finish(processes, config, tmp_path) == 0
     assert killed_run.digest(tmp_path) == undisturbed.digest
     assert not strays(tmp_path)
@@ -147,7 +147,7 @@ def test_a_training_that_dies_at_any_system_call_of_a_save_ends_with_the_same_sh
         run_folder = tmp_path / str(number)
         run_folder.mkdir()
         code = finish(processes, short, run_folder, killed_run.run_until_call, call, number)
-        if code == 77:  # there is no such call any more
+        if code == 77:  # all calls have been tried
             break
         assert code == 9
         deaths += 1
@@ -156,12 +156,12 @@ def test_a_training_that_dies_at_any_system_call_of_a_save_ends_with_the_same_sh
         assert finish(processes, short, run_folder) == 0
         assert killed_run.digest(run_folder) == killed_run.digest(tmp_path / "whole")
         assert not strays(run_folder)
-    assert deaths or call == "unlink"  # nothing is unlinked while few checkpoints are there
+    assert deaths or call == "unlink"  # nothing is unlinked while there are few checkpoints
 
 
 @pytest.mark.parametrize("kind", [errno.ENOSPC, errno.EACCES, errno.EIO])
 @pytest.mark.parametrize("call", SYSTEM_CALLS)
-def test_an_error_at_any_system_call_of_a_save_leaves_the_file_before_as_it_was(tmp_path, monkeypatch, call, kind):
+def test_an_error_at_any_system_call_of_a_save_leaves_a_complete_file(tmp_path, monkeypatch, call, kind):
     path = tmp_path / "step_000001.safetensors"
     save_weights(path, {"a": torch.zeros(3)}, {"step": 1})
     real = getattr(os, call)
@@ -175,7 +175,7 @@ def test_an_error_at_any_system_call_of_a_save_leaves_the_file_before_as_it_was(
             number += 1
             if number == at:
                 if call == "close":
-                    real(*args, **kwargs)  # Linux closes the file also when it reports an error
+                    real(*args, **kwargs)  # Linux closes the file even if it reports an error
                 raise OSError(kind, os.strerror(kind))
             return real(*args, **kwargs)
 
@@ -198,7 +198,7 @@ def test_an_error_at_any_system_call_of_a_save_leaves_the_file_before_as_it_was(
 
 
 def say_to(config, run_folder, monkeypatch, **changes) -> str:
-    """Run a training here and return what it said."""
+    """Runs a training in this process and returns what it printed."""
     from allaprima.training import loop, preview, start
 
     monkeypatch.setattr(start, "load_vgg19", lambda source, device="cpu": killed_run.VGG)
@@ -222,9 +222,7 @@ def full_disk(monkeypatch, is_full) -> None:
     monkeypatch.setattr(atomic.os, "write", write)
 
 
-def test_a_disk_that_is_full_for_a_while_is_reported_at_once_and_the_result_is_the_same(
-    config, undisturbed, tmp_path, monkeypatch
-):
+def test_a_temporarily_full_disk_is_reported_at_once_and_the_result_is_the_same(config, undisturbed, tmp_path, monkeypatch):
     from allaprima.training import loop, runs
 
     monkeypatch.setattr(runs, "LOG_EVERY", 2)
@@ -247,7 +245,7 @@ def test_a_disk_that_is_full_for_a_while_is_reported_at_once_and_the_result_is_t
     assert killed_run.digest(tmp_path) == undisturbed.digest
 
 
-def test_a_disk_that_stays_full_ends_in_an_error_and_the_last_checkpoint_can_be_loaded(config, tmp_path, monkeypatch):
+def test_a_permanently_full_disk_is_an_error_and_the_last_checkpoint_can_be_loaded(config, tmp_path, monkeypatch):
     from allaprima.training import runs
 
     waits = []
@@ -258,11 +256,11 @@ def test_a_disk_that_stays_full_ends_in_an_error_and_the_last_checkpoint_can_be_
     assert "weights.safetensors cannot be written: No space left" in said.splitlines()[-1]
     assert len(waits) == len(runs.LAST_SAVES_S)
     assert load_state(checkpoint_path(tmp_path, 3))[0].step == 3
-    assert [path.name for path in tmp_path.glob("step_*.safetensors")] == ["step_000003.safetensors"]  # no half pairs
+    assert [path.name for path in tmp_path.glob("step_*.safetensors")] == ["step_000003.safetensors"]  # each has its card
     assert not strays(tmp_path)
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(config, undisturbed, tmp_path, monkeypatch):
+def test_a_damaged_newest_checkpoint_is_named_and_the_previous_one_is_used(config, undisturbed, tmp_path, monkeypatch):
     say_to(config, tmp_path, monkeypatch)
     newest = checkpoint_path(tmp_path, 12)
     newest.write_bytes(newest.read_bytes()[:1000])
@@ -273,7 +271,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(config,
     assert killed_run.digest(tmp_path) == undisturbed.digest
 
 
-def test_the_best_of_the_preview_photos_is_kept_beside_the_newest(config, tmp_path, monkeypatch):
+def test_the_network_that_was_best_on_the_preview_photos_is_kept_too(config, tmp_path, monkeypatch):
     from allaprima.training.checkpoint import load_net
 
     say_to(config, tmp_path, monkeypatch)
@@ -282,7 +280,7 @@ def test_the_best_of_the_preview_photos_is_kept_beside_the_newest(config, tmp_pa
     assert card["step"] in (3, 6, 9, 12)
 
 
-def test_a_picture_that_goes_bad_sends_the_training_back_with_half_the_learning_rate(config, tmp_path, monkeypatch):
+def test_a_picture_that_goes_bad_rolls_the_training_back_with_half_the_learning_rate(config, tmp_path, monkeypatch):
     from allaprima.training import preview
 
     looks = []
@@ -296,7 +294,7 @@ def test_a_picture_that_goes_bad_sends_the_training_back_with_half_the_learning_
     assert "step 6: the pictures are one flat color; back to step 3 with half the learning rate (time 1 of at most 3)" in said
     card = json.loads((tmp_path / "weights.json").read_text())
     assert (card["lr_scale"], card["rollbacks"], card["step"]) == (0.5, 1, 12)
-    assert (tmp_path / "preview_000006.png").exists()  # what it looked like
+    assert (tmp_path / "preview_000006.png").exists()  # the bad picture is kept
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
 
@@ -306,7 +304,7 @@ def test_a_picture_that_stays_bad_stops_the_training_after_three_times(config, t
 
     monkeypatch.setattr(preview, "picture_fault", lambda *_: "blobs")
     said = say_to(config, tmp_path, monkeypatch)
-    assert said.count("back to step 0") == 3  # there never was a good checkpoint
+    assert said.count("back to step 0") == 3  # there was never a good checkpoint
     assert "STOPPED step 3: blobs; 3 times the training went back" in said
     assert not list(tmp_path.glob("step_*"))
 
@@ -340,7 +338,7 @@ def header_of(tensors: dict, metadata: dict | None) -> bytes:
     ],
     ids=str,
 )
-def test_a_hostile_or_foreign_checkpoint_gets_one_line(tmp_path, data, why):
+def test_a_hostile_or_foreign_checkpoint_is_refused_in_one_line(tmp_path, data, why):
     from allaprima.training.checkpoint import load_net
 
     path = tmp_path / "step_000001.safetensors"
@@ -369,7 +367,7 @@ def test_partial_files_of_a_killed_save_are_cleared_and_others_stay(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["my.part"]
 
 
-def test_going_back_to_the_beginning_twice_goes_back_to_the_same_beginning(config):
+def test_rolling_back_to_the_start_works_more_than_once(config):
     from allaprima.models.image_transform_net import RealtimeNet
     from allaprima.training.launch import TrainingStep
     from allaprima.training.ranks import Ranks
@@ -387,7 +385,7 @@ def test_going_back_to_the_beginning_twice_goes_back_to_the_same_beginning(confi
     assert all(torch.equal(kept.tensors[name], tensor) for name, tensor in first.items())
 
 
-def test_a_checkpoint_that_cannot_be_read_for_now_is_not_thrown_away(config, tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_temporarily_unreadable_is_not_deleted(config, tmp_path, monkeypatch):
     say_to(config, tmp_path, monkeypatch)
     newest = checkpoint_path(tmp_path, 12)
     (tmp_path / "weights.safetensors").unlink()
@@ -409,7 +407,7 @@ def test_a_checkpoint_that_cannot_be_read_for_now_is_not_thrown_away(config, tmp
     "card",
     [{"rollbacks": "x"}, {"lr_scale": "x"}, {"lr_scale": float("nan")}, {"best": []}, {"seconds": 10**400}, {"step": -1}],
 )
-def test_a_checkpoint_with_an_odd_card_gets_one_line(config, tmp_path, monkeypatch, card):
+def test_a_checkpoint_with_an_invalid_card_is_refused(config, tmp_path, monkeypatch, card):
     good = {"step": 3, "seconds": 1.0, "losses": {"content": 0.5}, "options": {"precision": "fp32"}}
     path = checkpoint_path(tmp_path, 3)
     save_weights(path, {"a": torch.zeros(1)}, good)
@@ -419,7 +417,7 @@ def test_a_checkpoint_with_an_odd_card_gets_one_line(config, tmp_path, monkeypat
         load_state(path)
 
 
-def test_photos_that_were_mended_no_longer_stop_a_resumed_training(tmp_path):
+def test_photos_that_were_repaired_no_longer_stop_a_resumed_training(tmp_path):
     from allaprima.training.record import BadPhotos
 
     path = tmp_path / "skipped.txt"

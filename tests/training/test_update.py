@@ -1,4 +1,4 @@
-"""One step, of one style and of several; what a CUDA graph needs of it is tested here without one."""
+"""One training step, of one style and of several; what a CUDA graph needs of it is tested here without CUDA."""
 
 import dataclasses
 import io
@@ -82,7 +82,7 @@ def state_of(run_folder):
 
 
 @pytest.mark.thorough
-def test_styles_trained_together_become_what_each_becomes_alone(config, other_painting, tmp_path):
+def test_styles_trained_together_turn_out_as_if_trained_alone(config, other_painting, tmp_path):
     configs = [config, dataclasses.replace(config, style_image=str(other_painting), style_weight=8.0, lr=1e-3, title="Dots")]
     folders = {name: [tmp_path / name / str(i) for i in range(2)] for name in ("alone", "together")}
     for folder in [*folders["alone"], *folders["together"]]:
@@ -101,7 +101,7 @@ def test_styles_trained_together_become_what_each_becomes_alone(config, other_pa
 
 
 @pytest.mark.thorough
-def test_styles_trained_together_go_on_together_and_go_back_together(config, other_painting, tmp_path, monkeypatch):
+def test_styles_trained_together_resume_together_and_roll_back_together(config, other_painting, tmp_path, monkeypatch):
     configs = [config, dataclasses.replace(config, style_image=str(other_painting))]
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
@@ -109,7 +109,7 @@ def test_styles_trained_together_go_on_together_and_go_back_together(config, oth
     said_by(lambda console: train_together(configs, folders, console))
     expected = [state_of(folder) for folder in folders]
     for late in ("step_000005.safetensors", "step_000005.json", "weights.safetensors"):
-        (folders[0] / late).unlink()  # a kill between the two saves
+        (folders[0] / late).unlink()  # as after a kill between the two saves
     said = said_by(lambda console: train_together(configs, folders, console, resume=True))
     assert "going on at step 4 of 5" in said
     for folder, state in zip(folders, expected, strict=True):
@@ -131,7 +131,7 @@ def test_styles_trained_together_go_on_together_and_go_back_together(config, oth
     assert all(torch.equal(tensor, expected[0][name]) for name, tensor in state_of(fresh[0]).items())
 
 
-def test_trainings_of_different_steps_or_photos_are_not_mixed(config, other_painting, tmp_path):
+def test_trainings_at_different_steps_or_batch_sizes_are_not_mixed(config, other_painting, tmp_path):
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere)
         other = dataclasses.replace(config, style_image=str(other_painting), batch_size=4)
@@ -146,10 +146,10 @@ def test_trainings_of_different_steps_or_photos_are_not_mixed(config, other_pain
         other = dataclasses.replace(other, batch_size=2)
         with pytest.raises(TrainingError, match="these trainings are not at the same step; go on with each alone"):
             train_together([config, other], folders, console, resume=True)
-    assert len(list(folders[0].glob("step_*.json"))) == 3  # nothing is lost by it
+    assert len(list(folders[0].glob("step_*.json"))) == 3  # nothing was lost
 
 
-def test_everything_a_step_changes_stays_where_it_is_in_memory(launch):
+def test_everything_a_step_changes_keeps_its_address(launch):
     """A CUDA graph replays writes to the addresses that it was captured with."""
     launch(0, torch.rand(2, 3, 64, 64))
     [one] = launch.updates
@@ -182,7 +182,7 @@ def stand_in(run, content_image):
     return replay
 
 
-def test_a_step_replayed_is_the_step_launched_and_trying_it_changes_nothing(config, vgg, monkeypatch):
+def test_a_replayed_step_equals_a_launched_one_and_trying_it_changes_nothing(config, vgg, monkeypatch):
     monkeypatch.setattr(launch_module, "captured", stand_in)
     photos = [torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(i)) for i in range(4)]
     states = []
@@ -219,7 +219,7 @@ def does_nothing(run, content_image):
         (does_nothing, "loss is None"),
     ],
 )
-def test_a_graph_that_cannot_be_or_gives_other_losses_is_not_used(launch, monkeypatch, capture, why):
+def test_a_graph_that_fails_or_gives_other_losses_is_not_used(launch, monkeypatch, capture, why):
     monkeypatch.setattr(launch_module, "captured", capture)
     [one] = launch.updates
     before = {name: tensor.clone() for name, tensor in one.pack(0).tensors.items()}
@@ -256,7 +256,7 @@ def test_a_graph_is_not_compared_with_losses_that_are_not_finite(launch, monkeyp
 
 
 def test_the_average_forgets_by_photos_not_by_steps():
-    """After as many photos the initial weights count as much, whatever the batch size."""
+    """After a number of photos, the initial weights have about the same share for any batch size."""
     kept = {}
     for batch_size in (1, 4, 16, 64):
         share = 1.0
@@ -281,10 +281,10 @@ def test_a_step_that_cannot_be_compiled_says_why(config, vgg, monkeypatch):
     with pytest.raises(TrainingError, match="does not work here \\(Failed to find C compiler"):
         pick_functions(dataclasses.replace(config, compile="on"), one, Ranks())
     assert all(p.grad is None for p in one.net.parameters())
-    assert pick_functions(config, one, Ranks()) == Functions(content_features_of, step_losses)  # auto, on a CPU
+    assert pick_functions(config, one, Ranks()) == Functions(content_features_of, step_losses)  # "auto" on a CPU
 
 
-def test_the_papers_recipe_is_content_and_gram_alone_and_the_painters_adds_to_it(config, vgg):
+def test_the_gram_recipe_is_content_and_gram_losses_and_the_painter_recipe_adds_to_it(config, vgg):
     torch.manual_seed(0)
     net, target = RealtimeNet(), make_target(vgg, paint_landscape(32, 32), "fp32")
     image = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
@@ -304,7 +304,7 @@ def test_the_papers_recipe_is_content_and_gram_alone_and_the_painters_adds_to_it
         assert parts["gram"][name] == parts["painter"][name]
 
 
-def test_a_step_looks_at_other_places_than_the_one_before_and_again_at_the_same(config):
+def test_each_step_samples_other_places_reproducibly(config):
     def drawn(places):
         return [places.palette.clone(), *(each.clone() for each in places.wasserstein.values())]
 
@@ -338,7 +338,7 @@ def test_a_compiled_step_gives_the_same_losses(config, vgg):
 
 
 @pytest.mark.thorough
-def test_a_network_learns_to_paint_a_shaken_photo_as_the_photo(config, vgg):
+def test_a_network_learns_to_paint_a_shaken_photo_like_the_photo(config, vgg):
     change = {
         "recipe": "gram",
         "content_weight": 0.0,
@@ -366,7 +366,7 @@ def test_a_network_learns_to_paint_a_shaken_photo_as_the_photo(config, vgg):
 
 
 @pytest.mark.thorough
-def test_a_network_unlearns_what_it_paints_at_the_border_alone(config, vgg):
+def test_a_network_unlearns_what_it_paints_only_at_the_border(config, vgg):
     torch.manual_seed(0)
     change = {
         "recipe": "gram",

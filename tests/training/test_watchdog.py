@@ -50,7 +50,7 @@ def test_an_untrained_network_is_not_called_broken(tier, photos):
     assert picture_fault(frames, [stylize_frame(net, frame) for frame in frames]) is None
 
 
-def test_a_single_value_that_is_not_finite_is_found_in_a_single_picture(photos, painted):
+def test_a_single_value_that_is_not_finite_is_found(photos, painted):
     broken = [image.copy() for image in painted]
     broken[2][5, 7, 1] = np.nan
     assert picture_fault(photos, broken) == "the pictures are not finite"
@@ -68,6 +68,6 @@ def test_saturated_pictures_are_found(photos, painted):
     assert "saturated" in str(picture_fault(photos, dead))
 
 
-def test_black_and_white_that_a_sigmoid_can_still_move_is_a_style(photos, painted):
+def test_black_and_white_that_a_sigmoid_can_still_change_is_not_saturated(photos, painted):
     woodcut = [np.where(image > np.median(image), 0.997, 0.003).astype(np.float32) for image in painted]
     assert "saturated" not in str(picture_fault(photos, woodcut))

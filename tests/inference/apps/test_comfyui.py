@@ -19,7 +19,7 @@ FILE = Path(__file__).parents[3] / "inference" / "apps" / "comfyui_allaprima.py"
 
 @pytest.fixture(scope="module")
 def node():
-    """As ComfyUI loads a file of custom_nodes."""
+    """Loads the node as ComfyUI loads a file in custom_nodes."""
     spec = importlib.util.spec_from_file_location("custom_node", FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -29,7 +29,7 @@ def node():
 
 
 def call(node, **values):
-    """By the names of INPUT_TYPES, with defaults, to FUNCTION."""
+    """Passes inputs to FUNCTION by the names in INPUT_TYPES, with their defaults."""
     inputs = node.INPUT_TYPES()
     feeds = {}
     for name, (kind, *rest) in {**inputs["required"], **inputs["optional"]}.items():
@@ -46,7 +46,7 @@ def images():
     return torch.from_numpy(frames.astype(np.float32) / 255)
 
 
-def test_every_picture_of_a_batch_is_painted_as_our_own_command_paints_it(node, images):
+def test_every_picture_of_a_batch_is_painted_as_by_our_own_command(node, images):
     painted = call(node, image=images, style="great_wave/realtime", keep_color="luminance", strength=0.6)
     assert (painted.shape, painted.dtype) == (images.shape, torch.float32)
     session = StyleSession(find_style("great_wave/realtime"))
@@ -56,12 +56,12 @@ def test_every_picture_of_a_batch_is_painted_as_our_own_command_paints_it(node, 
         assert np.array_equal(np.rint(255 * found.numpy()), wanted)
 
 
-def test_a_style_of_ones_own_counts_instead(node, images):
+def test_the_users_own_style_file_is_used_instead(node, images):
     own = str(find_style("sunflowers/realtime"))
     painted = call(node, image=images, style="great_wave/realtime", onnx_file=own)
     assert torch.equal(painted, call(node, image=images, style="sunflowers/realtime"))
 
 
-def test_a_file_that_is_not_there_is_named(node, images):
+def test_a_missing_file_is_named(node, images):
     with pytest.raises(StyleError, match=r"nothing\.onnx"):
         call(node, image=images, onnx_file="nothing.onnx")

@@ -1,4 +1,4 @@
-"""Films whose clock restarts or leaps: joined films, playlists, receivers that lost their signal."""
+"""Films whose clock restarts or leaps: joined files, playlists, recordings of a receiver that lost its signal."""
 
 import av
 import numpy as np
@@ -33,7 +33,7 @@ def check_whole(report, output):
 
 
 @pytest.mark.parametrize("begins_s", [(0, 0), (0, 3600), (3600, 0), (0, 0.3), (7, 7)])
-def test_parts_come_one_after_the_other_wherever_their_clocks_begin(tmp_path, begins_s):
+def test_parts_follow_one_another_wherever_their_clocks_begin(tmp_path, begins_s):
     source = joined(tmp_path / "joined.ts", *begins_s, sounds=1)
     check_whole(paint(source, tmp_path / "out.mp4"), tmp_path / "out.mp4")
 
@@ -61,7 +61,7 @@ def test_a_playlist_with_a_discontinuity_is_whole(tmp_path):
 
 
 def loudness(path):
-    """When sound is there, in seconds, and which tone is the strongest, in Hz."""
+    """For each frame of sound, its time in seconds and its strongest tone in Hz."""
     found = []
     with av.open(str(path)) as container:
         for sound in container.decode(audio=0):
@@ -77,7 +77,7 @@ def test_each_parts_sound_stays_with_its_pictures(tmp_path):
     part(parts[1], PARTS[1], sounds=2)  # the second tone is higher
     joined_file = tmp_path / "joined.ts"
     one = tmp_path / "b1.ts"
-    with av.open(str(parts[1])) as source, av.open(str(one), "w") as target:  # only the higher tone
+    with av.open(str(parts[1])) as source, av.open(str(one), "w") as target:  # with only the higher tone
         streams = {
             stream.index: target.add_stream_from_template(stream)
             for stream in (source.streams.video[0], source.streams.audio[1])
@@ -97,11 +97,11 @@ def test_each_parts_sound_stays_with_its_pictures(tmp_path):
     assert abs(tones[-1][0] - len(FRAMES) / 25) < 0.3
 
 
-def test_a_part_of_a_joined_film_begins_where_it_is_seen(tmp_path):
+def test_the_start_of_a_part_is_counted_in_the_joined_film(tmp_path):
     source = joined(tmp_path / "joined.ts", 0, 0, sounds=1)
     report = paint(source, tmp_path / "out.mp4", start_s=1.0, duration_s=0.4)
     frames, _ = read_film(tmp_path / "out.mp4")
-    assert report.frames in (10, 11)  # the sound begins a little earlier, so the picture before may still be there
+    assert report.frames in (10, 11)  # the sound begins a little earlier, so the previous picture may still be on screen
     assert all(psnr(found, wanted) > 28 for found, wanted in zip(frames, FRAMES[35 - report.frames : 35], strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Films as they come: from old cameras, screen recorders, the web. Nothing of them is lost in silence."""
+"""Films from the real world: old cameras, screen recorders, the web. Nothing in them is lost without a note."""
 
 import io
 from fractions import Fraction
@@ -32,7 +32,7 @@ def write_animation(path: Path, durations_ms: list[int]) -> Path:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_mjpeg_with_exif_is_painted_upright(tmp_path, orientation):
-    """PyAV 18 has no name for EXIF side data; its orientation is also stored as a display matrix."""
+    """EXIF is side data that PyAV 18 has no name for; FFmpeg also gives its orientation as a display matrix."""
     picture, exif = Image.fromarray(drifting(1)[0]), Image.Exif()
     exif[0x112] = orientation
     encoded, png = io.BytesIO(), io.BytesIO()
@@ -51,7 +51,7 @@ def test_an_mjpeg_with_exif_is_painted_upright(tmp_path, orientation):
     assert psnr(read_film(tmp_path / "b.mp4")[0][0], upright) > 30
 
 
-def test_what_a_decoder_throws_costs_one_packet(tmp_path, monkeypatch):
+def test_an_exception_in_a_decoder_costs_one_packet(tmp_path, monkeypatch):
     source = write_film(tmp_path / "a.mkv", drifting(6), codec="mjpeg", pixel_format="yuvj420p")
 
     class Moody:
@@ -59,7 +59,7 @@ def test_what_a_decoder_throws_costs_one_packet(tmp_path, monkeypatch):
 
         def decode(self, packet):
             self.calls += 1
-            if self.calls == 5:  # one was decoded to see what they are like
+            if self.calls == 5:  # the first call decodes a frame only to learn the format
                 raise NotImplementedError("no such pixels")
             return self.decoder.decode(packet)
 
@@ -78,13 +78,13 @@ def test_what_a_decoder_throws_costs_one_packet(tmp_path, monkeypatch):
 def test_the_last_picture_of_a_gif_stays_as_long_as_it_did(tmp_path, suffix):
     source = write_animation(tmp_path / "a.gif", [100, 200, 3000])
     report = paint(source, tmp_path / f"b{suffix}")
-    assert not report.notes  # none about transparency: every GIF could be, this one is not
+    assert not report.notes  # none about transparency: any GIF could have some, this one has none
     assert report.end_s == pytest.approx(3.3, abs=0.001)
     assert length_s(tmp_path / f"b{suffix}") == pytest.approx(3.3, abs=0.001)
     assert read_film(tmp_path / f"b{suffix}")[1] == pytest.approx([0, 100, 300], abs=1)
 
 
-def test_a_part_of_a_gif_begins_with_the_picture_that_is_there_and_ends_with_the_part(tmp_path):
+def test_a_part_of_a_gif_begins_with_the_current_picture_and_ends_on_time(tmp_path):
     source = write_animation(tmp_path / "a.gif", [100, 200, 3000])
     pictures, _ = read_film(source)
     for start_s, duration_s, wanted, times_ms in ((0.15, 1.0, [1, 2], [0, 150]), (2.0, 0.5, [2], [0]), (0.1, 0.1, [1], [0])):
@@ -125,14 +125,14 @@ def test_a_raw_stream_plays_at_its_own_rate(tmp_path, codec, suffix, rate):
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".avif"])
-def test_an_animation_keeps_its_times_and_nothing_false_is_said(tmp_path, suffix):
+def test_an_animation_keeps_its_times_without_needless_notes(tmp_path, suffix):
     source = write_animation(tmp_path / f"a{suffix}", [100, 300, 50, 200])
     report = paint(source, tmp_path / "b.mp4")
     assert not report.notes
     assert read_film(tmp_path / "b.mp4")[1] == pytest.approx([0, 100, 400, 450], abs=1)
 
 
-def test_the_transparency_of_an_animated_avif_is_left_out_by_its_name(tmp_path):
+def test_the_lost_transparency_of_an_animated_avif_is_reported_by_name(tmp_path):
     pictures = [Image.fromarray(frame).convert("RGBA") for frame in drifting(2)]
     for picture in pictures:
         picture.putalpha(100)
@@ -141,7 +141,7 @@ def test_the_transparency_of_an_animated_avif_is_left_out_by_its_name(tmp_path):
 
 
 def write_rich(path: Path) -> Path:
-    """A film with two chapters, two sounds, the second of which is the default, and forced subtitles."""
+    """A film with two chapters, two sound tracks, of which the second is the default, and forced subtitles."""
     plain = write_film(path.with_name("plain.mkv"), drifting(25), sounds=2, subtitle=True)
     flags = (Disposition(0), Disposition(0), Disposition.default, Disposition.forced)
     titles = ("The film", "Commentary", "Original", "Signs")
@@ -187,7 +187,7 @@ def test_chapters_titles_and_flags_stay(tmp_path):
         assert {stream.metadata["language"] for stream in container.streams} == {"deu"}
 
 
-def test_chapters_of_a_part_are_counted_from_its_beginning_and_those_of_an_mp4_are_no_stream(tmp_path):
+def test_chapters_of_a_part_are_counted_from_its_start_and_an_mp4s_are_not_reported_as_a_stream(tmp_path):
     paint(write_rich(tmp_path / "a.mkv"), tmp_path / "b.mp4")
     assert chapters_s(tmp_path / "b.mp4") == [("First", 0.0, 0.5), ("Second", 0.5, 1.0)]
     assert not paint(tmp_path / "b.mp4", tmp_path / "c.mp4", start_s=0.2, duration_s=0.5).notes
@@ -198,7 +198,7 @@ def test_chapters_of_a_part_are_counted_from_its_beginning_and_those_of_an_mp4_a
     ("source_codec", "source_suffix", "suffix", "name"),
     [("wmav2", ".wmv", ".mp4", "aac"), ("wmav2", ".wmv", ".mkv", "aac"), ("aac", ".mp4", ".webm", "opus")],
 )
-def test_sound_that_a_format_refuses_is_encoded_anew_and_stays_in_step(tmp_path, source_codec, source_suffix, suffix, name):
+def test_sound_that_a_format_refuses_is_reencoded_and_stays_in_sync(tmp_path, source_codec, source_suffix, suffix, name):
     source = tmp_path / f"a{source_suffix}"
     with av.open(str(source), "w") as out:
         film, tone = out.add_stream("mpeg4", 25), out.add_stream(source_codec, 44100)
@@ -231,7 +231,7 @@ def test_sound_that_a_format_refuses_is_encoded_anew_and_stays_in_step(tmp_path,
 
 
 def write_sound(path: Path, codec: str, layout: str) -> Path:
-    """A film of a second whose channels are tones, each louder than the one before."""
+    """A film of one second whose sound channels are tones, each louder than the one before."""
     with av.open(str(path), "w") as out:
         film, tone = out.add_stream("mpeg4", 25), out.add_stream(codec, 48000, layout=layout)
         film.width, film.height, film.pix_fmt = 128, 96, "yuv420p"
@@ -262,9 +262,7 @@ def heard(path: Path) -> tuple[str, list[float]]:
     ("name", "codec", "layout"),
     [("a.avi", "pcm_s16le", "stereo"), ("a.mkv", "pcm_s24le", "5.1"), ("a.mov", "pcm_s16be", "2.1")],
 )
-def test_pcm_goes_into_an_mp4_as_it_is_with_the_usual_layout_where_only_the_number_of_channels_is_known(
-    tmp_path, name, codec, layout
-):
+def test_pcm_is_copied_into_an_mp4_with_the_usual_layout_for_its_channels(tmp_path, name, codec, layout):
     source = write_sound(tmp_path / name, codec, layout)
     assert not paint(source, tmp_path / "b.mp4").notes
     with av.open(str(tmp_path / "b.mp4")) as container:
@@ -272,7 +270,7 @@ def test_pcm_goes_into_an_mp4_as_it_is_with_the_usual_layout_where_only_the_numb
     assert heard(tmp_path / "b.mp4") == (layout, pytest.approx(heard(source)[1], abs=0.001))
 
 
-def test_pcm_that_an_mp4_refuses_only_at_its_end_is_encoded_anew(tmp_path, monkeypatch):
+def test_pcm_that_an_mp4_refuses_only_at_the_end_is_reencoded(tmp_path, monkeypatch):
     monkeypatch.setattr(sinks, "_add_as_it_is", lambda container, source: container.add_stream_from_template(source))
     source = write_sound(tmp_path / "a.avi", "pcm_s16le", "stereo")
     [note] = paint(source, tmp_path / "b.mp4").notes
@@ -290,7 +288,7 @@ def test_pcm_that_an_mp4_refuses_only_at_its_end_is_encoded_anew(tmp_path, monke
         ("ac3", "4.0", "stereo", None, "ac3 as Opus (stereo instead of 4.0)"),
     ],
 )
-def test_sound_encoded_anew_keeps_its_channels_in_their_places_or_it_is_said(tmp_path, codec, layout, wanted, levels, said):
+def test_reencoded_sound_keeps_its_channels_or_the_change_is_reported(tmp_path, codec, layout, wanted, levels, said):
     source = write_sound(tmp_path / "a.mkv", codec, layout)
     [note] = paint(source, tmp_path / "b.webm").notes
     assert note.endswith(f"encoded anew: {said}")
@@ -313,7 +311,7 @@ def test_sound_encoded_anew_keeps_its_channels_in_their_places_or_it_is_said(tmp
 )
 @pytest.mark.parametrize("last_ms", [40, 3000])
 def test_decoding_times_add_up_to_the_film(tmp_path, suffix, times_ms, last_ms):
-    """H.264 with B-frames: the packet that is the last in the file is not the last frame. Readers divide frames by the sum."""
+    """In H.264 with B-frames, the last packet is not the last frame. Readers compute the rate as frames / sum of times."""
     end_ms = times_ms[-1] + last_ms
     lasting_ms = [later - sooner for sooner, later in zip(times_ms, [*times_ms[1:], end_ms], strict=True)]
     with VideoWriter(tmp_path / f"a{suffix}", height=96, width=128, rate=Fraction(25), time_base=Fraction(1, 1000)) as writer:
@@ -329,7 +327,7 @@ def test_decoding_times_add_up_to_the_film(tmp_path, suffix, times_ms, last_ms):
 
 @pytest.mark.parametrize(("codec", "options"), [("libvpx", {"auto-alt-ref": "0"}), ("libvpx-vp9", {"auto-alt-ref": "0"})])
 @pytest.mark.parametrize("known", [True, False])
-def test_hidden_parts_of_a_vp8_or_vp9_are_white_or_it_is_said(tmp_path, monkeypatch, codec, options, known):
+def test_hidden_parts_of_a_vp8_or_vp9_are_white_or_that_is_reported(tmp_path, monkeypatch, codec, options, known):
     rgba = [np.dstack([frame, np.full(frame.shape[:2], 255, np.uint8)]) for frame in drifting(3)]
     for frame in rgba:
         frame[:48, :, 3] = 0
@@ -349,7 +347,7 @@ def test_hidden_parts_of_a_vp8_or_vp9_are_white_or_it_is_said(tmp_path, monkeypa
     assert psnr(painted[56:], rgba[0][56:, :, :3]) > 24
 
 
-def test_hdr_tags_that_are_lost_are_said(tmp_path):
+def test_lost_hdr_tags_are_reported(tmp_path):
     light = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
     options = {"x265-params": f"log-level=none:{light}"}
     source = write_film(tmp_path / "a.mkv", drifting(2), codec="libx265", pixel_format="yuv420p10le", options=options)
@@ -357,7 +355,7 @@ def test_hdr_tags_that_are_lost_are_said(tmp_path):
     assert "tags that are not kept: HDR mastering display, HDR light level" in notes
 
 
-def test_where_the_first_film_in_a_file_is_empty_the_next_one_is_painted(tmp_path):
+def test_an_empty_first_video_stream_is_skipped_for_the_next(tmp_path):
     source = write_film(tmp_path / "a.mkv", drifting(5))
     with av.open(str(source)) as film, av.open(str(tmp_path / "b.mkv"), "w") as out:
         empty, full = (out.add_stream_from_template(film.streams.video[0]) for _ in range(2))
@@ -370,21 +368,21 @@ def test_where_the_first_film_in_a_file_is_empty_the_next_one_is_painted(tmp_pat
     assert (report.frames, report.notes) == (5, ("left out: video",))
 
 
-def test_a_film_of_a_codec_that_nobody_knows_is_said(tmp_path):
+def test_a_film_with_an_unknown_codec_is_refused(tmp_path):
     source = write_film(tmp_path / "a.avi", drifting(3), codec="mpeg4")
     source.write_bytes(source.read_bytes().replace(b"FMP4", b"ZZZZ"))
     with pytest.raises(VideoError, match=r"a\.avi holds video of a kind that cannot be decoded here"):
         paint(source, tmp_path / "b.mp4")
 
 
-def test_an_animated_webp_is_no_film_and_it_is_said_what_paints_it(tmp_path):
+def test_an_animated_webp_is_refused_with_the_command_that_paints_it(tmp_path):
     first, *others = [Image.fromarray(frame) for frame in drifting(3)]
     first.save(tmp_path / "a.webp", save_all=True, append_images=others)
     with pytest.raises(VideoError, match=r"a\.webp is an animated WebP, which is no film; .* allaprima stylize"):
         VideoReader(tmp_path / "a.webp")
 
 
-def test_pictures_that_change_size_are_scaled_to_the_first_and_it_is_said(tmp_path):
+def test_pictures_that_change_size_are_scaled_to_the_first_and_that_is_reported(tmp_path):
     parts = [write_film(tmp_path / f"{i}.h264", drifting(4, *size)) for i, size in enumerate([(96, 128), (192, 256)])]
     (tmp_path / "a.h264").write_bytes(b"".join(part.read_bytes() for part in parts))
     report = paint(tmp_path / "a.h264", tmp_path / "b.mp4")
@@ -403,7 +401,7 @@ def test_pictures_that_change_size_are_scaled_to_the_first_and_it_is_said(tmp_pa
         ("%d.png", "auto", False),
     ],
 )
-def test_the_shape_of_pixels_is_kept_or_it_is_said(tmp_path, name, codec, kept):
+def test_the_shape_of_pixels_is_kept_or_the_loss_is_reported(tmp_path, name, codec, kept):
     source = write_film(tmp_path / "a.mkv", drifting(2), sample_aspect=Fraction(64, 45))
     notes = paint(source, tmp_path / name, codec=codec).notes
     assert any("the shape of its pixels, 64:45, is not kept" in note for note in notes) != kept

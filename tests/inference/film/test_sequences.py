@@ -25,7 +25,7 @@ def write_pictures(folder, frames, first=1):
     return folder / "%05d.png"
 
 
-def test_numbered_pictures_become_a_film_of_25_a_second(tmp_path):
+def test_numbered_pictures_become_a_film_at_25_fps(tmp_path):
     frames = drifting(5)
     source = write_pictures(tmp_path / "100% frames", frames, first=98)
     report = paint(source, tmp_path / "b.mp4")
@@ -36,7 +36,7 @@ def test_numbered_pictures_become_a_film_of_25_a_second(tmp_path):
         assert psnr(frame, stylized) > 28
 
 
-def test_a_film_becomes_numbered_pictures_and_what_they_do_not_hold_is_said(tmp_path):
+def test_a_film_becomes_numbered_pictures_and_what_is_lost_is_reported(tmp_path):
     frames = drifting(5)
     source = write_film(tmp_path / "a.mp4", frames, sounds=1)
     (tmp_path / "out").mkdir()
@@ -48,7 +48,7 @@ def test_a_film_becomes_numbered_pictures_and_what_they_do_not_hold_is_said(tmp_
         paint(source, tmp_path / "out" / "%03d.png")
 
 
-def test_transparency_goes_from_pictures_to_pictures(tmp_path):
+def test_transparency_is_kept_from_pictures_to_pictures(tmp_path):
     frames = [np.dstack([frame, np.tile(np.linspace(0, 255, 128).astype(np.uint8), (96, 1))]) for frame in drifting(2)]
     source = write_pictures(tmp_path / "in", frames)
     assert not paint(source, tmp_path / "%d.png").notes
@@ -60,7 +60,7 @@ def test_transparency_goes_from_pictures_to_pictures(tmp_path):
 
 
 def test_each_picture_has_its_own_transparency_and_what_it_hides_never_shows(tmp_path):
-    """The first is opaque, as optimizers of PNGs leave it; the third is a palette with a transparent color."""
+    """The first is opaque, stored without alpha as PNG optimizers do; the third is a palette with a transparent color."""
     (tmp_path / "in").mkdir()
     red, blue = np.full((64, 64, 3), (200, 40, 30), np.uint8), (20, 60, 200)
     red[:, 32:] = blue
@@ -80,7 +80,7 @@ def test_each_picture_has_its_own_transparency_and_what_it_hides_never_shows(tmp
     assert "white shows through" in note
 
 
-def test_an_empty_picture_and_a_format_that_is_not_read_are_said(tmp_path):
+def test_an_empty_picture_and_an_unreadable_format_are_refused(tmp_path):
     source = write_pictures(tmp_path / "in", drifting(5))
     (tmp_path / "in" / "00003.png").write_bytes(b"")
     with pytest.raises(VideoError, match=r"00003\.png is empty; a film has no gaps"):
@@ -103,7 +103,7 @@ def test_numbered_pictures_are_read_in_all_other_formats(tmp_path, suffix):
     assert psnr(found[1], frame) > 25
 
 
-def test_a_gap_in_the_numbers_and_pictures_that_are_not_there_are_said(tmp_path):
+def test_a_gap_in_the_numbers_and_missing_pictures_are_refused(tmp_path):
     source = write_pictures(tmp_path / "in", drifting(5))
     (tmp_path / "in" / "00003.png").unlink()
     with pytest.raises(VideoError, match="number 3 is missing between 1 and 5"):
@@ -133,7 +133,7 @@ def test_several_films_get_names_of_their_own(tmp_path):
         plan_films(films, str(tmp_path), "wave")
 
 
-def test_a_film_that_fails_does_not_keep_the_others_from_being_painted(run, tmp_path, style_file):
+def test_a_film_that_fails_does_not_stop_the_others(run, tmp_path, style_file):
     for name in ("a.mkv", "c.mkv"):
         write_film(tmp_path / name, drifting(3), sounds=1)
     (tmp_path / "b.mkv").write_text("no film")
@@ -161,7 +161,7 @@ def test_a_film_goes_through_standard_input_and_output(tmp_path, style_file):
 
 
 @pytest.mark.parametrize("damaged", [3, 4, 5])
-def test_a_damaged_picture_costs_no_other(tmp_path, damaged):
+def test_a_damaged_picture_does_not_affect_the_others(tmp_path, damaged):
     source = write_pictures(tmp_path / "a", drifting(5))
     (tmp_path / "a" / f"{damaged:05d}.png").write_bytes(b"nothing")
     with VideoReader(source) as reader:

@@ -1,4 +1,4 @@
-"""The yardstick for films: what moves along with the film is steady, what does not is measured."""
+"""The measure of steadiness: what moves along with the film is steady; what does not is counted as an error."""
 
 import json
 
@@ -13,7 +13,7 @@ from allaprima.inference.style.styles import find_style
 FRAMES = drifting(8, 192, 256)
 
 
-def test_what_moves_along_has_no_error_and_noise_has_its_own():
+def test_what_moves_along_has_no_error_and_a_change_is_measured():
     movement = Movement(FRAMES[0], FRAMES[1])
     assert movement.sure.mean() > 0.9
     assert movement.moving[movement.sure].mean() > 0.9
@@ -35,7 +35,7 @@ def test_what_is_hidden_is_not_compared():
     before, after = FRAMES[0].copy(), FRAMES[0].copy()
     before[60:120, 40:100], after[60:120, 56:116] = 255, 255  # a square that moves to the right
     movement = Movement(before, after)
-    assert movement.sure[60:120, 44:52].mean() < 0.6  # the ground that it uncovers
+    assert movement.sure[60:120, 44:52].mean() < 0.6  # the background that it uncovers
     assert movement.sure[:, 150:].mean() > 0.95
     assert not movement.moving[:, 150:].any()
 
@@ -54,7 +54,7 @@ def test_a_film_and_its_painting_are_measured(tmp_path):
 
 def test_the_command_prints_a_table_and_writes_json(run, tmp_path, monkeypatch):
     film = write_film(tmp_path / "film.mp4", FRAMES[:3])
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # it needs nothing of what training needs
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # none of the training packages is needed
     code, out, _ = run("evaluate", "great_wave", "--film", film, "-o", tmp_path / "steady.json")
     assert code == 0
     assert "film.mp4, 2 pairs of 256x192" in out
@@ -71,7 +71,7 @@ def test_the_command_prints_a_table_and_writes_json(run, tmp_path, monkeypatch):
         (["--film", "nothing.mp4"], "nothing.mp4"),
     ],
 )
-def test_what_is_wanted_is_said(run, tmp_path, arguments, message):
+def test_missing_or_wrong_arguments_are_explained(run, tmp_path, arguments, message):
     code, _, err = run("evaluate", "great_wave", *arguments, "-o", tmp_path / "a.json")
     assert code == 1
     assert message in err

@@ -1,4 +1,4 @@
-"""Films in and out, on films made here. The network is a stand-in that inverts, unless a test is about the real one."""
+"""Films in and out, on generated films. The network is a stand-in that copies, unless a test needs another."""
 
 import errno
 import os
@@ -39,14 +39,14 @@ def test_every_frame_is_painted_in_its_place(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".webm"])
-def test_timestamps_of_variable_rate_stay_to_the_millisecond(tmp_path, suffix):
+def test_variable_rate_timestamps_are_kept_to_the_millisecond(tmp_path, suffix):
     times_ms = [0, 33, 40, 190, 191, 450, 1450, 1467, 2000]
     source = write_film(tmp_path / "vfr.mkv", drifting(9), times_ms)
     paint(source, tmp_path / f"out{suffix}")
     assert read_film(tmp_path / f"out{suffix}")[1] == pytest.approx(times_ms, abs=1)
 
 
-def test_a_film_that_begins_late_begins_at_zero_with_its_sound_in_step(tmp_path):
+def test_a_film_that_begins_late_is_moved_to_zero_with_its_sound_in_sync(tmp_path):
     source = write_film(tmp_path / "a.ts", drifting(30), sounds=1, container_options={"output_ts_offset": "100"})
     with av.open(str(source)) as container:
         assert container.start_time > 99 * 10**6
@@ -64,12 +64,12 @@ def test_a_film_that_begins_late_begins_at_zero_with_its_sound_in_step(tmp_path)
 
 
 @pytest.mark.parametrize(("rotation", "turns"), [(0, 0), (90, 1), (180, 2), (270, 3)])
-def test_a_rotated_film_is_painted_upright_and_stays_so(tmp_path, rotation, turns):
+def test_a_rotated_film_is_painted_and_written_upright(tmp_path, rotation, turns):
     frames = drifting(3)
     source = write_film(tmp_path / "a.mp4", frames, rotation=rotation, sample_aspect=Fraction(4, 3))
     paint(source, tmp_path / "b.mp4")
     painted, _ = read_film(tmp_path / "b.mp4")
-    assert psnr(np.rot90(frames[0], turns), painted[0]) > 30  # display angles count counter-clockwise, and so does numpy
+    assert psnr(np.rot90(frames[0], turns), painted[0]) > 30  # both display angles and numpy's turns are counterclockwise
     with av.open(str(tmp_path / "b.mp4")) as container:
         frame = next(container.decode(video=0))
         assert frame.rotation == 0
@@ -82,7 +82,7 @@ def test_a_mirrored_film_is_mirrored(tmp_path):
     source = write_film(tmp_path / "a.mp4", frames, rotation=90, hflip=True)
     with VideoReader(source) as reader:
         [first, _] = [item for item in reader if isinstance(item, Moment)]
-    # FFmpeg's hflip is applied to the film as it is shown, so after the turn.
+    # Flipped after the turn, or before it: either is accepted.
     shown = [np.rot90(frames[0])[:, ::-1], np.rot90(frames[0][:, ::-1])]
     assert max(psnr(first.frame, each) for each in shown) > 30
 
@@ -90,7 +90,7 @@ def test_a_mirrored_film_is_mirrored(tmp_path):
 @pytest.mark.parametrize(
     ("codec", "pixel_format"), [("h264", "yuv444p"), ("hevc", "yuv444p"), ("av1", "yuv420p")], ids=lambda value: value
 )
-def test_odd_sizes_stay_to_the_pixel(tmp_path, codec, pixel_format):
+def test_odd_sizes_are_kept_to_the_pixel(tmp_path, codec, pixel_format):
     frames = drifting(3, 241, 321)
     source = write_film(tmp_path / "a.mkv", frames, codec="ffv1", pixel_format="yuv444p")
     report = paint(source, tmp_path / "b.mp4", codec=codec)
@@ -108,7 +108,7 @@ def test_a_film_of_one_frame(tmp_path):
     assert len(read_film(tmp_path / "b.mp4")[0]) == 1
 
 
-def test_a_film_without_a_frame_is_said_and_leaves_nothing(tmp_path):
+def test_a_film_without_frames_is_refused_and_leaves_no_file(tmp_path):
     source = write_film(tmp_path / "a.mp4", drifting(5), sounds=1)
     only_sound = tmp_path / "sound.mp4"
     with av.open(str(source)) as container, av.open(str(only_sound), "w") as out:
@@ -142,7 +142,7 @@ def test_files_without_an_index_are_read(tmp_path, name):
                 packet.stream = stream
                 out.mux(packet)
     data = (tmp_path / name).read_bytes()
-    for index in (b"idx1", b"\x1c\x53\xbb\x6b"):  # an AVI's index, a Matroska's cues
+    for index in (b"idx1", b"\x1c\x53\xbb\x6b"):  # the index of an AVI, the cues of a Matroska file
         if index in data:
             (tmp_path / name).write_bytes(data[: data.rindex(index)])
     paint(tmp_path / name, tmp_path / "b.mp4")
@@ -154,7 +154,7 @@ def test_files_without_an_index_are_read(tmp_path, name):
     assert psnr(later[0], frames[10]) > 28
 
 
-def test_a_film_cut_in_the_middle_is_painted_as_far_as_it_goes(tmp_path):
+def test_a_truncated_film_is_painted_as_far_as_it_goes(tmp_path):
     source = write_film(
         tmp_path / "a.mp4", drifting(60, 240, 320), sounds=1, container_options={"movflags": "frag_keyframe+empty_moov"}
     )
@@ -181,7 +181,7 @@ def test_sound_passes_through_untouched(tmp_path, sounds):
     assert after == before
 
 
-def test_subtitles_pass_through_where_the_format_holds_them(tmp_path):
+def test_subtitles_pass_through_if_the_format_holds_them(tmp_path):
     source = write_film(tmp_path / "a.mkv", drifting(5), subtitle=True)
     assert not paint(source, tmp_path / "b.mkv").notes
     assert packets_of(tmp_path / "b.mkv", "subtitle") == packets_of(source, "subtitle")
@@ -190,8 +190,8 @@ def test_subtitles_pass_through_where_the_format_holds_them(tmp_path):
 
 
 @pytest.mark.parametrize("keyframes", ["1", "10"])
-def test_a_subtitle_that_is_there_at_the_start_of_a_part_stays_and_none_outlasts_the_part(tmp_path, keyframes):
-    """It is shown from 0.04 s to 0.12 s, and may lie before the key frame that reading begins at."""
+def test_a_subtitle_shown_at_the_start_of_a_part_is_kept_and_none_outlasts_the_part(tmp_path, keyframes):
+    """The subtitle is shown from 0.04 s to 0.12 s, and may lie before the key frame at which reading begins."""
     source = write_film(tmp_path / "a.mkv", drifting(10), subtitle=True, options={"g": keyframes})
     for start_s, duration_s, shown in ((0.08, 0.0, (0, 40)), (0.08, 0.02, (0, 20)), (0.0, 0.08, (40, 80)), (0.12, 0.0, None)):
         paint(source, tmp_path / f"{start_s}{duration_s}.mkv", start_s=start_s, duration_s=duration_s)
@@ -201,7 +201,7 @@ def test_a_subtitle_that_is_there_at_the_start_of_a_part_stays_and_none_outlasts
         assert found == ([shown] if shown else [])
 
 
-def test_ten_bits_are_read_and_said(tmp_path):
+def test_ten_bits_are_read_and_the_loss_is_reported(tmp_path):
     frames = drifting(3)
     source = write_film(tmp_path / "a.mkv", frames, codec="libx265", pixel_format="yuv420p10le", options={"crf": "5"})
     [note] = paint(source, tmp_path / "b.mp4").notes
@@ -282,7 +282,7 @@ def test_a_part_of_a_film(tmp_path):
         paint(source, tmp_path / "c.mp4", start_s=5.0)
 
 
-def test_metadata_of_the_film_are_kept(tmp_path):
+def test_metadata_of_the_film_is_kept(tmp_path):
     source = write_film(tmp_path / "a.mkv", drifting(2))
     with av.open(str(source)) as container, av.open(str(tmp_path / "b.mkv"), "w") as out:
         out.metadata["title"] = "Fox"
@@ -296,7 +296,7 @@ def test_metadata_of_the_film_are_kept(tmp_path):
         assert container.metadata["title"] == "Fox"
 
 
-def test_nothing_is_overwritten_and_the_film_itself_never(tmp_path):
+def test_files_are_not_overwritten_unasked_and_the_film_itself_never(tmp_path):
     source = write_film(tmp_path / "a.mp4", drifting(2))
     before = source.read_bytes()
     (tmp_path / "b.mp4").write_text("precious")
@@ -318,14 +318,14 @@ def test_nothing_is_overwritten_and_the_film_itself_never(tmp_path):
         ("folder.mp4", "it is a folder"),
     ],
 )
-def test_a_name_that_cannot_be_written_is_said_before_the_work(tmp_path, name, message):
+def test_a_name_that_cannot_be_written_is_refused_at_once(tmp_path, name, message):
     source = write_film(tmp_path / "a.mp4", drifting(2))
     (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(VideoError, match=message):
         paint(source, tmp_path / name)
 
 
-def test_a_folder_that_may_not_be_written_to(tmp_path, monkeypatch):
+def test_a_folder_without_write_permission_is_refused(tmp_path, monkeypatch):
     source = write_film(tmp_path / "a.mp4", drifting(2))
     monkeypatch.setattr("allaprima.inference.pictures.os.access", lambda path, mode: False)  # the tests may run as root
     with pytest.raises(VideoError, match="may not be written to"):
@@ -334,8 +334,8 @@ def test_a_folder_that_may_not_be_written_to(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
 @pytest.mark.parametrize("name", ["b.mp4", "b.mkv"])
-def test_a_full_disk_loses_nothing_and_is_said(tmp_path, name):
-    """A limit on the size of files stands for the disk's end: write fails with EFBIG instead of ENOSPC."""
+def test_a_full_disk_is_reported_and_the_old_file_kept(tmp_path, name):
+    """A limit on file sizes stands in for a full disk: write fails with EFBIG instead of ENOSPC."""
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (240, 320, 3), dtype=np.uint8) for _ in range(40)]
     source = write_film(tmp_path / "a.mp4", noise)
@@ -374,7 +374,7 @@ def test_a_stopped_film_replaces_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "codec"), [("b.mov", "av1"), ("b.webm", "h264"), ("b.webm", "hevc")])
-def test_a_codec_that_a_format_does_not_hold_is_refused_with_those_that_do(tmp_path, name, codec):
+def test_a_codec_that_a_format_cannot_hold_is_refused_with_formats_that_can(tmp_path, name, codec):
     source = write_film(tmp_path / "a.mp4", drifting(2))
     with pytest.raises(VideoError, match=r"holds no .*; take \.mp4"):
         paint(source, tmp_path / name, codec=codec)
@@ -391,14 +391,14 @@ def test_a_codec_that_a_format_does_not_hold_is_refused_with_those_that_do(tmp_p
         (["--strength", "much"], "not a number from 0 to 1"),
     ],
 )
-def test_wrong_arguments_are_said_in_words(run, capsys, arguments, words):
+def test_wrong_arguments_are_explained(run, capsys, arguments, words):
     with pytest.raises(SystemExit) as stopped:
         run("video", "a.mp4", "-s", "great_wave", *arguments)
     assert stopped.value.code == 2
     assert words in capsys.readouterr().err
 
 
-def test_standard_input_that_finds_no_room_says_where_else_there_may_be(run, monkeypatch):
+def test_no_room_for_standard_input_suggests_tmpdir(run, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -408,7 +408,7 @@ def test_standard_input_that_finds_no_room_says_where_else_there_may_be(run, mon
     assert "No space left on device; TMPDIR names another place" in err
 
 
-def test_an_address_is_no_film(run):
+def test_an_address_is_not_a_film(run):
     code, _, err = run("video", "http://127.0.0.1:9/x.mp4", "-s", "great_wave/realtime")
     assert code == 1
     assert "webcam --camera takes addresses" in err
@@ -420,7 +420,7 @@ def test_ctrl_c_finishes_the_film_with_what_is_done(tmp_path, style_file):
     process = subprocess.Popen([*command, "-o", str(tmp_path / "b.mp4")], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while sum(part.stat().st_size for part in tmp_path.glob(".b.mp4*")) < 100_000 and time.monotonic() < deadline:
-        time.sleep(0.02)  # pictures, and sound beside them
+        time.sleep(0.02)  # the temporary files of picture and sound
     assert not (tmp_path / "b.mp4").exists()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -447,7 +447,7 @@ def test_the_commands_last_line_names_the_file(run, tmp_path, style_file):
     assert "exists; give --overwrite" in err
 
 
-def test_int8_is_taken_where_a_rate_is_wanted_and_a_trial_speaks_for_it(run, tmp_path, monkeypatch):
+def test_int8_is_chosen_if_a_rate_is_asked_for_and_a_trial_favors_it(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         precision, "bare_session_ms", lambda session, *_: 20.0 if session.contract.precision == "int8" else 90.0
     )
@@ -464,7 +464,7 @@ def test_int8_is_taken_where_a_rate_is_wanted_and_a_trial_speaks_for_it(run, tmp
     ("content", "message"),
     [(None, "cannot be read: No such file"), (b"", "is empty"), (b"no film" * 99, "is not a video that can be read")],
 )
-def test_what_is_no_film_is_said(run, tmp_path, style_file, content, message):
+def test_what_is_not_a_film_is_refused_with_a_reason(run, tmp_path, style_file, content, message):
     if content is not None:
         (tmp_path / "a.mp4").write_bytes(content)
     code, _, err = run("video", tmp_path / "a.mp4", "-s", style_file)
@@ -473,8 +473,8 @@ def test_what_is_no_film_is_said(run, tmp_path, style_file, content, message):
     assert [path.name for path in tmp_path.iterdir()] == (["a.mp4"] if content is not None else [])
 
 
-def test_a_film_painted_frame_by_frame_is_the_photos_painting(tmp_path, style_file):
-    """The same pixels go through `stylize` and `video`."""
+def test_a_films_frames_are_painted_as_photos_are(tmp_path, style_file):
+    """`stylize` and `video` see the same pixels."""
     session = StyleSession(style_file)
     frames = drifting(2)
     source = write_film(tmp_path / "a.mkv", frames, codec="ffv1", pixel_format="bgr0")
@@ -488,7 +488,7 @@ def test_a_film_painted_frame_by_frame_is_the_photos_painting(tmp_path, style_fi
     assert psnr(read_film(tmp_path / "b.mp4")[0][1], painted[1]) > 25
 
 
-def test_a_writer_that_was_given_no_frame_leaves_nothing(tmp_path):
+def test_a_writer_without_frames_leaves_no_file(tmp_path):
     with (
         pytest.raises(VideoError, match="no frame was painted"),
         VideoWriter(tmp_path / "a.mp4", height=64, width=64, rate=Fraction(25), time_base=Fraction(1, 25)),
@@ -505,7 +505,7 @@ def test_a_start_between_two_ticks_keeps_every_frame(tmp_path):
     assert np.diff(read_film(tmp_path / "b.mkv")[1]) == pytest.approx([40.0] * 17, abs=1)
 
 
-def test_one_packet_of_sound_out_of_order_does_not_cost_the_film(tmp_path, monkeypatch):
+def test_one_packet_of_sound_out_of_order_is_dropped_and_the_film_goes_on(tmp_path, monkeypatch):
     source = write_film(tmp_path / "a.mp4", drifting(25), sounds=1)
     inorder = VideoReader.__iter__
 
@@ -535,7 +535,7 @@ def test_a_film_of_rgb_pixels_is_not_tagged_as_rgb(tmp_path):
     assert psnr(read_film(tmp_path / "b.mp4")[0][0], frames[0]) > 28
 
 
-def test_a_part_keeps_the_sound_that_lies_later_in_the_file(tmp_path):
+def test_a_part_keeps_sound_that_is_stored_later_in_the_file(tmp_path):
     source = write_film(tmp_path / "a.ts", drifting(75), sounds=1, container_options={"muxdelay": "0"})
     with av.open(str(source)) as container, av.open(str(tmp_path / "late.mkv"), "w") as out:
         streams = {stream.index: out.add_stream_from_template(stream) for stream in container.streams}
@@ -553,7 +553,7 @@ def test_a_part_keeps_the_sound_that_lies_later_in_the_file(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="such names cannot be")
-def test_a_colon_in_a_name_is_a_colon(tmp_path, monkeypatch):
+def test_a_file_name_may_contain_a_colon(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_film(tmp_path / "a.mp4", drifting(2))
     os.rename("a.mp4", "12:30.mp4")
@@ -568,7 +568,7 @@ def test_av1_takes_a_film_that_claims_a_thousand_frames_a_second(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there does SVT-AV1 do so, and only for root")
-def test_av1_leaves_no_thread_above_everything_else_on_the_machine(tmp_path):
+def test_av1_threads_do_not_get_realtime_priority(tmp_path):
     def priorities() -> set[int]:
         return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
 
@@ -580,7 +580,7 @@ def test_av1_leaves_no_thread_above_everything_else_on_the_machine(tmp_path):
     assert priorities() == {os.SCHED_OTHER}
 
 
-def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
+def test_a_file_that_appears_in_the_meantime_is_not_replaced(tmp_path):
     source = write_film(tmp_path / "a.mp4", drifting(3))
 
     class Intruder(Copier):
@@ -593,15 +593,15 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
     assert len(read_film(tmp_path / "b_2.mp4")[0]) == 3
 
 
-def test_a_stop_before_the_first_frame_is_an_interrupt_and_leaves_nothing(tmp_path):
+def test_a_stop_before_the_first_frame_is_an_interrupt_and_leaves_no_file(tmp_path):
     source = write_film(tmp_path / "a.mp4", drifting(3))
     with pytest.raises(Interrupted, match="before the first frame"):
         paint_video(source, tmp_path / "b.mp4", Copier(), how=StylizeOptions(), options=VideoOptions(), stopped=lambda: True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_hevc_in_mp4_carries_the_tag_that_apple_plays_and_short_films_are_written_too(tmp_path):
-    for count in (1, 2, 3, 2, 2, 1, 5):  # x265 read uninitialized memory here, not every time
+def test_hevc_in_mp4_has_the_tag_that_apple_plays_even_in_short_films(tmp_path):
+    for count in (1, 2, 3, 2, 2, 1, 5):  # x265 used to read uninitialized memory here, though not every time
         source = write_film(tmp_path / "a.mp4", drifting(count))
         paint_video(source, tmp_path / "b.mp4", Copier(), how=StylizeOptions(), options=VideoOptions("hevc"), overwrite=True)
         assert b"hvc1" in (tmp_path / "b.mp4").read_bytes()
@@ -614,7 +614,7 @@ def test_an_encoder_that_ignores_an_option_does_not_count_as_open():
     assert not encoder_opens("no_such_encoder")
 
 
-def test_a_film_that_changes_its_size_keeps_the_first_one(tmp_path):
+def test_a_film_that_changes_size_keeps_the_first_size(tmp_path):
     small = write_film(tmp_path / "small.ts", drifting(10, 96, 128))
     large = write_film(tmp_path / "large.ts", drifting(10, 144, 192), container_options={"output_ts_offset": "1"})
     (tmp_path / "a.ts").write_bytes(small.read_bytes() + large.read_bytes())
@@ -624,7 +624,7 @@ def test_a_film_that_changes_its_size_keeps_the_first_one(tmp_path):
     assert {frame.shape for frame in frames} == {(96, 128, 3)}
 
 
-def test_a_cover_picture_is_no_film(tmp_path):
+def test_a_cover_picture_is_not_a_film(tmp_path):
     source = write_film(tmp_path / "a.mkv", drifting(2), sounds=1)
     picture = write_film(tmp_path / "cover.mkv", drifting(1), codec="mjpeg", pixel_format="yuvj420p")
     with av.open(str(source)) as film, av.open(str(picture)) as cover, av.open(str(tmp_path / "b.mp4"), "w") as out:
@@ -641,7 +641,7 @@ def test_a_cover_picture_is_no_film(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".mov", ".mp4", ".mkv"])
-def test_a_phones_place_and_camera_are_kept_or_said(tmp_path, suffix):
+def test_a_phones_location_and_camera_are_kept_or_the_loss_is_reported(tmp_path, suffix):
     source = tmp_path / "phone.mov"
     with av.open(str(source), "w", options={"movflags": "use_metadata_tags"}) as container:
         stream = container.add_stream("libx264", 25)

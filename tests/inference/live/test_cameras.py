@@ -40,14 +40,14 @@ def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if thread is not threading.main_thread()}
 
 
-def test_the_newest_item_wins_and_nobody_waits_to_put():
+def test_the_newest_item_wins_and_put_never_waits():
     slot: Newest[int] = Newest()
     assert [slot.put(1), slot.put(2), slot.put(3)] == [None, 1, 2]
     assert slot.get(0.0) == 3
     assert slot.get(0.01) is None
 
 
-def test_buffers_are_used_again_but_not_a_decoders_memory():
+def test_buffers_are_reused_but_not_a_decoders_memory():
     buffers = Buffers()
     array = buffers.take((4, 6, 3))
     buffers.give(array)
@@ -57,7 +57,7 @@ def test_buffers_are_used_again_but_not_a_decoders_memory():
     assert buffers.take((4, 6, 3)) is not view
 
 
-def test_two_seconds_are_the_promise():
+def test_silence_is_noticed_within_two_seconds():
     assert cameras.SILENT_S < 2.0
 
 
@@ -65,7 +65,7 @@ def test_two_seconds_are_the_promise():
     ("mode", "words"),
     [("blocked", "gives no picture"), ("frozen", "picture is frozen"), ("gone", "camera is gone")],
 )
-def test_trouble_is_noticed_said_and_mended(hurried, mode, words):
+def test_trouble_is_noticed_reported_and_repaired(hurried, mode, words):
     opened: list[FakeCamera] = []
 
     def open_again() -> FakeCamera:
@@ -88,7 +88,7 @@ def test_trouble_is_noticed_said_and_mended(hurried, mode, words):
     assert "capture" not in threads()
 
 
-def test_opening_is_tried_again_with_longer_and_longer_pauses(hurried):
+def test_opening_is_retried_with_longer_and_longer_pauses(hurried):
     attempts: list[float] = []
 
     def open_again() -> FakeCamera:
@@ -109,7 +109,7 @@ def test_opening_is_tried_again_with_longer_and_longer_pauses(hurried):
         feed.close()
 
 
-def test_a_picture_that_is_still_after_opening_again_is_just_still(hurried):
+def test_a_picture_that_stays_frozen_after_reopening_is_accepted(hurried):
     opened: list[FakeCamera] = []
     feed = CameraFeed(lambda: opened.append(FakeCamera("frozen")) or opened[-1], Buffers())
     try:
@@ -139,7 +139,7 @@ def test_a_slow_first_picture_is_waited_for(hurried, monkeypatch):
         feed.close()
 
 
-def test_a_wrong_camera_is_known_at_once():
+def test_a_wrong_camera_is_reported_at_once():
     def open_again() -> FakeCamera:
         raise VideoError("camera 7 cannot be opened")
 
@@ -188,13 +188,13 @@ def test_a_hundred_unpluggings_leave_no_thread_and_no_descriptor(hurried, monkey
     wait_until(lambda: opened >= 5)
     files, running = open_files(), threading.active_count()
     wait_until(lambda: opened >= 105, 60)
-    assert abs(open_files() - files) <= 2  # one film is open at any time
+    assert abs(open_files() - files) <= 2  # one film may be open at any time
     assert threading.active_count() == running
     feed.close()
     assert "capture" not in threads()
 
 
-def test_a_film_plays_at_its_own_speed_and_over_and_over(tmp_path):
+def test_a_film_plays_at_its_own_speed_in_a_loop(tmp_path):
     film = write_film(tmp_path / "a.mp4", drifting(5), rate=25)
     camera = FileCamera(film, None, Buffers())
     start = time.perf_counter()
@@ -207,9 +207,9 @@ def test_a_film_plays_at_its_own_speed_and_over_and_over(tmp_path):
     np.testing.assert_array_equal(frames[2], frames[12])
 
 
-def test_a_raw_film_plays_at_the_rate_in_its_header_and_a_last_picture_stays(tmp_path, monkeypatch):
+def test_a_raw_film_plays_at_its_headers_rate_and_the_last_picture_has_its_full_time(tmp_path, monkeypatch):
     raw = write_film(tmp_path / "a.h264", drifting(3), rate=10)
-    late = write_film(tmp_path / "b.mkv", drifting(3), [0, 100, 200], rate=1)  # the last one stays for a second
+    late = write_film(tmp_path / "b.mkv", drifting(3), [0, 100, 200], rate=1)  # the last frame is shown for a second
     for film, wanted_s in ((raw, [0.0, 0.1, 0.2, 0.3, 0.4]), (late, [0.0, 0.1, 0.2, 1.2, 1.3])):
         now_s, seen_s = 0.0, []
 
@@ -227,7 +227,7 @@ def test_a_raw_film_plays_at_the_rate_in_its_header_and_a_last_picture_stays(tmp
         assert seen_s == pytest.approx(wanted_s, abs=0.001)
 
 
-def test_size_fits_a_film_in_without_squashing_it(tmp_path):
+def test_size_limits_a_film_without_distorting_it(tmp_path):
     film = write_film(tmp_path / "a.mp4", drifting(2, 96, 128))
     for size, wanted in (((48, 640), (48, 64)), ((480, 640), (96, 128)), (None, (96, 128))):
         camera = FileCamera(film, size, Buffers())
@@ -246,7 +246,7 @@ def test_size_fits_a_film_in_without_squashing_it(tmp_path):
         (Fraction(200), 0, (96, 128)),
     ],
 )
-def test_pixels_of_a_film_that_are_not_square_become_so(tmp_path, aspect, rotation, wanted):
+def test_non_square_pixels_of_a_film_are_made_square(tmp_path, aspect, rotation, wanted):
     film = write_film(tmp_path / "a.mp4", drifting(2, 96, 128), sample_aspect=aspect, rotation=rotation)
     camera = FileCamera(film, None, Buffers())
     frame = camera.read()
@@ -255,7 +255,7 @@ def test_pixels_of_a_film_that_are_not_square_become_so(tmp_path, aspect, rotati
     assert frame.shape == (*wanted, 3)
 
 
-def test_a_stream_over_the_network_is_a_camera_and_its_end_is_noticed(tmp_path, monkeypatch):
+def test_a_network_stream_is_a_camera_and_its_end_is_noticed(tmp_path, monkeypatch):
     write_film(tmp_path / "a.ts", drifting(4), sample_aspect=Fraction(2))
     handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     monkeypatch.chdir(tmp_path)
@@ -283,12 +283,12 @@ def test_a_stream_over_the_network_is_a_camera_and_its_end_is_noticed(tmp_path, 
 @pytest.mark.parametrize(
     ("camera", "message"), [("9", "camera 9 cannot be opened; "), ("nowhere.mp4", "there is no camera or film nowhere.mp4; ")]
 )
-def test_a_camera_that_is_not_there_is_said_with_those_that_are(camera, message):
+def test_a_missing_camera_is_refused_with_a_list_of_those_found(camera, message):
     with pytest.raises(VideoError, match=message + "(found: .*--camera N|no camera was found; --camera FILE)"):
         open_camera(camera, None, Buffers())
 
 
-def test_cameras_found_are_named(monkeypatch, tmp_path):
+def test_cameras_are_listed_by_name(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     for index, name in ((10, "Capture"), (2, "Integrated Camera")):
         (tmp_path / f"video{index}").mkdir()
@@ -297,7 +297,7 @@ def test_cameras_found_are_named(monkeypatch, tmp_path):
     assert cameras.cameras_found.__wrapped__() == "found: 2 (Integrated Camera), 10 (Capture); choose with --camera N"
 
 
-def test_a_damaged_film_is_no_camera(tmp_path):
+def test_a_damaged_film_is_refused_as_a_camera(tmp_path):
     Path(tmp_path / "a.mp4").write_bytes(b"no film")
     with pytest.raises(VideoError, match="not a video"):
         open_camera(str(tmp_path / "a.mp4"), None, Buffers())

@@ -1,4 +1,4 @@
-"""Windows that can or cannot be opened, and a missing virtual camera."""
+"""Windows that can or cannot be opened, a missing virtual camera."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from allaprima.models.errors import VideoError
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_no_display_is_said_before_opencv_would_abort(monkeypatch):
+def test_a_missing_display_is_reported_before_opencv_would_abort(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
@@ -26,7 +26,7 @@ def test_no_display_is_said_before_opencv_would_abort(monkeypatch):
         displays.Window()
 
 
-def test_opencv_is_loaded_before_pyav_whose_libraries_would_hang_its_windows():
+def test_opencv_is_loaded_before_pyav_or_its_windows_would_hang():
     code = "import allaprima.inference.film.sinks, sys; print([name for name in sys.modules if name in ('av', 'cv2')])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "['cv2', 'av']\n"
@@ -42,7 +42,7 @@ def test_a_real_window_opens_and_shows_frames(style_file, tmp_path):
         stderr=subprocess.DEVNULL,
     ) as server:
         os.close(write)
-        with open(read) as numbers:  # closing it before the line is whole would end the server
+        with open(read) as numbers:  # closing it before the line is complete would end the server
             number = numbers.readline().strip()
         command = [sys.executable, "-m", "allaprima", "webcam", "-s", str(style_file), "--camera", str(film)]
         environment = {**os.environ, "DISPLAY": f":{number}"}
@@ -54,7 +54,7 @@ def test_a_real_window_opens_and_shows_frames(style_file, tmp_path):
             server.terminate()
     assert result.returncode == 0, result.stderr
     assert "20 frames" in result.stdout
-    assert result.stderr.count("\n") == 1  # our own line; nothing from OpenCV or Qt
+    assert result.stderr.count("\n") == 1  # the device's line; none by OpenCV or Qt
 
 
 def test_virtual_camera_without_pyvirtualcam_says_how_to_install_it(run, monkeypatch):

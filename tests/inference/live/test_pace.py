@@ -1,4 +1,4 @@
-"""The pace with a network whose times are made up."""
+"""The pace, with a network whose times are simulated."""
 
 from collections.abc import Callable
 
@@ -16,16 +16,16 @@ def settle(pace: Pace, full_ms: Callable[[float], float], seconds: float) -> lis
     return history
 
 
-def test_the_pace_comes_down_to_the_target_within_a_second_and_stays():
+def test_the_size_comes_down_to_meet_the_target_within_a_second_and_stays():
     pace = Pace(30)
     history = settle(pace, lambda _: 90.0, 20)
     assert 90 * pace.scale**2 + 1 < 1000 / 30
     late = [scale for now_s, scale in history if now_s > 1.5]
-    assert max(late) == min(late)  # it does not hunt
+    assert max(late) == min(late)  # it does not oscillate
     assert 0.5 < pace.scale < 0.62
 
 
-def test_the_pace_goes_up_again_when_there_is_room_and_never_beyond_the_picture():
+def test_the_size_grows_again_when_there_is_time_but_not_beyond_the_picture():
     pace = Pace(30)
     settle(pace, lambda now_s: 120.0 if now_s < 5 else 15.0, 60)
     assert pace.scale == 1.0

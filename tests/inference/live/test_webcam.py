@@ -1,4 +1,4 @@
-"""The live pipeline with a camera, networks and a display that are made here; and the command on a film."""
+"""The live pipeline with a fake camera, fake networks and a fake display; and the command on a film."""
 
 import ctypes
 import gc
@@ -62,7 +62,7 @@ def test_keys_change_style_color_strength_mirror_side_and_help():
     assert (controls.mirror, controls.side_by_side, controls.help, controls.quit) == (True, True, True, True)
 
 
-def test_every_color_mode_is_reached_and_strength_stays_within_its_range():
+def test_keys_reach_every_color_mode_and_strength_stays_in_range():
     controls = Controls()
     keys = "c" * len(COLOR_MODES) + "+" * 3 + "-" * 14 + "q"
     go(display=FakeDisplay(keys), controls=controls)
@@ -70,7 +70,7 @@ def test_every_color_mode_is_reached_and_strength_stays_within_its_range():
     assert controls.strength == 0.0
 
 
-def test_side_by_side_shows_the_original_at_the_left_and_mirror_turns_both():
+def test_side_by_side_shows_the_original_on_the_left_and_mirror_flips_both():
     camera = FakeCamera()
     frame = drifting(1)[0]
     camera.read = lambda: time.sleep(0.01) or frame.copy()
@@ -83,7 +83,7 @@ def test_side_by_side_shows_the_original_at_the_left_and_mirror_turns_both():
     assert live.report.frames > 2
 
 
-def test_the_overlay_says_fps_latency_style_and_work_size_on_the_display_only(tmp_path, monkeypatch):
+def test_the_overlay_shows_fps_latency_style_engine_color_and_strength(tmp_path, monkeypatch):
     written: list[str] = []
     monkeypatch.setattr(overlay, "write_words", lambda canvas, lines, centered=False: written.extend(lines))
     go(display=FakeDisplay(" " * 10 + "hq"), controls=Controls(keep_color="luminance", strength=0.5))
@@ -101,7 +101,7 @@ def test_help_lists_every_key(monkeypatch):
         assert any(line.startswith(key) and what in line for line in written)
 
 
-def test_a_style_that_is_still_opening_keeps_the_old_one_on(monkeypatch):
+def test_the_old_style_stays_while_a_new_one_is_opening(monkeypatch):
     written: list[str] = []
     monkeypatch.setattr(overlay, "write_words", lambda canvas, lines, centered=False: written.extend(lines))
     live = go(display=FakeDisplay("n" + " " * 5 + "q"), rack=FakeRack(a=SlowSession(), b=None))
@@ -109,7 +109,7 @@ def test_a_style_that_is_still_opening_keeps_the_old_one_on(monkeypatch):
     assert any("a, opening b" in line for line in written)
 
 
-def test_snapshot_and_recording_hold_the_painting_without_words(tmp_path, monkeypatch):
+def test_snapshot_and_recording_show_the_painting_without_the_overlay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     display = FakeDisplay("sr" + " " * 20 + "r" + "s" + "q")
     live = go(FakeCamera(frame_s=0.02), display, rack=FakeRack(a=SlowSession(level=0.4)))
@@ -125,7 +125,7 @@ def test_snapshot_and_recording_hold_the_painting_without_words(tmp_path, monkey
     assert not list(tmp_path.glob(".*"))
 
 
-def test_record_from_the_beginning_and_an_existing_file_is_kept(tmp_path):
+def test_recording_from_the_start_works_and_an_existing_file_is_kept(tmp_path):
     live = go(frames=8, record=tmp_path / "a.mp4")
     assert live.report.recordings == [tmp_path / "a.mp4"]
     assert len(read_film(tmp_path / "a.mp4")[0]) >= 2
@@ -135,7 +135,7 @@ def test_record_from_the_beginning_and_an_existing_file_is_kept(tmp_path):
     assert (tmp_path / "a.mp4").read_bytes() == before
 
 
-def test_a_recording_that_fails_is_said_at_once_and_at_the_end_while_the_picture_goes_on(tmp_path, monkeypatch):
+def test_a_failed_recording_is_reported_at_the_end_and_the_picture_goes_on(tmp_path, monkeypatch):
     def fails(self, *_):
         raise VideoError("a.mp4 cannot be written: No space left on device")
 
@@ -147,7 +147,7 @@ def test_a_recording_that_fails_is_said_at_once_and_at_the_end_while_the_picture
     assert not list(tmp_path.iterdir())
 
 
-def test_a_recording_without_a_frame_is_announced_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_recording_without_frames_is_reported_and_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(webcam.Recorder, "add", lambda *_: None)
     live = go(display=FakeDisplay("rr" + " " * 5 + "q"))
@@ -155,7 +155,7 @@ def test_a_recording_without_a_frame_is_announced_and_leaves_nothing(tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
-def test_an_encoder_that_breaks_does_not_hang_the_end(tmp_path, monkeypatch):
+def test_an_encoder_that_fails_does_not_block_quitting(tmp_path, monkeypatch):
     def breaks(self, *_):
         raise MemoryError("no memory")
 
@@ -165,7 +165,7 @@ def test_an_encoder_that_breaks_does_not_hang_the_end(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_style_that_cannot_be_opened_is_said_and_the_old_one_stays():
+def test_a_style_that_cannot_be_opened_is_reported_and_the_old_one_stays():
     rack = FakeRack(a=SlowSession(), b=None)
     rack.errors = {"b": "b.onnx is not an ONNX file"}
     controls = Controls()
@@ -174,7 +174,7 @@ def test_a_style_that_cannot_be_opened_is_said_and_the_old_one_stays():
     assert controls.style == 0
 
 
-def test_trouble_with_the_camera_is_on_the_picture_and_quitting_answers_at_once(monkeypatch):
+def test_camera_trouble_is_shown_on_the_picture_and_quitting_is_quick(monkeypatch):
     written: list[str] = []
     monkeypatch.setattr(overlay, "write_words", lambda canvas, lines, centered=False: written.extend(lines))
     camera = FakeCamera()
@@ -194,7 +194,7 @@ def test_trouble_with_the_camera_is_on_the_picture_and_quitting_answers_at_once(
     camera.released.set()
 
 
-def test_a_network_that_fails_ends_it_with_its_message():
+def test_a_failing_network_ends_the_session_with_its_message():
     class Broken(SlowSession):
         def stylize_image(self, image: np.ndarray) -> np.ndarray:
             raise StyleError("painting 64x48 px failed")
@@ -203,7 +203,7 @@ def test_a_network_that_fails_ends_it_with_its_message():
         go(frames=5, rack=FakeRack(a=Broken()))
 
 
-def test_target_fps_lowers_the_working_size_and_the_picture_keeps_its_own():
+def test_target_fps_lowers_the_working_size_but_not_the_pictures_size():
     class Real(SlowSession):
         def stylize_image(self, image: np.ndarray) -> np.ndarray:
             time.sleep(image.shape[2] * image.shape[3] * 2e-5)  # 61 ms at 64x48
@@ -218,7 +218,7 @@ def test_target_fps_lowers_the_working_size_and_the_picture_keeps_its_own():
     assert all(frame.shape == (48, 64, 3) for frame in display.shown[-30:])
 
 
-def test_virtual_camera_is_sent_every_frame_in_one_size(monkeypatch):
+def test_the_virtual_camera_gets_every_frame_in_one_size(monkeypatch):
     class Camera:
         def __init__(self, **options):
             if options["width"] == 1:
@@ -284,7 +284,7 @@ def test_what_cannot_start_says_why(run, arguments, message):
     assert message in err
 
 
-def test_the_film_that_plays_as_the_camera_is_not_recorded_over(run, film, style_file):
+def test_the_film_used_as_the_camera_is_not_overwritten_by_the_recording(run, film, style_file):
     before = film.read_bytes()
     code, _, err = run(
         "webcam", "-s", style_file, "--camera", film, "--headless", "--frames", 3, "--record", film, "--overwrite"
@@ -313,7 +313,7 @@ def test_the_palette_moves_from_style_to_style():
         seen.append({known[i]: round(float(weights[i]), 3) for i in np.flatnonzero(weights)})
     assert seen[0] == seen[1] == {"great_wave": 1.0}
     assert seen[2] == {"great_wave": 0.5, "starry_night": 0.5}
-    assert seen[3] == {"great_wave": 0.25, "starry_night": 0.75}  # from where it is to the next
+    assert seen[3] == {"great_wave": 0.25, "starry_night": 0.75}  # a new fade begins at the current mix
     assert seen[4] == {"great_wave": 0.75, "photo": 0.25}
     assert PaletteRack([], 0.0, "cpu").names == [*known[:-1], "photo"]
     for name, message in (("great_wav", 'did you mean "great_wave"'), ("great_wave:-1", "is no mix")):
@@ -330,7 +330,7 @@ def test_a_film_is_painted_with_the_palette(run, film):
     assert "painting with the palette on" in err
 
 
-def test_neighbors_with_weights_are_one_mix():
+def test_adjacent_names_with_weights_form_one_mix():
     assert _names("a, b:1,c:2,d,e:1") == ["a", "b:1,c:2", "d", "e:1"]
 
 
@@ -351,7 +351,7 @@ def test_ctrl_c_ends_a_live_session_and_finishes_its_recording(film, style_file,
 
 
 def resident_bytes() -> int:
-    """Memory in use, without what the allocator keeps for later."""
+    """Memory in use, without what the allocator keeps for reuse."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -385,7 +385,7 @@ def test_memory_stays_flat_over_20000_frames(style_file, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_200_unplugs_leave_nothing_behind(monkeypatch, tmp_path):
-    """The camera is a film that vanishes after twenty pictures and is plugged in again."""
+    """The camera is a film that is gone after twenty pictures and then is plugged in again."""
     monkeypatch.setattr(cameras, "BACK_OFF_S", (0.02,))
     film = write_film(tmp_path / "a.mp4", drifting(200, 96, 128), rate=500)
     buffers, opened = Buffers(), []
@@ -406,7 +406,7 @@ def test_200_unplugs_leave_nothing_behind(monkeypatch, tmp_path):
     found = []
 
     def stopped() -> bool:
-        if len(opened) in (50, 250) and len(found) < 1 + (len(opened) == 250):  # before that, memory still settles
+        if len(opened) in (50, 250) and len(found) < 1 + (len(opened) == 250):  # earlier, memory still grows
             found.append((resident_bytes(), len(os.listdir("/proc/self/fd")), threading.active_count()))
         return len(found) == 2
 
@@ -414,7 +414,7 @@ def test_200_unplugs_leave_nothing_behind(monkeypatch, tmp_path):
     feed.close()
     (early, files, threads), (late, files_later, threads_later) = found
     assert late - early < 20 * 2**20
-    assert abs(files_later - files) <= 2  # the one that is open just now
+    assert abs(files_later - files) <= 2  # the one that is open at the moment
     assert abs(threads_later - threads) <= 2
 
 

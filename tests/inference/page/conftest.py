@@ -1,4 +1,4 @@
-"""What the tests of the page share, and which of them are run every time."""
+"""Fixtures of the page's tests, and which of the tests are run every time."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def frame():
-    """A real photo of a size that every network has to pad."""
+    """A real photo, of a size that every network needs padded."""
     return np.ascontiguousarray(
         read_picture(web.PAGE.parents[1] / "inference/reference_photos/astronaut.jpg").frame[:203, :158]
     )

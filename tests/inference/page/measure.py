@@ -1,4 +1,4 @@
-"""What the page weighs, when it is ready over a slow line, and how fast it paints, in headless Chromium on the CPU.
+"""Measures the page in headless Chromium on the CPU: its size, when it is ready over a slow line, and how fast it paints.
 
 PYTHONPATH=tests/apps python tests/inference/page/measure.py [--megabits 10] [--seconds 8]
 """
@@ -21,7 +21,7 @@ SET = "([id, value]) => { $(id).value = value; $(id).dispatchEvent(new Event('ch
 
 
 class Line:
-    """A slow line to a server: passes bytes on at a rate, and counts those that come from the server."""
+    """A slow line to a server: forwards bytes at a limited rate and counts those that come from the server."""
 
     def __init__(self, port: int, megabits: float) -> None:
         self.to, self.bytes_per_s, self.received = port, megabits * 1e6 / 8, 0
@@ -49,7 +49,7 @@ class Line:
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # a tab that was closed
+            pass  # the tab was closed
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The page in a tab of headless Chromium with a fake camera, no network."""
+"""The page in a tab of headless Chromium, with a fake camera and without a network."""
 
 import base64
 import http.server
@@ -40,7 +40,7 @@ EXAMPLE = (
 
 
 class serving:
-    """A server that runs in a thread."""
+    """Runs a server in a thread."""
 
     def __init__(self, server: http.server.ThreadingHTTPServer) -> None:
         self.server = server
@@ -60,14 +60,14 @@ LISTED = [FIRST, *(style for style in REALTIME if style is not FIRST)]
 
 
 class Page:
-    """A tab with the page in it; it must write nothing to the console and contact nobody but its server."""
+    """A tab with the page. On exit, fails if the page wrote to the console or contacted any other server."""
 
     def __init__(self, browser, base, permissions=("camera",), path="?backend=wasm", **options) -> None:
         self.context = browser.new_context(permissions=list(permissions), **options)
         self.tab = self.context.new_page()
         self.tab.set_default_timeout(60_000)
         self.trouble, self.base = [], base
-        # Chromium itself says that there is no GPU.
+        # Chromium itself reports that there is no GPU.
         self.tab.on("console", lambda message: message.text == "No available adapters." or self.trouble.append(message.text))
         self.tab.on("pageerror", lambda error: self.trouble.append(str(error)))
         self.tab.on("request", lambda request: self._look(request.url))
@@ -90,7 +90,7 @@ class Page:
         assert kind or not self.trouble, self.trouble
 
     def painted(self, act) -> np.ndarray:
-        """The picture that is shown after an act, when it is painted."""
+        """Performs an action and returns the next painted picture."""
         before = self.tab.get_attribute("#stage", "data-painted")
         act()
         self.tab.evaluate(PAINTED, before)
@@ -117,14 +117,14 @@ class Page:
 
 
 def exact(page: Page) -> None:
-    """Networks in fp32, at the picture's own size."""
+    """Chooses fp32 and the picture's own size."""
     page.tab.select_option("#precision", "fp32")
     page.tab.locator("#network", has_text="fp32").wait_for()
     page.tab.select_option("#size", "4096")
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A host that knows nothing of us; give it a directory."""
+    """A plain static host; needs a directory."""
 
     def log_message(self, *_: object) -> None:
         pass

@@ -1,4 +1,4 @@
-"""The page in Firefox, as far as that can be driven: one run of all, headless."""
+"""The page in headless Firefox, as far as that can be automated: one run through everything."""
 
 import base64
 import io
@@ -34,7 +34,7 @@ def test_firefox_paints_saves_and_films(address, tmp_path, photo, frame):
     found = json.loads(run.stdout)
     assert not found["trouble"]
     assert found["isolated"]
-    assert found["backend"].startswith("CPU, ")  # it has no GPU here
+    assert found["backend"].startswith("CPU, ")  # there is no GPU here
     assert (found["said"], found["checked"]) == ("The whole video is saved.", "")
     contents = {kind: base64.b64decode(found[kind][1]) for kind in ("picture", "film", "recording")}
     picture = np.asarray(Image.open(io.BytesIO(contents["picture"])).convert("RGB")).astype(int)

@@ -86,7 +86,7 @@ def test_a_photo_is_shown_large_enough_for_its_strokes(address, browser, tmp_pat
         assert abs(height * width / pixels - 1) < 0.01
 
 
-def test_auto_limits_the_pixels_and_not_the_sides(address, browser, tmp_path):
+def test_auto_limits_the_number_of_pixels_and_not_the_sides(address, browser, tmp_path):
     Image.fromarray(np.full((100, 12000, 3), 128, np.uint8)).save(tmp_path / "panorama.png")
     with Page(browser, address) as page:
         height, width = page.open(tmp_path / "panorama.png").shape[:2]
@@ -101,12 +101,12 @@ def test_any_of_our_files_may_be_opened(address, browser, photo, frame, flavor):
         page.open(photo)
         painted = page.painted(lambda: page.tab.set_input_files("#model", style))
         page.tab.locator("#card", has_text="The Starry Night").wait_for()
-        # 8-bit sums are rounded differently by each processor's kernels.
+        # The kernels of different processors round 8-bit sums differently.
         assert np.abs(painted - expected).mean() <= (1.5 if flavor == "int8" else 0.1)
         assert np.abs(painted - expected).max() <= (24 if flavor == "int8" else 2)
 
 
-def test_a_file_that_is_not_ours_is_refused_and_the_style_stays(address, browser, photo, tmp_path):
+def test_a_file_that_is_not_ours_is_refused_and_the_style_is_kept(address, browser, photo, tmp_path):
     (tmp_path / "foreign.onnx").write_bytes(b"\x08\x0a" + bytes(40))
     (tmp_path / "broken.onnx").write_bytes(find_style("great_wave/realtime").read_bytes()[:5000])
     (tmp_path / "no.jpg").write_bytes(b"no picture")
@@ -133,7 +133,7 @@ def test_a_snapshot_is_the_picture_on_the_screen(address, browser, photo):
         np.testing.assert_array_equal(saved, painted)
 
 
-LARGE = (1240, 1640)  # more than the page paints at once, and no multiple of anything
+LARGE = (1240, 1640)  # more than the page paints at once, and not a multiple of any stride
 
 
 @pytest.fixture(scope="module")
@@ -156,19 +156,19 @@ def test_a_photo_is_saved_at_full_size_as_python_paints_it_without_seams(address
         assert download.value.suggested_filename.endswith(".jpg")
         saved = np.asarray(Image.open(download.value.path()).convert("RGB")).astype(int)
         page.message("Saved at 1640")
-        assert page.set("keep_color", 0).shape == preview.shape  # it goes on as before
+        assert page.set("keep_color", 0).shape == preview.shape  # the preview works as before
     assert saved.shape == content.shape
     painted = paint_levels(StyleSession(find_style(f"{FIRST.full_name}.int8")), content, FIRST.card["strokes"], 1.0)
     half = 0.5 * painted + 0.5 * keep_luminance(content, painted)
     expected = 0.8 * half + 0.2 * content
     assert np.abs(saved - expected).mean() <= 4
-    # The steps from row to row, and from column to column, beyond those of the painting that has no tiles.
+    # Differences between adjacent rows, or columns, must not exceed those of the painting made without tiles.
     for axis in (0, 1):
         steps, true_steps = (np.abs(np.diff(each, axis=axis)).mean(axis=(1 - axis, 2)) for each in (saved, expected))
         assert (steps - true_steps).max() <= (steps - true_steps).mean() + 2
 
 
-def test_a_full_size_is_cancelled_by_its_button_and_by_another_photo(address, browser, large_photo, photo):
+def test_saving_full_size_is_canceled_by_its_button_and_by_another_photo(address, browser, large_photo, photo):
     with Page(browser, address) as page:
         page.open(large_photo)
         page.tab.on("dialog", lambda dialog: dialog.accept())
@@ -177,13 +177,13 @@ def test_a_full_size_is_cancelled_by_its_button_and_by_another_photo(address, br
             page.tab.locator("#full_size", has_text="Cancel").wait_for()
             cancel()
             page.tab.wait_for_selector("#full_size:text-is('Save full size')", state="attached")
-        assert page.tab.locator("#full_size").is_hidden()  # it is shown as it is
+        assert page.tab.locator("#full_size").is_hidden()  # it is already shown at full size
 
 
 @pytest.mark.parametrize("flavor", ["onnx", "frame.onnx", "int8.onnx", "fp16.onnx"])
-def test_a_network_that_is_given_a_pictures_statistics_paints_it_as_before(address, browser, flavor):
+def test_a_network_given_a_pictures_statistics_paints_it_as_without_them(address, browser, flavor):
     with Page(browser, address) as page:
-        # Not the style that the page begins with, so that its card tells when the file is open.
+        # Not the page's first style, so that the card tells when the file is open.
         page.tab.set_input_files("#model", find_style("great_wave/realtime").with_name(f"realtime.{flavor}"))
         page.tab.locator("#card", has_text="The Great Wave").wait_for()
         differences = page.tab.workers[0].evaluate("""async () => {
@@ -194,8 +194,8 @@ def test_a_network_that_is_given_a_pictures_statistics_paints_it_as_before(addre
           const expected = await paintWhole(style, style.session, picture);
           return Array.from(painted.pixels, (level, i) => level - expected.pixels[i]);
         }""")
-        # Statistics that differ in the last bit take some values of 8 bits to the next step, which may be worth several
-        # levels; int8 as such is some 3 levels off in the mean.
+        # Statistics that differ in the last bit move some 8-bit values to the next step, which may amount to several levels;
+        # int8 itself is about 3 levels off on average.
         assert np.abs(differences).mean() <= 0.5
         assert np.abs(differences).max() <= (24 if "int8" in flavor else 3)
 
@@ -216,7 +216,7 @@ def test_tiles_agree_to_the_bit(address, browser):
 
 
 def recorded_sizes(page: Page, button: str, folder) -> list[str]:
-    """The size of each frame of the film that a click on a button finishes."""
+    """Clicks a button that saves a film and returns the size of each of its frames."""
     with page.tab.expect_download() as download:
         page.tab.click(button)
     film = folder / download.value.suggested_filename
@@ -241,7 +241,7 @@ def test_the_camera_is_painted_live_paused_recorded_and_stopped(address, browser
         assert len(recorded_sizes(page, "#record", tmp_path)) >= 5
         page.tab.click("#pause")
         page.tab.locator("#pause", has_text="Resume").wait_for()
-        page.tab.wait_for_timeout(500)  # the picture under way
+        page.tab.wait_for_timeout(500)  # for the picture in progress
         still = page.pixels()
         page.tab.wait_for_timeout(500)
         np.testing.assert_array_equal(page.pixels(), still)
@@ -262,7 +262,7 @@ def test_the_link_is_copied_and_paints_the_same(address, browser, photo):
         assert "Scream" in page.tab.inner_text("#card")
 
 
-def test_keys_are_switched_off_and_the_end_of_painting_is_said(address, browser, photo):
+def test_keys_can_be_switched_off_and_the_end_of_painting_is_announced(address, browser, photo):
     with Page(browser, address) as page:
         page.choose("The Scream")
         page.open(photo)
@@ -289,7 +289,7 @@ def test_without_javascript_the_page_says_what_is_needed(address, browser):
 
 
 def visible(page: Page) -> list[str]:
-    """Everything on the page that takes room and is not a picture."""
+    """The visible elements other than pictures."""
     return page.tab.evaluate(
         """() => [...document.querySelectorAll('body *')]
         .filter((each) => each.checkVisibility() && each.getClientRects().length)
@@ -298,7 +298,7 @@ def visible(page: Page) -> list[str]:
     )
 
 
-def test_bare_shows_the_cameras_picture_alone(address, browser):
+def test_bare_shows_only_the_cameras_picture(address, browser):
     path = "?backend=wasm&bare&style=great_wave&camera=fake&strokes=fine"
     with Page(browser, address, path=path, viewport={"width": 640, "height": 360}) as page:
         page.painted(lambda: None)
@@ -310,7 +310,7 @@ def test_bare_shows_the_cameras_picture_alone(address, browser):
         assert page.tab.evaluate("document.querySelector('#card').textContent").startswith("“The Great Wave")
 
 
-def test_bare_says_which_cameras_there_are(address, browser):
+def test_bare_lists_the_cameras(address, browser):
     with Page(browser, address, path="?backend=wasm&bare&camera=nothing") as page:
         page.message("There is no camera “nothing”; there is “fake_device_0”")
         assert set(visible(page)) <= {"message", "MAIN", "panel"}
@@ -336,7 +336,7 @@ def test_a_still_picture_is_not_recorded(address, browser, photo):
         assert page.tab.is_enabled("#snapshot")
 
 
-def test_the_style_clicked_last_is_painted_however_late_the_others_arrive(address, browser, photo):
+def test_the_style_clicked_last_is_painted_even_if_others_arrive_later(address, browser, photo):
     with Page(browser, address) as page:
         page.open(photo)
 
@@ -372,7 +372,7 @@ def test_the_whole_picture_is_seen_whatever_its_shape(address, browser, tmp_path
 
 
 def test_the_first_screen_shows_what_it_is_before_anything_can_be_painted(address, browser):
-    """All styles are listed, although the engine never arrives."""
+    """And all styles, even if their engine does not load."""
     context = browser.new_context()
     tab = context.new_page()
     tab.route("**/*.wasm.gz", lambda route: None)
@@ -406,9 +406,7 @@ def test_the_first_picture_is_a_photo_that_every_control_works_on(address, brows
         assert page.pixels().shape == (512, 512, 3)
         page.tab.evaluate(SET, ["compare", 50])
         assert page.open(photo).shape == (203, 158, 3)
-        assert (
-            page.tab.input_value("#compare") == "0"
-        )  # the divider was in the middle: the user's own photo is shown fully painted
+        assert page.tab.input_value("#compare") == "0"  # left in the middle; a user's photo is shown all painted
 
 
 def test_a_photo_opened_while_the_page_starts_is_not_replaced_by_a_sample(address, browser, photo):
@@ -453,7 +451,7 @@ def test_of_many_choices_the_last_one_alone_is_opened_and_painted(address, brows
         page.tab.locator("#done", has_text=last).wait_for()
         page.tab.wait_for_timeout(300)
         asked = page.tab.evaluate("asked")
-        assert asked.count("open") <= 2  # the first may have begun
+        assert asked.count("open") <= 2  # the first may already have begun
         assert asked.count("paint") == 1
         assert int(page.tab.get_attribute("#stage", "data-painted")) == before + 1
 
@@ -464,7 +462,7 @@ def test_the_examples_right_half_is_what_the_shipped_style_paints():
     example = np.asarray(Image.open(web.PAGE / "example.jpg")).astype(int)
     painted = paint_photo(StyleSession(find_style("starry_night/realtime")), content, StylizeOptions())
     whole = np.hstack([content[:, :451], painted[:, 451:]])
-    assert np.abs(example - whole).mean() <= 6  # it is a JPEG file
+    assert np.abs(example - whole).mean() <= 6  # the example is a JPEG
 
 
 SLIDERS = "() => ['strength', 'keep_color', 'strokes'].map((id) => Number(document.getElementById(id).value))"
@@ -491,7 +489,7 @@ def test_the_address_is_kept_and_restored(address, browser):
         assert "#" not in page.tab.url
         page.choose("The Scream")
         page.tab.wait_for_url("**/?backend=wasm#style=the_scream&strength=100&colors=0")
-        assert page.tab.inner_text("#strokes + output").split()[0] == "1"  # the style's own
+        assert page.tab.inner_text("#strokes + output").split()[0] == "1"  # the style's default
         page.tab.focus("#strokes")
         page.tab.keyboard.press("Home")
         page.tab.wait_for_url("**&strokes=fine")
@@ -551,7 +549,7 @@ def test_an_onnx_file_that_comes_before_the_page_has_started_is_the_one_that_pai
         assert page.tab.locator("#choices label:has(input:checked)").count() == 0
 
 
-def test_a_photo_chosen_while_the_camera_is_awaited_stays(address, browser, photo):
+def test_a_photo_chosen_while_waiting_for_the_camera_stays(address, browser, photo):
     with Page(browser, address) as page:
         page.tab.evaluate("""() => {
           const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
@@ -565,7 +563,7 @@ def test_a_photo_chosen_while_the_camera_is_awaited_stays(address, browser, phot
         assert page.tab.inner_text("#camera") == "Camera"
 
 
-def test_a_camera_that_cannot_be_changed_leaves_nothing_dead(address, browser):
+def test_failing_to_change_the_camera_leaves_the_page_usable(address, browser):
     with Page(browser, address) as page:
         page.painted(lambda: page.tab.click("#camera"))
         page.tab.evaluate("""() => {
@@ -587,7 +585,7 @@ def test_a_video_file_is_painted(address, browser, tmp_path):
         page.tab.click("#pause")
 
 
-def test_what_is_missing_is_said(address, browser):
+def test_what_is_missing_is_reported(address, browser):
     with Page(browser, address, permissions=(), path="?backend=auto") as page:
         page.tab.click("#camera")
         page.message("permission was denied")
@@ -621,10 +619,10 @@ def test_every_style_is_reached_by_scrolling_the_list_and_not_the_page(address, 
         choices, label = (page.tab.locator(name).bounding_box() for name in ("#choices", "#choices label:has(input:checked)"))
         assert choices["x"] <= label["x"] <= choices["x"] + choices["width"] - label["width"]
         assert choices["y"] <= label["y"] <= choices["y"] + choices["height"] - label["height"]
-        assert label["height"] >= 44  # a thumb's
+        assert label["height"] >= 44  # large enough for a thumb
         assert page.tab.evaluate("[scrollX, scrollY]") == [0, 0]
         page.tab.focus("#choices input:checked")
-        page.tab.keyboard.press("ArrowRight")  # round to the first one
+        page.tab.keyboard.press("ArrowRight")  # around to the first one
         page.tab.wait_for_url(f"**#style={LISTED[0].name}&*")
         first = page.tab.locator("#choices label").first.bounding_box()
         assert choices["x"] <= first["x"] <= choices["x"] + choices["width"] - first["width"]
@@ -641,7 +639,7 @@ def test_nothing_is_wider_than_the_screen(address, browser, photo, width, height
         assert box["y"] + box["height"] < height
 
 
-def test_a_worker_that_cannot_go_on_is_said_or_replaced(address, browser, photo):
+def test_a_worker_that_fails_is_reported_or_replaced(address, browser, photo):
     with Page(browser, address) as page:
         page.open(photo)
         page.tab.workers[0].evaluate("() => { styles[0].session.run = () => Promise.reject(new Error('out of memory')); }")

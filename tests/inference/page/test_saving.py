@@ -1,4 +1,4 @@
-"""What leaves the page: pictures, recordings, whole videos; and how files come in."""
+"""What the page saves: pictures, recordings, whole videos; and how files are opened."""
 
 import io
 
@@ -15,12 +15,12 @@ from allaprima.inference.style.styles import find_style
 
 FPS, FRAMES = 10, 20
 TWICE = "() => { const button = document.getElementById('record'); button.click(); button.click(); }"
-LEAVE = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"  # true where the browser asks nothing
+LEAVE = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"  # true if the browser would not ask
 
 
 @pytest.fixture(scope="module")
 def film_with_sound(tmp_path_factory):
-    """Two seconds."""
+    """Lasts two seconds."""
     return write_film(tmp_path_factory.mktemp("film") / "film.mp4", drifting(FRAMES), rate=FPS, sounds=1)
 
 
@@ -55,10 +55,10 @@ def test_a_whole_video_is_painted_from_first_to_last_with_its_sound(address, bro
         contents = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     session = StyleSession(find_style("great_wave/realtime"))
     for content, frame in zip(contents[::6], frames[::6], strict=True):
-        assert np.abs(session.stylize(content).astype(int) - frame).mean() < 12  # of an H.264 or VP9 file
+        assert np.abs(session.stylize(content).astype(int) - frame).mean() < 12  # lossy: H.264 or VP9
 
 
-def test_a_whole_video_is_cancelled_by_its_button_and_by_a_photo(address, browser, film_with_sound, photo):
+def test_a_whole_video_is_canceled_by_its_button_and_by_a_photo(address, browser, film_with_sound, photo):
     with Page(browser, address) as page:
         page.tab.on("dialog", lambda dialog: dialog.accept())
         page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
@@ -66,13 +66,13 @@ def test_a_whole_video_is_cancelled_by_its_button_and_by_a_photo(address, browse
             assert page.tab.evaluate(LEAVE)
             page.tab.click("#film")
             page.tab.locator("#film", has_text="Cancel").wait_for()
-            assert not page.tab.evaluate(LEAVE)  # the browser asks first
+            assert not page.tab.evaluate(LEAVE)  # the browser would ask first
             cancel()
             page.tab.wait_for_selector("#film:text-is('Save whole video')", state="attached")
         assert page.tab.locator("#film").is_hidden()
 
 
-def test_a_recording_keeps_the_videos_sound_and_is_asked_about(address, browser, film_with_sound):
+def test_a_recording_keeps_the_videos_sound_and_the_browser_asks_before_leaving(address, browser, film_with_sound):
     with Page(browser, address) as page:
         page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
         page.tab.click("#record")
@@ -86,7 +86,7 @@ def test_a_recording_keeps_the_videos_sound_and_is_asked_about(address, browser,
     assert len(frames) >= 3
 
 
-def test_a_recording_of_the_camera_has_the_microphone_if_it_may(address, browser):
+def test_a_recording_of_the_camera_has_the_microphones_sound_if_allowed(address, browser):
     with Page(browser, address, permissions=("camera", "microphone")) as page:
         page.painted(lambda: page.tab.click("#camera"))
         for wanted in (False, True):
@@ -113,7 +113,7 @@ def test_before_and_after_are_saved_side_by_side(address, browser, photo, frame,
     assert np.abs(saved[:, width:] - painted).mean() < 6
 
 
-def test_a_full_size_takes_the_format_and_the_photo_beside_it(address, browser, tmp_path):
+def test_full_size_is_saved_in_the_chosen_format_and_with_the_photo_beside_it(address, browser, tmp_path):
     content = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8).repeat(40, 0).repeat(40, 1)
     Image.fromarray(content).save(tmp_path / "photo.png")
     with Page(browser, address) as page:
@@ -132,7 +132,7 @@ def test_a_picture_is_shared_as_a_file_or_else_as_a_link(address, browser, photo
       navigator.share = async ({ files, url, title }) => { shared.push([files?.[0].name, files?.[0].size, url, title]); };
     """
     with Page(browser, address) as page:
-        assert page.tab.locator("#share_picture").is_hidden()  # here it is unknown
+        assert page.tab.locator("#share_picture").is_hidden()  # this browser cannot share
         page.context.add_init_script(script)
         page.tab.reload()
         page.ready()
@@ -153,7 +153,7 @@ def test_a_picture_is_shared_as_a_file_or_else_as_a_link(address, browser, photo
         page.message("It cannot be shared: no app")
 
 
-def test_photos_are_turned_over_and_pasted(address, browser, tmp_path, photo):
+def test_photos_can_be_browsed_and_pasted(address, browser, tmp_path, photo):
     paths = []
     for width in (40, 50, 60):
         paths.append(tmp_path / f"{width}.png")
@@ -177,20 +177,20 @@ def test_photos_are_turned_over_and_pasted(address, browser, tmp_path, photo):
 
 
 @pytest.mark.parametrize("name", ["IMG_0001.HEIC", "photo.jpg"])
-def test_a_heic_photo_is_told_how_to_become_a_jpeg(address, browser, tmp_path, name):
+def test_a_heic_photo_is_refused_with_how_to_make_it_a_jpeg(address, browser, tmp_path, name):
     (tmp_path / name).write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(200))
     with Page(browser, address) as page:
         page.tab.set_input_files("#file", tmp_path / name)
         page.message(f"{name} is a HEIC photo, which this browser cannot open. Get a JPEG")
 
 
-def test_a_video_that_cannot_be_taken_apart_is_said(address, browser, tmp_path, film_with_sound):
+def test_a_video_that_cannot_be_demuxed_is_reported(address, browser, tmp_path, film_with_sound):
     with Page(browser, address) as page:
         page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
         page.tab.evaluate("globalThis.VideoDecoder = undefined")
         page.tab.click("#film")
         page.message("This browser cannot read the video picture by picture; record it instead")
-        page.painted(lambda: None)  # it goes on
+        page.painted(lambda: None)  # the page still works
 
 
 def test_two_styles_are_mixed(address, browser, photo, frame):
@@ -222,7 +222,7 @@ def test_the_picture_fills_the_screen_and_keeps_its_buttons(address, browser, ph
 
 
 def test_sliders_are_the_same_for_the_whole_video(address, browser, tmp_path):
-    """Strength 0 is the video as it was."""
+    """With strength 0, the video is unchanged."""
     path = write_film(tmp_path / "film.mp4", drifting(6))
     with Page(browser, address) as page:
         page.tab.evaluate(SET, ["strength", 0])
@@ -231,16 +231,16 @@ def test_sliders_are_the_same_for_the_whole_video(address, browser, tmp_path):
         with av.open(path) as container:
             contents = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
     assert len(frames) == len(contents) == 6
-    assert max(np.abs(a - b).mean() for a, b in zip(contents, frames, strict=True)) < 10  # the file is small
+    assert max(np.abs(a - b).mean() for a, b in zip(contents, frames, strict=True)) < 10  # the file is strongly compressed
 
 
-def test_a_second_press_on_record_changes_nothing_and_a_quick_new_one_has_sound(address, browser, film_with_sound):
+def test_pressing_record_twice_changes_nothing_and_a_quick_new_recording_has_sound(address, browser, film_with_sound):
     with Page(browser, address) as page:
         page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
         page.tab.evaluate(TWICE)
         page.tab.locator("#record", has_text="Stop").wait_for()
         page.tab.wait_for_timeout(1500)
-        first = saved_by(page, lambda: page.tab.evaluate(TWICE))  # stops, and begins anew
+        first = saved_by(page, lambda: page.tab.evaluate(TWICE))  # stops, then begins again
         page.tab.locator("#record", has_text="Stop").wait_for()
         page.tab.wait_for_timeout(1500)
         second = saved_by(page, lambda: page.tab.click("#record"))
@@ -268,7 +268,7 @@ def test_no_microphone_stays_open(address, browser, photo):
         page.tab.wait_for_function("() => opened.length === 1 && opened[0].readyState === 'ended'")
 
 
-def test_a_second_style_is_the_one_that_the_list_says_and_for_photos_alone(address, browser, photo, frame, film_with_sound):
+def test_the_second_style_is_that_of_the_list_and_only_for_photos(address, browser, photo, frame, film_with_sound):
     sessions = (StyleSession(find_style(name)) for name in ("great_wave/realtime", "the_scream/realtime"))
     wave, scream = (session.stylize(frame).astype(int) for session in sessions)
     with Page(browser, address) as page:
@@ -311,7 +311,7 @@ def test_a_whole_video_keeps_its_look_and_a_style_waits_for_it(address, browser,
     assert max(np.abs(a - b).mean() for a, b in zip(contents, frames, strict=True)) < 15
 
 
-def test_pause_holds_over_a_whole_video(address, browser, film_with_sound):
+def test_pause_lasts_through_saving_a_whole_video(address, browser, film_with_sound):
     with Page(browser, address) as page:
         page.painted(lambda: page.tab.set_input_files("#file", film_with_sound))
         page.tab.click("#pause")
@@ -339,7 +339,7 @@ def test_a_photo_that_cannot_be_opened_is_left_out_of_several(address, browser, 
         assert page.painted(lambda: page.tab.click("#later")).shape[1] == 50
 
 
-def test_sound_alone_is_no_video(address, browser, tmp_path):
+def test_sound_alone_is_not_a_video(address, browser, tmp_path):
     with av.open(tmp_path / "sound.mp4", "w") as container:
         stream = container.add_stream("aac", rate=48000, layout="mono")
         for i in range(40):

@@ -1,4 +1,4 @@
-"""What a visit costs, what it needs, and what a stranger sees."""
+"""What a visit downloads, what it needs, and what a newcomer sees."""
 
 import base64
 import functools
@@ -15,11 +15,11 @@ from allaprima.inference.page import web
 from allaprima.inference.style.session import StyleSession
 from allaprima.inference.style.styles import find_style
 
-MAX_BYTES = 4.5e6  # until the first painting
+MAX_BYTES = 4.5e6  # up to the first painting
 
 
 class counted(serving):
-    """A server that notes what it answers: (path, status, bytes)."""
+    """A server that records its answers: (path, status, bytes)."""
 
     def __init__(self, server: http.server.ThreadingHTTPServer) -> None:
         super().__init__(server)
@@ -35,7 +35,7 @@ class counted(serving):
 
 @pytest.fixture
 def exported(run, tmp_path, address):
-    """The page on a host that knows nothing of it; `address` skips where its packages are missing."""
+    """The exported page on a plain static host; `address` skips the test if npm's packages are missing."""
     assert run("web", "--export", tmp_path / "site")[0] == 0
     handler = functools.partial(Quiet, directory=tmp_path / "site")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -43,7 +43,7 @@ def exported(run, tmp_path, address):
         yield base
 
 
-def test_the_first_painting_takes_few_bytes_and_the_second_visit_a_check(address, browser, photo):
+def test_the_first_painting_takes_few_bytes_and_the_second_visit_only_a_check(address, browser, photo):
     server = counted(web.make_server(0))
     with server as base, Page(browser, base) as page:
         page.open(photo)
@@ -63,7 +63,7 @@ def test_the_first_painting_takes_few_bytes_and_the_second_visit_a_check(address
         ]
 
 
-def test_a_file_is_asked_for_once_and_a_page_is_checked(address):
+def test_files_are_cached_for_good_and_the_page_is_revalidated(address):
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
@@ -78,7 +78,7 @@ def test_a_file_is_asked_for_once_and_a_page_is_checked(address):
         assert "immutable" in answer.headers["Cache-Control"]
 
 
-def test_what_was_used_works_offline_and_the_rest_says_why_not(exported, browser, photo):
+def test_what_was_used_before_works_offline_and_the_rest_says_why_not(exported, browser, photo):
     with Page(browser, exported) as page:
         page.choose("The Great Wave")
         page.open(photo)
@@ -93,7 +93,7 @@ def test_what_was_used_works_offline_and_the_rest_says_why_not(exported, browser
         page.trouble.clear()  # the browser's own messages about missing files
 
 
-def test_a_new_page_replaces_the_one_that_was_kept(exported, browser, photo, tmp_path):
+def test_a_new_page_replaces_the_cached_one(exported, browser, photo, tmp_path):
     with Page(browser, exported) as page:
         index = tmp_path / "site" / "index.html"
         index.write_text(index.read_text().replace("<h1>Alla Prima</h1>", "<h1>Newer</h1>"))
@@ -118,7 +118,7 @@ def test_a_new_page_replaces_the_one_that_was_kept(exported, browser, photo, tmp
 
 
 @pytest.mark.parametrize("kind", ["photo", "style"])
-def test_what_is_opened_before_the_service_worker_takes_over_stays(exported, browser, photo, kind):
+def test_what_is_opened_before_the_service_worker_takes_over_is_kept(exported, browser, photo, kind):
     context = browser.new_context()
     context.add_init_script("""
       const decode = createImageBitmap;
@@ -141,7 +141,7 @@ def test_what_is_opened_before_the_service_worker_takes_over_stays(exported, bro
         tab.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         tab.set_input_files("#model", find_style("the_scream/realtime.int8"))
         tab.locator("#card", has_text="The Scream").wait_for(timeout=60000)
-    assert not tab.evaluate("crossOriginIsolated")  # it was not loaded anew
+    assert not tab.evaluate("crossOriginIsolated")  # it was not reloaded
     context.close()
 
 
@@ -172,7 +172,7 @@ def test_a_folder_opened_as_files_says_what_is_needed(run, browser, address, tmp
     tab.close()
 
 
-def test_a_server_that_is_gone_is_said(address, browser):
+def test_a_server_that_is_gone_is_reported(address, browser):
     with Page(browser, address) as page:
         page.tab.route("**/the_scream/*.onnx", lambda route: route.abort())
         page.tab.locator("#choices label", has_text="The Scream").click()
@@ -185,7 +185,7 @@ def test_a_server_that_is_gone_is_said(address, browser):
         page.trouble.clear()
 
 
-def test_messengers_find_picture_and_address(run, address, tmp_path):
+def test_link_previews_have_a_picture_and_the_address(run, address, tmp_path):
     assert run("web", "--export", tmp_path / "site", "--url", "https://example.org/paint")[0] == 0
     text = (tmp_path / "site" / "index.html").read_text()
     picture = re.search(r'og:image" content="https://example.org/paint/(files/example\.\w+\.jpg)"', text)[1]
@@ -205,7 +205,7 @@ def wrong_levels(name: str) -> bytes:
     return bytes(255 - level for level in web.painted_test_picture(find_style(name)))
 
 
-def test_a_precision_that_is_computed_wrongly_here_is_not_used(address, browser, photo, frame):
+def test_a_precision_that_this_machine_computes_wrongly_is_not_used(address, browser, photo, frame):
     with Page(browser, address) as page:
         page.tab.route(
             "**/the_scream/*int8*", lambda route: route.fulfill(body=find_style("great_wave/realtime.int8").read_bytes())
@@ -216,7 +216,7 @@ def test_a_precision_that_is_computed_wrongly_here_is_not_used(address, browser,
         assert np.abs(page.open(photo) - StyleSession(find_style("the_scream/realtime")).stylize(frame)).max() <= 2
 
 
-def test_nor_is_it_in_a_style_that_is_mixed_in(address, browser, photo, frame):
+def test_a_wrongly_computed_precision_is_not_used_for_the_second_style_either(address, browser, photo, frame):
     wave, scream = (StyleSession(find_style(f"{name}/realtime")).stylize(frame) for name in (FIRST.name, "the_scream"))
     wrong = find_style("great_wave/realtime.int8").read_bytes()
     with Page(browser, address) as page:
@@ -225,7 +225,7 @@ def test_nor_is_it_in_a_style_that_is_mixed_in(address, browser, photo, frame):
         page.choose(FIRST.card["title"])
         page.open(photo)
         page.tab.select_option("#second", "the_scream")
-        for _ in range(200):  # after the wrong one it paints, too, as before
+        for _ in range(200):  # it may still show an earlier painting
             page.tab.wait_for_timeout(100)
             off = np.abs(page.pixels() - 0.5 * wave - 0.5 * scream).mean()
             if off < 3:
@@ -242,7 +242,7 @@ def test_a_style_that_is_always_computed_wrongly_is_refused(address, browser):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_right_painting_is_far_from_what_counts_as_wrong(address, browser, precision):
+def test_a_correct_painting_is_far_from_the_limit(address, browser, precision):
     with Page(browser, address) as page:
         off, limit = page.tab.workers[0].evaluate(
             """async ([styles, precision]) => {
@@ -287,7 +287,7 @@ def test_each_style_shows_its_painting_beside_the_painted_example(address, brows
     assert all(each == [["painting", True], ["painted", True]] for each in pictures)
 
 
-def test_trade_words_are_out_of_the_way(address, browser):
+def test_technical_terms_are_out_of_the_way(address, browser):
     with Page(browser, address) as page:
         page.tab.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = false; })")
         words = page.tab.inner_text("main") + page.tab.inner_text("footer")
@@ -326,7 +326,7 @@ LUMINANCES = """(names) => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_borders_of_controls_are_seen(address, browser, scheme):
+def test_the_borders_of_controls_have_enough_contrast(address, browser, scheme):
     """WCAG 2.1, 1.4.11: 3:1."""
     with Page(browser, address, color_scheme=scheme) as page:
         names = ["#camera", ".button", "#size", "#choices label:not(:has(input:checked))"]
@@ -334,7 +334,7 @@ def test_the_borders_of_controls_are_seen(address, browser, scheme):
             assert (max(pair) + 0.05) / (min(pair) + 0.05) >= 3
 
 
-def test_a_slow_style_shows_how_far_it_is(address, browser):
+def test_a_slow_style_shows_its_progress(address, browser):
     with Page(browser, address) as page:
         held = []
         page.tab.route("**/the_scream/*.onnx", lambda route: held.append(route))

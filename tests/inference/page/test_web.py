@@ -1,4 +1,4 @@
-"""How the page is served, exported, and made one file."""
+"""How the page is served, exported, and joined into one file."""
 
 import functools
 import http.server
@@ -17,8 +17,8 @@ from allaprima.models.errors import WebError
 
 
 @pytest.mark.parametrize("sources", [web.PAGE_SOURCES, web.WORKER_SOURCES])
-def test_no_name_is_used_twice_in_what_becomes_one_script(sources):
-    """Of two functions with the same name, one would silently replace the other."""
+def test_no_name_is_defined_twice_in_files_joined_into_one_script(sources):
+    """A second function of the same name would silently replace the first."""
     script = web.joined(sources).decode()
     names = re.findall(r"^(?:async )?(?:function\*?|class|const|let) (\w+)", script, flags=re.MULTILINE)
     assert len(names) > 30
@@ -26,7 +26,7 @@ def test_no_name_is_used_twice_in_what_becomes_one_script(sources):
     assert not re.search(r"^(import|export)\b", script, flags=re.MULTILINE)
 
 
-def test_threads_and_only_ours_on_this_machine(address):
+def test_the_server_allows_threads_and_answers_only_this_machine(address):
     with urllib.request.urlopen(address) as answer:
         assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
         assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
@@ -65,7 +65,7 @@ def test_the_exported_folder_works_on_any_static_host(address, browser, run, pho
 
 
 @pytest.mark.parametrize("existed", [False, True])
-def test_a_page_that_does_not_fit_on_the_disk_leaves_nothing_in_the_way(run, monkeypatch, tmp_path, existed):
+def test_a_page_that_does_not_fit_on_the_disk_leaves_no_partial_files(run, monkeypatch, tmp_path, existed):
     def full():
         raise OSError(28, "No space left on device")
 
@@ -83,7 +83,7 @@ def test_a_page_that_does_not_fit_on_the_disk_leaves_nothing_in_the_way(run, mon
 
 
 def test_neither_page_nor_worker_can_send_a_picture_anywhere(address, browser, tmp_path, run):
-    """On a server that knows nothing of our headers, too."""
+    """Also on a server without our headers."""
     assert run("web", "--export", tmp_path / "site")[0] == 0
     plain = functools.partial(Quiet, directory=tmp_path / "site")
     with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), plain)) as base:
@@ -127,7 +127,7 @@ def test_the_single_file_works_from_the_disk(address, browser, run, photo, frame
         page.trouble.clear()
 
 
-def test_a_missing_runtime_is_said_with_the_line_that_installs_it(run, monkeypatch, tmp_path):
+def test_a_missing_runtime_is_reported_with_the_command_that_installs_it(run, monkeypatch, tmp_path):
     monkeypatch.setattr(web, "RUNTIME", tmp_path)
     code, _, err = run("web", "--port", "0")
     assert code == 1

@@ -29,7 +29,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def apart(found, expected):
-    """Levels of 255, mean and largest."""
+    """Mean and largest difference, in levels of 255."""
     levels = 255.0 * np.abs(found - expected)
     return float(levels.mean()), float(levels.max())
 
@@ -54,7 +54,7 @@ def has_bf16():
 
 @pytest.mark.skipif(not has_bf16(), reason="needs OpenVINO and a processor with bfloat16")
 @pytest.mark.parametrize("style", ["great_wave", "starry_night", "adele_bloch_bauer"])
-def test_in_bfloat16_photos_and_smoothed_noise_are_painted_as_in_float32(style):
+def test_bfloat16_paints_photos_and_smoothed_noise_as_float32_does(style):
     path = find_style(f"{style}/realtime")
     exact, quick = StyleSession(path, "cpu", engine="onnxruntime"), OpenVinoSession(read_style(path)[0], "bf16")
     photos = [pad_image(frame_to_image(read_picture(path).frame), 4, 16) for path in REFERENCE_PHOTOS.glob("*.jpg")]
@@ -66,7 +66,7 @@ def test_in_bfloat16_photos_and_smoothed_noise_are_painted_as_in_float32(style):
 
 
 @needs_openvino
-def test_a_large_picture_is_painted_in_tiles_as_by_onnx_runtime(monkeypatch):
+def test_openvino_paints_a_large_picture_in_tiles_as_onnx_runtime_does(monkeypatch):
     monkeypatch.setattr(session, "WHOLE_BYTES", 135 * 300**2)
     monkeypatch.setattr(tiles, "MAX_TILE_PX", 300)
     frame = paint_landscape(330, 410)
@@ -80,7 +80,7 @@ def test_a_large_picture_is_painted_in_tiles_as_by_onnx_runtime(monkeypatch):
 
 
 @needs_openvino
-def test_a_run_in_openvino_can_be_ended():
+def test_a_run_in_openvino_can_be_stopped():
     import onnxruntime
 
     options = onnxruntime.RunOptions()
@@ -92,7 +92,7 @@ def test_a_run_in_openvino_can_be_ended():
 
 
 class Stand:
-    """A session that brightens, after a while."""
+    """A session that takes `seconds` and brightens by `levels`."""
 
     def __init__(self, seconds, levels=0.0):
         self.seconds, self.levels, self.runs = seconds, levels, 0
@@ -110,7 +110,7 @@ class Core:
 
 @pytest.fixture
 def stand_ins(monkeypatch):
-    """Stands for OpenVINO; takes a session for each precision."""
+    """OpenVINO's sessions by precision, to be filled in by the test."""
     sessions = {}
     monkeypatch.setattr(engines, "engine_trouble", lambda: "")
     monkeypatch.setattr(engines, "is_installed", lambda: True)
@@ -135,14 +135,14 @@ def stand_ins(monkeypatch):
         (Stand(0.05), Stand(0.05), "onnxruntime", "fp32", "OpenVINO's fp32 takes"),
     ],
 )
-def test_the_trial_takes_what_is_faster_and_near_enough(stand_ins, bf16, fp32, engine, precision, why):
+def test_the_trial_chooses_what_is_faster_and_accurate_enough(stand_ins, bf16, fp32, engine, precision, why):
     stand_ins |= {"bf16": bf16, "fp32": fp32}
     found = choose(b"a style", lambda: Stand(0.01), "auto")
     assert (found.engine, found.precision) == (engine, precision)
     assert why in found.why
 
 
-def test_times_are_measured_once_for_a_kind_of_network_and_accuracy_once_for_each_style(stand_ins, cache, caplog):
+def test_times_are_measured_once_per_kind_of_network_and_accuracy_once_per_style(stand_ins, cache, caplog):
     caplog.set_level("INFO", "allaprima")
     stand_ins["bf16"] = Stand(0.0)
     assert engines.choice_so_far(b"realtime 1") is None
@@ -155,14 +155,14 @@ def test_times_are_measured_once_for_a_kind_of_network_and_accuracy_once_for_eac
     assert choose(b"realtime 1", lambda: pytest.fail("another trial"), "auto") == engines.choice_so_far(b"realtime 1") == first
     stand_ins["bf16"] = Stand(0.0, levels=0.6)
     stand_ins["fp32"] = Stand(0.5)
-    assert choose(b"realtime 2", lambda: Stand(0.01), "auto").engine == "onnxruntime"  # its accuracy is measured separately
+    assert choose(b"realtime 2", lambda: Stand(0.01), "auto").engine == "onnxruntime"  # accuracy is measured for each style
     stand_ins["bf16"] = Stand(0.5)
-    assert choose(b"realtime 3", lambda: Stand(0.01), "auto").why.startswith(first.why)  # its time is not
+    assert choose(b"realtime 3", lambda: Stand(0.01), "auto").why.startswith(first.why)  # the time is not measured again
     assert choose(b"quality 1", lambda: Stand(0.01), "auto").engine == "onnxruntime"
 
 
 @pytest.mark.parametrize("damage", ["no json", "[]", "3", "{}"])
-def test_a_damaged_or_unwritable_cache_costs_a_trial(stand_ins, cache, damage, monkeypatch):
+def test_a_damaged_or_unwritable_cache_only_costs_another_trial(stand_ins, cache, damage, monkeypatch):
     stand_ins |= {"bf16": Stand(0.0), "fp32": Stand(0.0)}
     cache.parent.mkdir(parents=True)
     cache.write_text(damage)
@@ -172,7 +172,7 @@ def test_a_damaged_or_unwritable_cache_costs_a_trial(stand_ins, cache, damage, m
     assert choose(b"a style", lambda: Stand(0.01), "auto").engine == "openvino"
 
 
-def test_an_engine_that_is_asked_for_runs_whatever_a_trial_finds_or_says_why_not(stand_ins, monkeypatch):
+def test_a_requested_engine_is_used_without_a_trial_or_says_why_not(stand_ins, monkeypatch):
     stand_ins |= {"bf16": Stand(0.05), "fp32": Stand(0.05)}
     assert choose(b"a style", lambda: Stand(0.0), "openvino").engine == "openvino"
     assert choose(b"a style", lambda: pytest.fail("a trial"), "onnxruntime") == Choice("onnxruntime")
@@ -185,7 +185,7 @@ def test_an_engine_that_is_asked_for_runs_whatever_a_trial_finds_or_says_why_not
         choose(b"a style", lambda: Stand(0.0), "auto")
 
 
-def test_without_openvino_onnx_runtime_paints_and_the_one_asked_for_is_named(monkeypatch):
+def test_without_openvino_onnx_runtime_paints_and_asking_for_openvino_fails(monkeypatch):
     monkeypatch.setattr(engines, "is_installed", lambda: False)
     assert choose(b"a style", lambda: pytest.fail("a trial"), "auto") == Choice("onnxruntime")
     with pytest.raises(StyleError, match=r"OpenVINO is not installed; .*openvino"):
@@ -193,7 +193,7 @@ def test_without_openvino_onnx_runtime_paints_and_the_one_asked_for_is_named(mon
 
 
 @needs_openvino
-def test_a_frame_file_stays_with_onnx_runtime():
+def test_frame_files_are_painted_only_by_onnx_runtime():
     frame_file = FOLDER / "great_wave" / "realtime.frame.onnx"
     assert StyleSession(frame_file, "cpu").engine == Choice("onnxruntime")
     with pytest.raises(StyleError, match="is a frame file, which ONNX Runtime alone paints with"):
@@ -201,7 +201,7 @@ def test_a_frame_file_stays_with_onnx_runtime():
 
 
 @needs_openvino
-def test_openvino_sends_nothing_and_writes_nothing_into_the_home(tmp_path):
+def test_openvino_writes_nothing_into_the_home_but_our_cache_of_trials(tmp_path):
     code = "import allaprima; allaprima.Style('great_wave', engine='openvino')"
     environment = os.environ | {"HOME": str(tmp_path)}
     environment.pop("XDG_CACHE_HOME")

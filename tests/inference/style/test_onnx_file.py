@@ -1,6 +1,6 @@
 """Hostile .onnx files: each is refused, or its hostile parts never reach ONNX Runtime.
 
-Run as a program, this paints with mutants of good files: `python test_onnx_file.py FOLDER SEED COUNT`.
+Run as a program, this opens mutants of good files and paints with them: `python test_onnx_file.py FOLDER SEED COUNT`.
 """
 
 import os
@@ -32,7 +32,7 @@ FLAVORS = ("image", "image.color", "image.fp16", "image.int8", "frame", "frame.f
 
 
 def sealed(model, io="image", **metadata):
-    """The file of a model, with metadata of ours."""
+    """The bytes of a model's file, with our metadata."""
     complete = onnx.ModelProto()
     complete.CopyFrom(model)
     contract = {
@@ -94,7 +94,7 @@ def levels(models):
 
 @pytest.fixture
 def refuse(tmp_path, monkeypatch):
-    """Check that a file is refused for this reason, within seconds and 200 MB, and not by ONNX Runtime."""
+    """Checks that a file is refused: for this reason, within seconds and 200 MB, and before ONNX Runtime gets it."""
 
     def never(*_arguments, **_options):
         pytest.fail("ONNX Runtime got the file")
@@ -138,7 +138,7 @@ def node(operator, inputs, output, **attributes):
 
 
 def ending(model, nodes, *arrays):
-    """A model whose picture, "painted", passes through more nodes, the last of which makes the file's output."""
+    """A model whose picture, "painted", goes through more nodes, the last of which makes the file's output."""
     for each in model.graph.node:
         each.output[:] = ["painted" if value == "stylized_image" else value for value in each.output]
     model.graph.node.extend(nodes)
@@ -168,7 +168,7 @@ def varint(number):
 
 
 def part(number, payload):
-    """A field of bytes."""
+    """A field that holds bytes."""
     return varint(number << 3 | 2) + varint(len(payload)) + payload
 
 
@@ -181,7 +181,7 @@ def test_every_flavor_of_ours_opens_and_paints(models, paint, flavor, size):
     assert paint(sealed(models[flavor], flavor.split(".")[0]), *size).shape == (*size, 3)
 
 
-def test_onnx_own_domain_may_be_spelled_out(image, paint):
+def test_onnxs_own_domain_may_be_spelled_out(image, paint):
     image.opset_import[0].domain = "ai.onnx"
     for each in image.graph.node:
         each.domain = "ai.onnx"
@@ -194,7 +194,7 @@ def test_a_frame_file_may_pad_to_more_than_64_pixels(models, paint):
     assert paint(sealed(as_frame(models["image"], 4, 256, PLAIN), "frame")).shape == (16, 16, 3)
 
 
-# Things that none of our files has
+# What no file of ours has
 
 
 SUBGRAPH = helper.make_graph([], "body", [], [])
@@ -228,13 +228,13 @@ def test_other_versions_of_onnx_operators_are_refused(image, refuse, versions):
 
 
 @pytest.mark.parametrize("opset", range(11, 19))
-def test_every_opset_in_which_a_style_says_the_same_is_read(image, opset):
+def test_every_opset_in_which_a_style_means_the_same_is_read(image, opset):
     image.opset_import[0].version = opset
     run = onnx.load_from_string(rebuilt(sealed(image), "x.onnx")[0])
     assert run.opset_import[0].version == opset
 
 
-def test_a_file_in_the_form_of_another_runtime_says_so_and_is_not_painted_with(image, refuse):
+def test_a_file_exported_for_another_runtime_is_refused_and_named(image, refuse):
     metadata = {"allaprima.target": "litert", "allaprima.size": "640x480"}
     refuse(sealed(image, **metadata), "is made for 'litert' at 640x480; to paint with it here, export it without --for")
 
@@ -338,12 +338,12 @@ DROPPED = (add_functions, add_training, add_sparse, add_values, add_quantization
 
 
 @pytest.mark.parametrize("edit", [*DROPPED, read_elsewhere_quietly, use_segments, use_strings, use_floats])
-def test_a_part_that_no_style_needs_is_left_behind(image, drop, edit):
+def test_a_part_that_no_style_needs_is_dropped(image, drop, edit):
     drop(image, edit)
 
 
 @pytest.mark.parametrize("edit", [take_a_sequence, take_an_optional, denote])
-def test_the_ends_are_written_anew(image, drop, edit):
+def test_inputs_and_outputs_are_rewritten(image, drop, edit):
     drop(image, edit)
 
 
@@ -362,7 +362,7 @@ def test_a_part_that_no_style_has_is_refused(image, refuse, edit, reason):
     refuse(sealed(image), reason)
 
 
-# What is larger than it looks
+# Files that need more than their size suggests
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_an_initializer_of_another_type_is_refused(image, refuse, kind):
     )
 
 
-def test_85_bytes_that_make_gigabytes_are_refused(refuse):
+def test_85_bytes_that_expand_to_gigabytes_are_refused(refuse):
     graph = helper.make_graph(
         [node("ConstantOfShape", ["s"], "y")],
         "g",
@@ -633,7 +633,7 @@ def test_a_convolution_with_wild_numbers_is_refused(image, refuse, key, value):
         ("auto_pad", "SAME_UPPER", "a Conv with auto_pad = 'SAME_UPPER'"),
     ],
 )
-def test_a_convolution_with_other_numbers_than_fit_is_refused(image, refuse, key, value, reason):
+def test_a_convolution_with_numbers_that_do_not_fit_is_refused(image, refuse, key, value, reason):
     attribute = next(each for each in find(image, "Conv").attribute if each.name == key)
     attribute.CopyFrom(helper.make_attribute(key, value))
     refuse(sealed(image), reason)
@@ -641,7 +641,7 @@ def test_a_convolution_with_other_numbers_than_fit_is_refused(image, refuse, key
 
 @pytest.mark.parametrize("numbers", [[1], [1, 1, 1], [1] * 1000, [2, 1], []])
 @pytest.mark.parametrize("key", ["strides", "dilations", "kernel_shape", "pads"])
-def test_a_convolution_with_too_few_or_many_numbers_is_refused(image, refuse, key, numbers):
+def test_a_convolution_with_too_few_or_too_many_numbers_is_refused(image, refuse, key, numbers):
     conv = find(image, "Conv")
     attribute = next(each for each in conv.attribute if each.name == key)
     attribute.CopyFrom(AttributeProto(name=key, type=AttributeProto.INTS, ints=numbers))
@@ -703,12 +703,12 @@ def double_input(model):
     "edit",
     [rename_input, second_input, second_output, same_output_twice, no_output, fixed_input, no_shape, no_type, double_input],
 )
-def test_other_ends_are_left_behind(image, drop, edit):
+def test_other_inputs_and_outputs_are_dropped(image, drop, edit):
     drop(image, edit)
 
 
 @pytest.mark.parametrize("name", ["content_image", "stylized_image"])
-def test_an_end_that_the_file_brings_along_is_never_run(image, name):
+def test_a_constant_named_as_an_input_or_output_is_never_run(image, name):
     expected = rebuilt(sealed(image), "x")[0]
     image.graph.initializer.append(array(name, np.zeros((1, 3, 16, 16))))
     if name == "stylized_image":
@@ -728,18 +728,18 @@ def test_a_value_that_is_made_twice_is_refused(image, refuse, name):
     refuse(sealed(ending(image, nodes, RESIZE_2)), f"makes {name!r} twice|, where a style has a")
 
 
-def test_a_circle_is_refused(image, refuse):
+def test_a_cycle_is_refused(image, refuse):
     nodes = [node("Add", ["painted", "b"], "a"), node("Relu", ["a"], "b"), node("Relu", ["b"], "x")]
     refuse(sealed(ending(image, nodes)), "uses 'b' before it is there")
 
 
-def test_a_second_attribute_of_one_name_is_refused(image, refuse):
+def test_a_second_attribute_of_the_same_name_is_refused(image, refuse):
     find(image, "Conv").attribute.append(helper.make_attribute("group", 1))
     refuse(sealed(image), "has a Conv with group = 1")
 
 
 @pytest.mark.parametrize("name", ["a\n", "\x1b[2J", "a = Relu(b)", "x" * 10**6])
-def test_a_name_does_not_command_the_terminal(image, name):
+def test_a_name_cannot_control_the_terminal(image, name):
     data = sealed(ending(image, [node("Relu", [name], "x")]))
     with pytest.raises(StyleError) as caught:
         rebuilt(data, "hostile.onnx")
@@ -757,7 +757,7 @@ def at(model, name):
 AROUND = [line.split(" = ")[0] for line in frame_graph.lines(frame_graph.PROLOGUE) + frame_graph.lines(frame_graph.EPILOGUE)]
 
 
-def test_what_stands_around_the_network_of_a_frame_file_is_written_anew(frame, drop):
+def test_nodes_around_the_network_of_a_frame_file_are_rewritten(frame, drop):
     def edit(model):
         for name in AROUND:
             if name != "content_image":
@@ -771,7 +771,7 @@ def test_what_stands_around_the_network_of_a_frame_file_is_written_anew(frame, d
 
 @pytest.mark.parametrize("name", ["stride_px", "least_px"])
 @pytest.mark.parametrize("values", [[0], [-4], [10**6], [4, 4], 4])
-def test_a_frame_file_of_a_network_of_no_size_is_refused(frame, refuse, name, values):
+def test_a_frame_file_without_a_valid_stride_and_least_size_is_refused(frame, refuse, name, values):
     find_array(frame, name).CopyFrom(array(name, values, np.int64))
     refuse(sealed(frame, "frame"), f"has no {name} from 1 to")
     frame.graph.initializer.remove(find_array(frame, name))
@@ -779,12 +779,12 @@ def test_a_frame_file_of_a_network_of_no_size_is_refused(frame, refuse, name, va
 
 
 @pytest.mark.parametrize("value", ["strength", "content_frame", "width_missing", "whole_frame", "wide_frame", "levels"])
-def test_a_network_that_takes_more_than_the_picture_is_refused(frame, refuse, value):
+def test_a_network_that_uses_more_than_the_picture_is_refused(frame, refuse, value):
     find(frame, "Sigmoid").input[0] = value
     refuse(sealed(frame, "frame"), f"has a Sigmoid with '{value}', where a style has a picture")
 
 
-def test_a_value_of_the_network_named_as_one_around_it_is_refused(frame, refuse):
+def test_a_value_in_the_network_with_the_name_of_one_around_it_is_refused(frame, refuse):
     sigmoid = find(frame, "Sigmoid")
     old = sigmoid.input[0]
     for each in frame.graph.node:
@@ -803,7 +803,7 @@ def test_a_frame_file_without_a_network_is_refused(frame, refuse):
     refuse(sealed(frame, "frame"), "has no network that makes stylized_image")
 
 
-def test_an_image_file_that_says_it_is_a_frame_file_is_refused_and_of_the_other_the_network_counts(image, frame, refuse):
+def test_an_image_file_labeled_as_a_frame_file_is_refused_and_the_reverse_uses_only_the_network(image, frame, refuse):
     refuse(sealed(image, "frame"), "has no ")
     graphs = [onnx.load_from_string(rebuilt(sealed(model), "x")[0]).graph for model in (image, frame)]
     assert list(graphs[0].node) == list(graphs[1].node)
@@ -854,7 +854,7 @@ def other_constants(levels):
 
 
 @pytest.mark.parametrize("edit", [loop_for_ever, other_nodes_in_the_loop, other_constants])
-def test_the_loop_is_written_anew(levels, drop, edit):
+def test_the_loop_is_rewritten(levels, drop, edit):
     drop(levels, edit, "levels")
 
 
@@ -889,7 +889,7 @@ def test_a_loop_that_is_not_ours_is_refused(levels, refuse, change, reason):
     refuse(sealed(levels, "levels"), reason)
 
 
-def test_a_file_of_levels_is_no_frame_file_and_the_other_way_round(frame, levels, refuse):
+def test_a_levels_file_is_not_a_frame_file_and_vice_versa(frame, levels, refuse):
     refuse(sealed(levels, "frame"), "has no network")
     refuse(sealed(frame, "levels"), "has 0 loops")
 
@@ -898,7 +898,7 @@ def test_a_file_of_levels_is_no_frame_file_and_the_other_way_round(frame, levels
 
 
 @pytest.mark.parametrize("flavor", ["image", "frame.int8"])
-def test_a_file_cut_anywhere_is_refused_or_whole_but_for_its_last_metadata(models, monkeypatch, flavor):
+def test_a_truncated_file_is_refused_unless_only_optional_metadata_is_missing(models, monkeypatch, flavor):
     """A file may end between two entries of metadata; the last entries are optional."""
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_: pytest.fail("ONNX Runtime got the file"))
     data = sealed(models[flavor], flavor.split(".")[0])
@@ -912,7 +912,7 @@ def test_a_file_cut_anywhere_is_refused_or_whole_but_for_its_last_metadata(model
 
 
 EMPTY = b"\x0a\x00"
-MILLIONS = MAX_BYTES // 2 - 10_000  # of 2 bytes
+MILLIONS = MAX_BYTES // 2 - 10_000  # entries of 2 bytes
 FLOODS = {
     "nodes": part(7, EMPTY * MILLIONS),
     "initializers": part(7, b"\x2a\x00" * MILLIONS),
@@ -966,7 +966,7 @@ def test_what_is_larger_than_any_style_is_not_read(image, refuse):
         StyleSession(bytes(9 * MB))
 
 
-def test_graphs_in_graphs_are_refused(image, refuse):
+def test_deeply_nested_graphs_are_refused(image, refuse):
     data = b""
     for _ in range(2000):
         data = part(1, part(5, part(1, b"body") + part(6, data)))
@@ -979,7 +979,7 @@ def test_graphs_in_graphs_are_refused(image, refuse):
 @pytest.mark.parametrize(
     "card", ["[" * 10**5, '{"a":' * 10**5, "[" * 5 * 10**5 + "]" * 5 * 10**5, "9" * 5000, "[]", "{", "", '{"a": 1e999} x']
 )
-def test_a_card_that_is_a_bomb_is_refused(image, refuse, card):
+def test_a_malicious_or_damaged_card_is_refused(image, refuse, card):
     refuse(sealed(image, **{"allaprima.card": card}), r"hostile\.onnx has a damaged contract")
 
 
@@ -1003,11 +1003,11 @@ def test_a_default_of_levels_out_of_range_is_refused(levels, refuse, name, value
     refuse(sealed(levels, "levels", **{f"allaprima.{name}": value}), "has a damaged contract")
 
 
-def test_a_card_that_is_no_text_is_refused(image, refuse):
+def test_a_card_that_is_not_text_is_refused(image, refuse):
     refuse(sealed(image) + part(14, part(1, b"allaprima.card") + part(2, b'{"title": "\xff\xfe"}')), "damaged")
 
 
-# Things that are not files
+# What is not a file
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
@@ -1034,7 +1034,7 @@ def good_files(models, tmp_path_factory):
 
 @pytest.mark.thorough
 def test_a_mutant_is_refused_or_paints(good_files):
-    """In separate processes: one that crashes, hangs or takes too much memory ends the test."""
+    """In separate processes, which end if a mutant crashes, hangs or takes too much memory."""
     counts = (MUTANTS // 2, MUTANTS - MUTANTS // 2)
     processes = [
         subprocess.Popen(
@@ -1063,7 +1063,7 @@ NUMBERS = (0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 255, 2**16, 2**31 - 1, 2**31, 2**40,
 
 
 def changed_bytes(rng, data, structure):
-    """Some bytes changed, put in, left out or copied elsewhere, most of them outside of weights and metadata."""
+    """Some bytes changed, inserted, deleted or copied elsewhere, mostly outside of weights and metadata."""
     mutant = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         place = rng.choice(structure) if rng.random() < 0.95 else rng.randrange(len(data))
@@ -1088,7 +1088,7 @@ def changed_bytes(rng, data, structure):
 
 
 def changed_model(rng, data):
-    """Still a protobuf: nodes, attributes, shapes and names exchanged or with other numbers."""
+    """Still a valid protobuf: nodes, attributes, shapes and names swapped, or numbers changed."""
     model = onnx.ModelProto()
     model.ParseFromString(data)
     graph = model.graph
@@ -1130,7 +1130,7 @@ def changed_model(rng, data):
 
 
 def structure_of(data):
-    """Positions of a file's bytes that are neither weights nor metadata."""
+    """Positions in a file that belong to neither weights nor metadata."""
     model = onnx.ModelProto()
     model.ParseFromString(data)
     inside = np.ones(len(data), bool)
@@ -1143,7 +1143,7 @@ def structure_of(data):
 
 
 def paint_mutants(folder, seed, count):
-    """Opens and paints each one; ends with an alarm or an exception at the first that does anything else."""
+    """Opens mutants and paints with them; an alarm or exception ends the process at the first that misbehaves."""
     rng = random.Random(seed)
     files = [path.read_bytes() for path in sorted(folder.glob("*.onnx"))]
     structures = [structure_of(data) for data in files]

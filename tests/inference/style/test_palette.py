@@ -24,11 +24,11 @@ from allaprima.models.errors import StyleError
         ("a:1,b", None),
     ],
 )
-def test_a_mix_is_names_and_weights(text, weights):
+def test_a_mix_is_parsed_as_names_and_weights(text, weights):
     assert parse_mix(text) == weights
 
 
-def test_a_mix_is_a_style_file_between_its_styles():
+def test_a_mix_paints_in_between_its_styles():
     image = frame_to_image(paint_landscape(64, 96))
     painted = {}
     for mix in ("great_wave:1", "starry_night:2", "great_wave:3,starry_night:1", "photo:1", "great_wave:0.5,photo:0.5"):
@@ -58,12 +58,12 @@ def test_a_mix_is_a_style_file_between_its_styles():
         ({"great_wave": float("inf")}, "is no mix"),
     ],
 )
-def test_what_is_no_mix_is_said(weights, message):
+def test_an_invalid_mix_is_refused_with_a_reason(weights, message):
     with pytest.raises(StyleError, match=message):
         mixed_style(weights)
 
 
-def test_without_a_palette_it_is_named(tmp_path):
+def test_a_missing_or_damaged_palette_is_named(tmp_path):
     with pytest.raises(StyleError, match="there is no palette to mix from at"):
         mixed_style({"great_wave": 1.0}, tmp_path / "palette.npz")
     (tmp_path / "palette.npz").write_bytes(b"nothing")
@@ -71,7 +71,7 @@ def test_without_a_palette_it_is_named(tmp_path):
         mixed_style({"great_wave": 1.0}, tmp_path / "palette.npz")
 
 
-def test_a_mixs_strength_is_in_its_strokes_and_other_styles_fade(tmp_path):
+def test_strength_becomes_part_of_a_mix_and_is_left_to_other_styles(tmp_path):
     (gentle,), left = find_styles(["great_wave:3,starry_night:1"], 0.4)
     card = StyleSession(gentle).contract.card
     assert (card["title"], left) == ("60% photo + 30% great_wave + 10% starry_night", 1.0)

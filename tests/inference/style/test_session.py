@@ -18,7 +18,7 @@ from allaprima.models.errors import StyleError
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (3, 2), (16, 16), (17, 33), (101, 64)])
-def test_any_size_from_one_pixel_up_keeps_its_size(style_file, height, width):
+def test_any_size_from_one_pixel_up_is_kept(style_file, height, width):
     frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     assert StyleSession(style_file).stylize(frame).shape == frame.shape
 
@@ -47,7 +47,7 @@ def test_the_card_travels_in_the_file(style_file):
     assert StyleSession(style_file).contract.card["title"] == "Strokes"
 
 
-def test_asking_for_cuda_where_there_is_none_says_so(style_file):
+def test_asking_for_cuda_without_cuda_says_so(style_file):
     if probe_cuda()[0]:
         pytest.skip("this machine has CUDA")
     with pytest.raises(StyleError, match="CUDA was asked for and does not work here: th"):
@@ -55,7 +55,7 @@ def test_asking_for_cuda_where_there_is_none_says_so(style_file):
 
 
 @pytest.mark.parametrize("data", [b"", b"not an onnx file", b"\x08\x07" + bytes(100)])
-def test_what_is_not_onnx_is_named(tmp_path, data):
+def test_a_file_that_is_not_onnx_is_named(tmp_path, data):
     (tmp_path / "x.onnx").write_bytes(data)
     with pytest.raises(StyleError, match=r"x\.onnx is"):
         StyleSession(tmp_path / "x.onnx")
@@ -66,7 +66,7 @@ def test_a_missing_file_is_named(tmp_path):
         StyleSession(tmp_path / "y.onnx")
 
 
-def test_an_onnx_file_of_somebody_else_is_refused(tmp_path):
+def test_an_onnx_file_that_is_not_ours_is_refused(tmp_path):
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value], [out])
@@ -80,7 +80,7 @@ def test_an_onnx_file_of_somebody_else_is_refused(tmp_path):
         StyleSession(tmp_path / "renamed.onnx")
 
 
-def test_threads_sharing_a_session_paint_what_one_alone_paints(style_file):
+def test_threads_sharing_a_session_paint_what_one_thread_paints(style_file):
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (40 + i, 90 - i, 3), dtype=np.uint8) for i in range(12)]
     expected = [StyleSession(style_file).stylize(frame) for frame in frames]
@@ -90,7 +90,7 @@ def test_threads_sharing_a_session_paint_what_one_alone_paints(style_file):
         np.testing.assert_array_equal(frame, expected[i % 12])
 
 
-def test_pictures_of_threads_fit_into_the_limit_together_and_a_larger_one_is_alone(style_file, monkeypatch):
+def test_pictures_of_threads_share_the_limit_and_a_larger_one_runs_alone(style_file, monkeypatch):
     monkeypatch.setattr(session_module, "MAX_PIXELS", 3 * 16 * 16)
     together, seen, lock = [], [], threading.Lock()
 
@@ -132,7 +132,7 @@ CUDNN_MISSING = (
 
 @pytest.fixture
 def driver(monkeypatch):
-    """An NVIDIA driver for CUDA 13.0 with one GPU, and an ONNX Runtime that knows CUDA; its numbers may be changed."""
+    """An NVIDIA driver for CUDA 13.0 with one GPU, and an ONNX Runtime with CUDA; tests may change its numbers."""
     numbers = SimpleNamespace(init=0, gpus=1, version=13000)
 
     def answer(pointer, number):
@@ -156,7 +156,7 @@ def driver(monkeypatch):
 
 @pytest.fixture
 def cuda(driver, monkeypatch):
-    """ONNX Runtime's CUDA, played by its CPU: where it `fails` and with what, and what it was asked for."""
+    """ONNX Runtime's CUDA, simulated on the CPU. `fails` says at which step, `error` how; `options` is what it was given."""
     real = onnxruntime.InferenceSession
     stand_in = SimpleNamespace(fails="", error=RuntimeError(CUDNN_MISSING), options=None, painted=[])
 
@@ -184,7 +184,7 @@ def cuda(driver, monkeypatch):
     return stand_in
 
 
-def test_a_cuda_session_has_painted_before_it_is_given_out(style_file, cuda):
+def test_a_cuda_session_is_tried_out_when_it_is_opened(style_file, cuda):
     session = StyleSession(style_file)
     assert (session.device, session.where, session.cuda_trouble) == ("cuda", "a GPU (CUDA)", "")
     assert cuda.painted == [(1, 3, 32, 32)]
@@ -198,7 +198,7 @@ def test_cuda_does_not_search_for_convolutions_at_every_new_size(style_file, cud
 
 
 @pytest.mark.parametrize("fails", ["opening", "painting", "loading"])
-def test_where_cuda_fails_auto_paints_on_the_cpu_and_keeps_the_reason(style_file, landscape, cuda, monkeypatch, capfd, fails):
+def test_if_cuda_fails_auto_paints_on_the_cpu_and_keeps_the_reason(style_file, landscape, cuda, monkeypatch, capfd, fails):
     cuda.fails = fails
     monkeypatch.setattr(
         onnxruntime, "preload_dlls", lambda: print("Failed to load libcublasLt.so.13: no such file\nPlease ...")
@@ -215,7 +215,7 @@ def test_where_cuda_fails_auto_paints_on_the_cpu_and_keeps_the_reason(style_file
 
 
 @pytest.mark.parametrize("fails", ["opening", "painting"])
-def test_where_cuda_fails_asking_for_it_gives_the_reason_in_one_line(style_file, cuda, capfd, fails):
+def test_if_cuda_fails_asking_for_it_gives_the_reason_in_one_line(style_file, cuda, capfd, fails):
     cuda.fails = fails
     with pytest.raises(StyleError) as caught:
         StyleSession(style_file, "cuda")
@@ -226,13 +226,13 @@ def test_where_cuda_fails_asking_for_it_gives_the_reason_in_one_line(style_file,
     assert capfd.readouterr().out == ""
 
 
-def test_a_provider_that_does_not_load_and_says_nothing_is_named(style_file, cuda):
+def test_a_provider_that_silently_fails_to_load_is_named(style_file, cuda):
     cuda.fails = "loading"
     with pytest.raises(StyleError, match="does not work here: ONNX Runtime cannot load its CUDA provider"):
         StyleSession(style_file, "cuda")
 
 
-def test_cuda_libraries_are_loaded_once_and_may_raise(style_file, cuda, monkeypatch):
+def test_cuda_libraries_are_loaded_only_once_even_if_that_fails(style_file, cuda, monkeypatch):
     loads = []
 
     def preload():
@@ -252,7 +252,7 @@ def test_cuda_libraries_are_loaded_once_and_may_raise(style_file, cuda, monkeypa
         ("", "RuntimeError"),
     ],
 )
-def test_a_picture_that_fails_on_cuda_says_what_cuda_said(style_file, cuda, message, reason):
+def test_a_picture_that_fails_on_cuda_gives_cudas_reason(style_file, cuda, message, reason):
     session = StyleSession(style_file)
     cuda.fails, cuda.error = "painting", RuntimeError(message)
     with pytest.raises(StyleError) as caught:
@@ -260,7 +260,7 @@ def test_a_picture_that_fails_on_cuda_says_what_cuda_said(style_file, cuda, mess
     assert str(caught.value) == f"painting 64x48 px on CUDA failed: {reason}; try --max-side 2000 or --device cpu"
 
 
-def test_a_driver_that_is_too_old_for_cuda_13_is_named_and_left_alone(style_file, driver):
+def test_a_driver_that_is_too_old_for_cuda_13_is_named_and_not_used(style_file, driver):
     driver.version = 12080
     wanted = "the NVIDIA driver is for CUDA 12.8, and CUDA 13.0 is wanted; install driver 580 or newer"
     assert probe_cuda() == (1, wanted)
@@ -270,7 +270,7 @@ def test_a_driver_that_is_too_old_for_cuda_13_is_named_and_left_alone(style_file
 
 
 @pytest.mark.parametrize(("init", "gpus"), [(100, 1), (0, 0)])
-def test_a_driver_without_a_gpu_is_no_trouble_unless_cuda_is_asked_for(style_file, driver, init, gpus):
+def test_a_driver_without_a_gpu_matters_only_if_cuda_is_asked_for(style_file, driver, init, gpus):
     driver.init, driver.gpus = init, gpus
     session = StyleSession(style_file)
     assert (session.device, session.where, session.cuda_trouble) == ("cpu", "the CPU", "")
@@ -285,7 +285,7 @@ def test_an_onnxruntime_without_cuda_is_named(style_file, driver, monkeypatch):
         StyleSession(style_file, "cuda")
 
 
-def test_doctor_says_what_keeps_a_gpu_from_painting(driver, cuda):
+def test_doctor_says_why_a_gpu_cannot_paint(driver, cuda):
     assert doctor.cuda_provider() == ("CUDA", True, "1 GPU(s), works")
     cuda.fails = "painting"
     name, well, text = doctor.cuda_provider()
@@ -295,7 +295,7 @@ def test_doctor_says_what_keeps_a_gpu_from_painting(driver, cuda):
     assert doctor.cuda_provider()[2].startswith("the NVIDIA driver is for CUDA 12.8")
 
 
-def test_stylize_prints_only_results_to_standard_output_where_cuda_fails(run, style_file, photo, cuda, monkeypatch):
+def test_stylize_prints_only_results_to_standard_output_when_cuda_fails(run, style_file, photo, cuda, monkeypatch):
     cuda.fails = "opening"
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcublasLt.so.13"))
     code, out, err = run("stylize", photo, "--style", style_file, "-o", photo.with_name("painted.png"))
@@ -303,14 +303,14 @@ def test_stylize_prints_only_results_to_standard_output_where_cuda_fails(run, st
     assert "on the CPU, as CUDA does not work: CUDNN failure 1001" in err
 
 
-def test_an_image_that_needs_more_memory_than_there_is_is_refused_with_the_size_that_fits(style_file, monkeypatch):
+def test_an_image_too_large_for_memory_is_refused_with_the_size_that_fits(style_file, monkeypatch):
     def black(height, width):
         return np.zeros((1, 3, height, width), np.float32)
 
     session = StyleSession(style_file)
     session.stylize_image(black(40, 40))
     monkeypatch.setattr(session_module, "free_bytes", lambda: 135 * 100 * 100)
-    session.stylize_image(black(100, 100))  # with what the one before held
+    session.stylize_image(black(100, 100))  # counting what the previous one allocated
     session = StyleSession(style_file)
     with pytest.raises(StyleError, match=r"painting 400x100 px needs about .* GB are free; --max-side 189 would fit"):
         session.stylize_image(black(100, 400))
@@ -324,7 +324,7 @@ def test_an_unknown_device_is_named(device):
 
 
 class Elsewhere:
-    """The part of ONNX Runtime's session on another provider that is used here."""
+    """ONNX Runtime's session on another provider, as far as it is needed here."""
 
     fails = ""
     falls_back = False
@@ -354,7 +354,7 @@ def elsewhere(monkeypatch):
 
 
 @pytest.mark.parametrize(("device", "name"), [("coreml", "CoreML"), ("directml", "DirectML")])
-def test_another_provider_is_taken_where_it_is_asked_for_or_says_why_not(elsewhere, device, name):
+def test_another_provider_is_used_if_asked_for_or_says_why_not(elsewhere, device, name):
     session = StyleSession(find_style("the_scream"), device)
     assert (session.device, session.where) == (device, name)
     assert session.stylize(np.zeros((32, 40, 3), np.uint8)).shape == (32, 40, 3)
@@ -369,6 +369,6 @@ def test_another_provider_is_taken_where_it_is_asked_for_or_says_why_not(elsewhe
 
 
 @pytest.mark.parametrize(("device", "words"), [("coreml", "a Mac's"), ("directml", "pip install onnxruntime-directml")])
-def test_a_provider_that_is_not_built_in_is_named_with_what_brings_it(device, words):
+def test_a_missing_provider_is_named_with_how_to_get_it(device, words):
     with pytest.raises(StyleError, match=f"was asked for, and this onnxruntime is built without it; .*{words}"):
         StyleSession(find_style("the_scream"), device)

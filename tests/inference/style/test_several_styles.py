@@ -1,4 +1,4 @@
-"""Files of several styles: the weights are an input."""
+"""Files that hold several styles and take their weights as an input."""
 
 import json
 
@@ -26,7 +26,7 @@ def model(data):
     return onnx.load_model_from_string(data)
 
 
-def test_every_mix_is_painted_as_by_a_file_of_its_own(data):
+def test_each_style_and_the_default_mix_are_painted_as_by_their_own_files(data):
     session = StyleSession(data, "cpu")
     names = list(session.contract.mix)
     assert names[-1] == "photo"
@@ -40,7 +40,7 @@ def test_every_mix_is_painted_as_by_a_file_of_its_own(data):
     assert np.abs(session.stylize(frame).astype(int) - StyleSession(mixed_style(begins), "cpu").stylize(frame)).max() <= 1
 
 
-def test_a_caller_who_knows_only_onnx_runtime_feeds_the_weights(data, model):
+def test_plain_onnx_runtime_can_feed_the_weights(data, model):
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     assert [(each.name, each.shape) for each in session.get_inputs()][1:] == [("weights", [15])]
     names = list(json.loads({each.key: each.value for each in model.metadata_props}["allaprima.mix"]))
@@ -71,7 +71,7 @@ def without_rows(model):
 
 
 def padded_by_rows(model):
-    """Make borders depend on the weights."""
+    """Lets the padding depend on the weights."""
     pad = next(node for node in model.graph.node if node.op_type == "Pad")
     set_array(model, f"{ROWS}{pad.input[1]}", np.zeros((15, 8), np.float32))
 
@@ -107,8 +107,8 @@ def test_a_file_whose_parts_do_not_fit_is_refused(model, change, message):
         StyleSession(model.SerializeToString(), "cpu")
 
 
-def test_what_stands_around_the_network_is_not_run(data, model):
-    """Everything except the network is rebuilt."""
+def test_nodes_around_the_network_are_not_run(data, model):
+    """Everything around the network is rewritten, so an added node is dropped."""
     model.graph.node.insert(0, onnx.helper.make_node("Reshape", ["weights", "no such shape"], ["nothing"]))
     image = frame_to_image(paint_landscape(64, 96))
     found, expected = (StyleSession(each, "cpu").stylize_image(image) for each in (model.SerializeToString(), data))

@@ -17,7 +17,7 @@ TILE_PX = 256
 @pytest.fixture
 def small_tiles(monkeypatch):
     monkeypatch.setattr(session_module, "WHOLE_BYTES", session_module.PIXEL_BYTES["realtime"] * TILE_PX**2)
-    # A network of random weights needs the same margin, but its statistics need fewer samples.
+    # A network of random weights needs the same margin, but fewer samples for its statistics.
     monkeypatch.setattr(tiles_module, "SAMPLES", 60)
 
 
@@ -36,7 +36,7 @@ def test_tiles_cover_a_picture_once_and_have_their_margins(size, stride):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (80, 80), (81, 5000), (700, 500), (3000, 4000)])
-def test_samples_lie_in_the_picture_and_all_over_it(size):
+def test_samples_lie_in_the_picture_and_cover_it_evenly(size):
     frame = np.arange(size[0] * size[1], dtype=np.int64).reshape(size)
     squares, margins = samples(frame, 10**7)
     assert len({square.shape for square in squares}) == 1
@@ -49,8 +49,8 @@ def test_samples_lie_in_the_picture_and_all_over_it(size):
         assert max(gaps) <= max(side / 5, 160)
 
 
-def test_where_tiles_meet_they_agree(small_tiles, style_file):
-    """With the same statistics, a picture painted in many tiles equals one painted in one piece."""
+def test_tiles_have_no_seams(small_tiles, style_file):
+    """With the same statistics, a picture painted in many tiles equals one painted in a single tile."""
     frame = paint_landscape(517, 702)
     session = StyleSession(style_file, "cpu")
     shares = []
@@ -68,14 +68,14 @@ def test_where_tiles_meet_they_agree(small_tiles, style_file):
 
 
 @pytest.mark.parametrize("size", [(600, 500), (203, 1500), (20, 4000)])
-def test_tiles_are_near_the_whole_picture(small_tiles, style_file, size, monkeypatch):
+def test_tiles_come_close_to_painting_the_whole_picture_at_once(small_tiles, style_file, size, monkeypatch):
     frame = paint_landscape(*size)
     tiled = StyleSession(style_file, "cpu").stylize(frame)
     monkeypatch.setattr(session_module, "WHOLE_BYTES", 2**40)
     whole = StyleSession(style_file, "cpu").stylize(frame)
     difference = np.abs(tiled.astype(int) - whole)
     assert difference.any()  # it was painted in tiles
-    assert difference.mean() < 3  # of random weights; trained networks come nearer
+    assert difference.mean() < 3  # for random weights; trained networks come closer
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -89,7 +89,7 @@ def test_other_precisions_are_painted_in_tiles_too(small_tiles, precision):
     assert np.abs(tiled.astype(int) - session_module.image_to_frame(whole)).mean() < 6
 
 
-def test_with_less_memory_tiles_are_smaller_and_with_none_it_says_so(style_file, monkeypatch):
+def test_with_less_memory_tiles_are_smaller_and_with_too_little_it_says_so(style_file, monkeypatch):
     frame, sides = paint_landscape(600, 500), []
     original = tiles_module.tiles
     monkeypatch.setattr(tiles_module, "tiles", lambda *args: sides.append(args[2]) or original(*args))
@@ -102,7 +102,7 @@ def test_with_less_memory_tiles_are_smaller_and_with_none_it_says_so(style_file,
         StyleSession(style_file, "cpu").stylize(frame)
 
 
-def test_threads_share_tiles_and_an_interrupt_ends_them(small_tiles, style_file):
+def test_threads_can_share_a_tiled_session_and_an_interrupt_ends_it(small_tiles, style_file):
     session, frame = StyleSession(style_file, "cpu"), paint_landscape(600, 500)
     alone, found = session.stylize(frame), []
     threads = [threading.Thread(target=lambda: found.append(session.stylize(frame))) for _ in range(3)]

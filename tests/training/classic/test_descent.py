@@ -16,7 +16,7 @@ STYLE = ("relu1_1", "relu2_1")
 
 @pytest.fixture(scope="module")
 def objective() -> Objective:
-    """Smooth content, blocky style, random VGG-19."""
+    """Smooth content, blocky style, VGG-19 with random weights."""
     vgg = load_vgg19("tiny")
     ramp = torch.linspace(0, 1, 48)
     content = torch.stack([ramp[:, None] * ramp, ramp.expand(48, 48), 1 - ramp.expand(48, 48)])[None]
@@ -35,7 +35,7 @@ def noise() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
-def test_the_total_falls_in_every_window_and_to_a_tenth(objective, noise, optimizer):
+def test_the_total_keeps_falling_to_below_a_tenth(objective, noise, optimizer):
     totals = [step.losses["total"] for step in descend(noise, objective, 60, optimizer)]
     lowest = [min(totals[:20]), min(totals[20:])]
     assert lowest[1] < 0.9 * lowest[0]
@@ -50,7 +50,7 @@ def test_a_steps_losses_are_those_of_its_own_picture(objective, noise):
         assert step.losses["style"] == pytest.approx(expected["style"].item(), rel=1e-5)
 
 
-def test_pictures_begin_with_the_given_one_and_stay_in_range(objective, noise):
+def test_the_first_picture_is_the_given_one_and_all_stay_in_range(objective, noise):
     kept = noise.clone()
     steps = list(descend(noise, objective, 8))
     assert [step.iteration for step in steps] == list(range(9))
@@ -65,7 +65,7 @@ def test_the_same_start_gives_the_same_picture(objective, noise):
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
-def test_the_content_image_alone_is_at_rest(objective, optimizer):
+def test_without_style_the_content_image_does_not_change(objective, optimizer):
     image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         features = objective.vgg(image.contiguous(memory_format=torch.channels_last), ("relu2_2",))
@@ -74,15 +74,15 @@ def test_the_content_image_alone_is_at_rest(objective, optimizer):
     torch.testing.assert_close(steps[-1].image, image, rtol=0, atol=0)
 
 
-def test_a_grey_picture_has_one_channel_all_the_way(objective, noise):
+def test_a_gray_picture_keeps_one_channel(objective, noise):
     steps = list(descend(noise[:, :1], objective, 10))
     assert steps[-1].image.shape == (1, 1, 48, 48)
     assert steps[-1].losses["total"] < steps[0].losses["total"]
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_the_losses_scale_does_not_matter(noise, scale):
-    """Where gradients are tiny, torch's L-BFGS would keep no history and creep."""
+def test_the_scale_of_the_losses_does_not_matter(noise, scale):
+    """With tiny gradients, torch's L-BFGS would keep no history and barely move."""
 
     def objective(image: torch.Tensor) -> dict[str, torch.Tensor]:
         loss = scale * ((image - 0.5).square() * torch.linspace(0.1, 1.0, 48)).mean()
@@ -93,7 +93,7 @@ def test_the_losses_scale_does_not_matter(noise, scale):
 
 
 def falling(image: torch.Tensor, spoiled: dict[int, float], seen: list[float]) -> dict[str, torch.Tensor]:
-    """Squared distance to middle gray, except where `spoiled` replaces it."""
+    """Squared distance to middle gray, replaced by `spoiled`'s value at the evaluations that it lists."""
     loss = (image - 0.5).square().mean()
     loss = loss * 0 + spoiled[len(seen)] if len(seen) in spoiled else loss
     seen.append(loss.item())
@@ -102,7 +102,7 @@ def falling(image: torch.Tensor, spoiled: dict[int, float], seen: list[float]) -
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_is_taken_back(noise, bad, optimizer):
+def test_a_step_that_is_not_finite_is_undone(noise, bad, optimizer):
     seen: list[float] = []
     steps = list(descend(noise, lambda image: falling(image, {3: bad}, seen), 40, optimizer))
     assert steps[3].iteration == 3
@@ -122,12 +122,12 @@ def test_an_overshoot_is_shortened_along_its_own_direction(noise):
     steps = list(descend(noise, objective, 12))
     torch.testing.assert_close(steps[2].image, images[1], rtol=0, atol=0)
     move, shorter = (images[i] - images[1] for i in (2, 3))
-    inside = (images[2] > 0) & (images[2] < 1)  # the others were brought back into range
+    inside = (images[2] > 0) & (images[2] < 1)  # other values were clipped to the range
     torch.testing.assert_close(shorter[inside], 0.1 * move[inside], rtol=1e-3, atol=1e-6)
     assert steps[-1].losses["total"] < 0.01 * steps[0].losses["total"]
 
 
-def test_after_many_overshoots_it_begins_anew_and_still_arrives(noise):
+def test_after_many_overshoots_it_restarts_and_still_converges(noise):
     seen: list[float] = []
     steps = list(descend(noise, lambda image: falling(image, dict.fromkeys(range(2, 9), 1e9), seen), 20))
     totals = [step.losses["total"] for step in steps]
@@ -146,7 +146,7 @@ def test_losses_that_are_not_finite_from_the_start_are_an_error(noise):
 
 
 class CountedReads(TorchDispatchMode):
-    """Counts what would wait for a GPU: an operator that ends in a Python number."""
+    """Counts what would wait for a GPU: operators that return a Python number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class CountedReads(TorchDispatchMode):
 
 
 class CountedLists(TorchFunctionMode):
-    """Counts the reads that on a CPU are no operator."""
+    """Counts reads that use no operator on a CPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,11 +187,11 @@ def test_an_iteration_of_lbfgs_waits_for_the_device_at_most_three_times(objectiv
             waits.append(reads.count + lists.count - sum(waits))
     assert len(waits) == 13
     assert max(waits) <= 3
-    assert min(waits) >= 1  # the losses at least: they were counted
+    assert min(waits) >= 1  # reading the losses, at least; so the counting works
 
 
-def test_our_lbfgs_goes_the_same_steps_as_torchs(noise):
-    """In a narrow valley; 30 steps do not fit into the history of 20."""
+def test_our_lbfgs_takes_the_same_steps_as_torchs(noise):
+    """In a narrow valley, with more steps (30) than the history holds (20)."""
     ours, theirs = (noise.clone().requires_grad_() for _ in range(2))
     update = LBFGS(ours)
     torchs = torch.optim.LBFGS([theirs], max_iter=1, history_size=20, tolerance_grad=0.0, tolerance_change=0.0)
@@ -207,7 +207,7 @@ def test_our_lbfgs_goes_the_same_steps_as_torchs(noise):
 
 
 def test_a_pair_without_curvature_is_dropped_as_torch_drops_it(noise):
-    """Under a dome gradients grow along a step, so the pair would turn the direction uphill."""
+    """On a dome, gradients grow along a step, so the pair would turn the direction uphill."""
     ours, theirs = (noise.clone().requires_grad_() for _ in range(2))
     update = LBFGS(ours)
     torchs = torch.optim.LBFGS([theirs], max_iter=1, tolerance_grad=0.0, tolerance_change=0.0)

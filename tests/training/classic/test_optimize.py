@@ -38,7 +38,7 @@ SMALL = {"iterations": 4, "size_px": 48, "vgg19": "tiny", "device": "cpu", "prec
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory) -> Path:
-    """A landscape, 96x72 px, without the range's ends, where a change of luminance would be clipped."""
+    """A landscape, 96x72 px, without very dark or light colors, where a change of luminance would be clipped."""
     path = tmp_path_factory.mktemp("content") / "lake.png"
     Image.fromarray(paint_landscape(72, 96) // 2 + 64).save(path)
     return path
@@ -46,7 +46,7 @@ def content(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def paint(content, painting, tmp_path) -> Callable[..., np.ndarray]:
-    """Optimizes, and reads the result."""
+    """A function that optimizes and returns the result."""
 
     def paint_with(name: str = "out.png", **options: object) -> np.ndarray:
         config = OptimizeConfig(**{"content": str(content), "styles": (str(painting),), **SMALL, **options})
@@ -58,7 +58,7 @@ def paint(content, painting, tmp_path) -> Callable[..., np.ndarray]:
     return paint_with
 
 
-def test_color_controls_are_those_of_the_color_step():
+def test_color_controls_have_the_names_of_the_color_modes():
     assert ("none", "luminance", "histogram", *LINEAR_METHODS) == COLOR_CONTROLS
 
 
@@ -68,21 +68,21 @@ def test_the_result_has_the_contents_aspect(paint):
     assert paint(scales=1, size_px=41).shape == (31, 41, 3)
 
 
-def test_the_same_seed_gives_the_same_picture_and_another_one_another(paint):
+def test_the_same_seed_gives_the_same_picture_and_another_seed_does_not(paint):
     first = paint(init="noise", seed=3)
     np.testing.assert_array_equal(paint(init="noise", seed=3), first)
     assert np.abs(paint(init="noise", seed=4).astype(int) - first).mean() > 5
 
 
-def test_luminance_only_leaves_the_chroma_exact(paint, content):
+def test_luminance_only_keeps_the_chroma_exactly(paint, content):
     painted = paint(keep_color="luminance").astype(int)
     with Image.open(content) as image:
         before = np.asarray(image.resize((48, 36), Image.Resampling.LANCZOS)).astype(int)
     change = painted - before
     unclipped = ((painted > 0) & (painted < 255)).all(axis=2)
     assert unclipped.mean() > 0.8
-    assert np.ptp(change[unclipped], axis=1).max() == 0  # the same for R, G and B, so I and Q stay
-    assert np.abs(change).max() > 5  # and something was painted
+    assert np.ptp(change[unclipped], axis=1).max() == 0  # the same for R, G and B, so I and Q are unchanged
+    assert np.abs(change).max() > 5  # something was painted
 
 
 def test_luminance_of_the_style_gets_the_contents_mean_and_deviation(landscape):
@@ -124,7 +124,7 @@ def test_color_control_changes_the_target_not_the_photo(content, painting):
         assert not np.array_equal(scene.style_frames[0], plain.style_frames[0])
 
 
-def test_a_blend_of_one_and_nothing_is_the_one(paint, content, painting):
+def test_a_blend_with_a_weight_of_zero_ignores_that_style(paint, content, painting):
     alone = paint()
     blended = paint(styles=(str(painting), str(content)), style_blend=(2.0, 0.0))
     np.testing.assert_array_equal(blended, alone)
@@ -185,7 +185,7 @@ def test_snapshots_are_files_and_a_sheet(run, content, painting, tmp_path, monke
     assert re.fullmatch(r"3: content [\d.e-]+ style [\d.e-]+", labels[1])
 
 
-def test_the_average_is_the_result_where_it_is_asked_for(paint, monkeypatch):
+def test_the_average_is_the_result_if_asked_for(paint, monkeypatch):
     images: list[torch.Tensor] = []
     descend = optimize_module.descend
 
@@ -246,20 +246,20 @@ def test_the_best_picture_is_kept_whatever_happens(content, painting, tmp_path, 
         assert out.getpixel((0, 0)) == (102, 102, 102)
 
 
-def test_the_expected_time_is_said(run, content, painting, tmp_path):
+def test_the_expected_time_is_printed(run, content, painting, tmp_path):
     options = ["--iterations", "7"]
     _, out, _ = run("optimize", content, painting, "-o", tmp_path / "out.png", *options, *FAST)
     assert "7 iterations will take about" in out
     assert "s each at 48x36 px" in out
 
 
-def test_the_expected_time_counts_smaller_scales_for_less():
+def test_the_expected_time_counts_less_for_smaller_scales():
     config = OptimizeConfig("", (), iterations=300, scales=2)
     text = optimize_module.expected_time(config, torch.zeros(1, 3, 50, 100), 1.0, (100, 200))
     assert "300 iterations will take about 12 min" in text  # 150 at 1 s and 150 at 4 s
 
 
-def test_nothing_is_overwritten_and_that_is_said_before_the_work(run, content, painting, tmp_path, monkeypatch):
+def test_existing_files_are_refused_before_the_work_begins(run, content, painting, tmp_path, monkeypatch):
     monkeypatch.setattr(optimize_module, "load_vgg19", lambda *_: pytest.fail("the work began"))
     (tmp_path / "out_000002.png").write_text("precious")
     code, _, err = run("optimize", content, painting, "-o", tmp_path / "out.png", "--snapshots", "2", "--vgg19", "tiny")
@@ -323,7 +323,7 @@ def test_what_cannot_be_optimized_says_why(run, content, painting, tmp_path, mon
         (["--style-weight", "nan"], "argument --style-weight: nan; a finite number"),
     ],
 )
-def test_numbers_out_of_their_bounds_are_wrong_arguments(run, capsys, content, painting, options, message):
+def test_numbers_out_of_range_are_usage_errors(run, capsys, content, painting, options, message):
     with pytest.raises(SystemExit) as stopped:
         run("optimize", content, painting, *options)
     assert stopped.value.code == 2
@@ -362,7 +362,7 @@ def test_sixteen_bits_keep_transparency_and_turn_a_profile_into_srgb(content, pa
     np.testing.assert_array_equal(out[:, :, 3], alpha)
 
 
-def test_a_coarse_scales_picture_is_enlarged_for_its_file(content, painting):
+def test_a_picture_of_a_coarse_scale_is_saved_at_full_size(content, painting):
     scene: Scene = load_scene(OptimizeConfig(str(content), (str(painting),), size_px=96))
     assert optimize_module.to_picture(torch.rand(1, 3, 36, 48), scene, 8).frame.shape == (72, 96, 3)
     assert optimize_module.to_picture(torch.rand(1, 1, 36, 48), scene, 16).frame.shape == (72, 96, 3)

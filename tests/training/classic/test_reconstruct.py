@@ -34,7 +34,7 @@ def test_one_sheet_has_the_picture_and_a_cell_for_each_layer_and_kind(run, photo
         assert sheet.height == both // 2
 
 
-def test_content_is_compared_at_one_layer_and_style_at_all_up_to_it(landscape):
+def test_content_uses_one_layer_and_style_all_layers_up_to_it(landscape):
     vgg = load_vgg19("tiny")
     layers = ("conv1_1", "conv2_1")
     content = make_objective("content", layers, vgg, vgg, landscape)
@@ -52,7 +52,7 @@ def test_noise_becomes_the_picture_that_the_first_layer_saw(landscape):
     assert (last.image - image).abs().mean() < 0.05 * (noise - image).abs().mean()
 
 
-def test_ctrl_c_writes_what_was_done(run, photo, tmp_path, monkeypatch):
+def test_ctrl_c_saves_what_was_done(run, photo, tmp_path, monkeypatch):
     calls = []
 
     def interrupted(*arguments):

@@ -1,4 +1,4 @@
-"""One style in the forms that other runtimes take. What they make of them: tests/apps."""
+"""One style in the forms that other runtimes need. tests/apps runs them there."""
 
 from pathlib import Path
 
@@ -51,14 +51,14 @@ def test_every_form_paints_the_same(own, target):
     assert dims == ([1, 3, 64, 96] if wants.fixed_size else ["batch", 3, "height", "width"])
 
 
-def test_a_form_for_any_size_has_plain_operators_at_any_size(own):
+def test_a_form_for_any_size_paints_the_same_at_any_size(own):
     model = in_form_for(own, TARGETS["litert"], None, None)
     for size in ((16, 16), (124, 20)):
         assert np.abs(paint(model, size) - paint(own, size)).max() < 1e-6
 
 
 @pytest.mark.parametrize("opset", range(9, 19))
-def test_a_file_with_colors_inside_says_the_same_in_every_opset(own, opset):
+def test_a_file_that_keeps_colors_paints_the_same_in_every_opset(own, opset):
     colored = with_color(own, 0.7, 1.0)
     model = in_form_for(colored, TARGETS["onnxruntime"], None, opset)
     assert model.opset_import[0].version == opset
@@ -67,7 +67,7 @@ def test_a_file_with_colors_inside_says_the_same_in_every_opset(own, opset):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("opset", [9, 10, 11, None])
-def test_an_imported_network_that_repeats_pixels_says_the_same(opset):
+def test_an_imported_network_that_repeats_pixels_paints_the_same(opset):
     net = to_onnx(JohnsonNet().eval())
     target = TARGETS["litert"] if opset in (11, None) else TARGETS["onnxruntime"]
     assert np.abs(paint(in_form_for(net, target, None, opset)) - paint(net)).max() < 1e-4
@@ -77,7 +77,7 @@ def test_an_imported_network_that_repeats_pixels_says_the_same(opset):
     ("flavor", "lowest"),
     [("realtime", 11), ("realtime.fp16", 11), ("quality", 11), ("realtime.int8", 13), ("realtime.frame", 15)],
 )
-def test_shipped_files_have_the_lowest_opset_that_says_the_same(flavor, lowest):
+def test_shipped_files_have_the_lowest_equivalent_opset(flavor, lowest):
     model = onnx.load(STYLE / f"{flavor}.onnx")
     assert model.opset_import[0].version == at_opset(model).opset_import[0].version == lowest
     assert ("form", f"ONNX IR 8, opset {lowest}") in describe(STYLE / f"{flavor}.onnx")
@@ -93,18 +93,18 @@ def test_shipped_files_have_the_lowest_opset_that_says_the_same(flavor, lowest):
         ("realtime.frame", 14, "cannot be said in opset 14 .*; opset 15 or higher can"),
     ],
 )
-def test_an_opset_that_cannot_be_is_refused(flavor, opset, words):
+def test_an_impossible_opset_is_refused(flavor, opset, words):
     with pytest.raises(StyleError, match=words):
         in_form_for(onnx.load(STYLE / f"{flavor}.onnx"), TARGETS["onnxruntime"], None, opset)
 
 
 @pytest.mark.parametrize("opset", [0, 8, 19, 25])
-def test_a_frame_file_of_an_opset_that_is_not_written_is_refused(opset):
+def test_a_frame_file_in_an_unsupported_opset_is_refused(opset):
     with pytest.raises(StyleError, match=f"opset {opset} is not written: 9 to 18 are"):
         at_opset(onnx.load(STYLE / "realtime.frame.onnx"), opset)
 
 
-def test_a_graph_of_no_opset_is_named():
+def test_a_graph_that_fits_no_opset_is_refused():
     model = onnx.load(STYLE / "realtime.onnx")
     model.graph.node[0].op_type = "Nothing"
     with pytest.raises(StyleError, match="cannot be said in any opset from 11 to 18"):
@@ -121,13 +121,13 @@ def test_a_graph_of_no_opset_is_named():
         (Flavor(precision="int8", target="ncnn"), "ncnn takes no int8 file of ours; give --precision fp32"),
     ],
 )
-def test_what_a_target_does_not_take_is_refused(flavor, words):
+def test_what_a_target_does_not_support_is_refused(flavor, words):
     with pytest.raises(StyleError, match=words):
         check_target(flavor, 4, 16)
 
 
 @pytest.mark.thorough
-def test_export_for_a_phone_writes_a_file_that_says_what_it_is(tmp_path):
+def test_export_for_a_phone_writes_a_file_that_describes_itself(tmp_path):
     path = tmp_path / "phone.onnx"
     export(STYLE / "realtime.safetensors", path, Flavor(target="litert", size=SIZE))
     about = dict(describe(path))
@@ -150,7 +150,7 @@ def test_int8_for_tensorrt_has_no_zero_points(own):
 
 
 @pytest.mark.thorough
-def test_a_file_for_a_runtime_that_wants_nothing_changed_is_an_ordinary_one(tmp_path):
+def test_a_file_for_a_runtime_without_special_needs_is_an_ordinary_one(tmp_path):
     export(STYLE / "realtime.safetensors", tmp_path / "x.onnx", Flavor(target="openvino", opset=17))
     assert ("form", "ONNX IR 8, opset 17") in describe(tmp_path / "x.onnx")
     assert StyleSession(tmp_path / "x.onnx", "cpu").stylize(paint_landscape(20, 30)).shape == (20, 30, 3)

@@ -29,7 +29,7 @@ from allaprima.training.export.export import (
 )
 from allaprima.training.export.graph import to_onnx
 
-pytestmark = pytest.mark.thorough  # torch's exporter takes seconds a network; every training exports one, too
+pytestmark = pytest.mark.thorough  # torch's exporter takes seconds per network; tests of training export one, too
 
 ROOT = Path(export_module.__file__).parents[2]
 
@@ -62,7 +62,7 @@ def test_the_graph_has_our_names_free_sizes_and_no_shape_nodes(tier):
     assert operators <= {"Sub", "Pad", "Conv", "InstanceNormalization", "Relu", "Add", "Resize", "DepthToSpace", "Sigmoid"}
 
 
-def test_the_file_tells_nothing_of_the_machine_it_was_made_on(weights, tmp_path):
+def test_the_file_reveals_nothing_about_the_machine_it_was_made_on(weights, tmp_path):
     export(weights, tmp_path / "x.onnx")
     data = (tmp_path / "x.onnx").read_bytes()
     for trace in (b".py", b"/home", b"/root", b"site-packages", str(tmp_path).encode(), str(ROOT).encode()):
@@ -114,7 +114,7 @@ FLAVORS = [
 
 @pytest.fixture(scope="module")
 def flavored(tmp_path_factory, painting):
-    """Every flavor of one network, by its flavor, with the report."""
+    """A network, and for each flavor its file and report."""
     folder = tmp_path_factory.mktemp("flavors")
     torch.manual_seed(0)
     net = TIERS["realtime"]()
@@ -141,7 +141,7 @@ def test_every_flavor_paints_what_torch_paints(flavored, landscape, flavor):
     assert np.abs(image - expected).max() <= tolerance
 
 
-def test_what_torch_paints_without_a_style_is_the_content_and_luminance_only_keeps_its_chroma(landscape):
+def test_torch_paints_the_content_at_strength_0_and_keeps_its_chroma_if_asked(landscape):
     net = TIERS["realtime"]()
     content, plain = frame_to_image(landscape), expected_image(net, landscape, Contract(4, 16))
     np.testing.assert_allclose(expected_image(net, landscape, Contract(4, 16, strength=0.0)), content, atol=1e-6)
@@ -154,7 +154,7 @@ def test_what_torch_paints_without_a_style_is_the_content_and_luminance_only_kee
 
 
 @pytest.mark.parametrize("flavor", [flavor for flavor in FLAVORS if flavor.io == "frame"])
-def test_a_frame_file_takes_strength_and_color_from_a_caller_who_knows_only_onnx_runtime(flavored, landscape, flavor):
+def test_a_frame_file_takes_strength_and_color_in_plain_onnx_runtime(flavored, landscape, flavor):
     net, made = flavored
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -173,13 +173,13 @@ def test_a_frame_file_takes_strength_and_color_from_a_caller_who_knows_only_onnx
         np.testing.assert_array_equal(alone, session.run(None, {"content_frame": frame[None], **fed})[0])
 
 
-def test_an_image_file_has_no_node_that_asks_for_a_shape_or_crops(flavored):
+def test_an_image_file_has_no_nodes_for_shapes_or_crops(flavored):
     for flavor, (path, _) in flavored[1].items():
         operators = {node.op_type for node in onnx.load(path).graph.node}
         assert (flavor.io == "image") == (not operators & {"Shape", "Slice", "Gather", "Transpose"})
 
 
-def test_half_and_8_bit_files_compute_in_those(flavored):
+def test_fp16_and_int8_files_hold_weights_of_that_type(flavored):
     sizes = {flavor: path.stat().st_size for flavor, (path, _) in flavored[1].items()}
     assert sizes[Flavor(precision="fp16")] < 0.6 * sizes[Flavor()]
     assert sizes[Flavor("frame", "int8")] < 0.5 * sizes[Flavor("frame")]
@@ -189,7 +189,7 @@ def test_half_and_8_bit_files_compute_in_those(flavored):
     weights = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.name not in MATRICES]
     assert [tensor.data_type for tensor in weights].count(onnx.TensorProto.INT8) == 9  # 8 in blocks, 1 after the resize
     scales = [tensor for tensor in model.graph.initializer if tensor.name.endswith("weight_scale")]
-    assert {tuple(tensor.dims) for tensor in scales} <= {(32,), (16,)}  # a scale for each channel
+    assert {tuple(tensor.dims) for tensor in scales} <= {(32,), (16,)}  # one scale per channel
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_half_and_8_bit_files_compute_in_those(flavored):
         ({"largest_difference": 0.95}, "int8", "differs from torch by 0.95"),
     ],
 )
-def test_what_is_not_good_enough_is_named(bad, precision, message):
+def test_what_is_not_good_enough_is_explained(bad, precision, message):
     good = {"largest_difference": 0.0005, "psnr_db": 50.0, "within_one_level": 0.9995}
     assert not too_bad(good, Flavor(precision=precision))
     [reason] = too_bad(good | bad, Flavor(precision=precision))
@@ -219,7 +219,7 @@ def test_an_int8_file_that_is_not_good_enough_is_not_kept(weights, painting, tmp
     assert not (tmp_path / "x.onnx").exists()
 
 
-def test_a_frame_file_whose_network_is_wrong_is_not_kept_even_if_it_shows_the_content_alone(weights, tmp_path, monkeypatch):
+def test_a_frame_file_with_a_wrong_network_is_not_kept_even_at_strength_0(weights, tmp_path, monkeypatch):
     def louder(model, *arguments, **options):
         framed = as_frame(model, *arguments, **options)
         for tensor in framed.graph.initializer:
@@ -233,7 +233,7 @@ def test_a_frame_file_whose_network_is_wrong_is_not_kept_even_if_it_shows_the_co
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_numbers_that_are_none_are_too_bad(precision):
+def test_numbers_that_are_not_finite_are_too_bad(precision):
     good = {"largest_difference": 0.0, "psnr_db": 99.0, "within_one_level": 1.0}
     assert not too_bad(good, Flavor(precision=precision))
     for bad in (
@@ -246,7 +246,7 @@ def test_numbers_that_are_none_are_too_bad(precision):
         assert too_bad(good | bad, Flavor(precision=precision)), bad
 
 
-def test_the_largest_activation_of_a_broken_layer_is_no_number(landscape):
+def test_the_largest_activation_of_a_broken_layer_is_nan(landscape):
     net = TIERS["realtime"]()
     assert 0.5 < largest_activation(net, {Path("x"): landscape}) < 1000.0
     with torch.no_grad():
@@ -254,7 +254,7 @@ def test_the_largest_activation_of_a_broken_layer_is_no_number(landscape):
     assert np.isnan(largest_activation(net, {Path("x"): landscape}))
 
 
-def test_a_run_whose_photos_are_gone_is_compared_on_the_reference_photos(tmp_path, photo_folder):
+def test_if_the_trainings_photos_are_gone_the_reference_photos_are_used(tmp_path, photo_folder):
     run = tmp_path / "run"
     run.mkdir()
     (run / "options.json").write_text(TrainConfig("painting.jpg", str(photo_folder)).to_json())

@@ -39,7 +39,7 @@ class Block(nn.Module):
 
 
 class TransformerNet(nn.Module):
-    """pytorch/examples' network: (N, 3, H, W) RGB in [0, 255] to the same, unbounded."""
+    """The network of pytorch/examples: (N, 3, H, W) RGB in [0, 255] to the same, but unbounded."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ class TransformerNet(nn.Module):
 
 @pytest.fixture(scope="module")
 def their_net():
-    """Random, with outputs that fill 0 to 255 and exceed it now and then, as a trained network's do."""
+    """Random, with outputs that fill 0 to 255 and sometimes exceed it, as a trained network's do."""
     torch.manual_seed(0)
     net = TransformerNet().eval()
     with torch.no_grad():
@@ -86,7 +86,7 @@ def save(path, obj, new_format=True):
 
 
 def with_entries(source, path, **changed):
-    """A zip with `data.pkl` or `data/0` changed by a function of its bytes; given as data_pkl and data_0."""
+    """A zip whose `data.pkl` or `data/0` is changed by a function of its bytes, passed as data_pkl or data_0."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
             root, _, rest = name.partition("/")
@@ -106,7 +106,7 @@ def assert_same_weights(net, state_dict):
 
 
 def refusal(source, tmp_path):
-    """The one-line message, after checking that nothing was written or changed."""
+    """The error message; also checks that it is one line, and that nothing was written or changed."""
     before = set(tmp_path.iterdir())
     with pytest.raises(StyleError) as refused:
         import_torch(source, tmp_path / "new.safetensors")
@@ -127,7 +127,7 @@ def refusal(source, tmp_path):
 
 @pytest.mark.parametrize("new_format", [True, False])
 @torch.no_grad()
-def test_an_imported_network_paints_as_theirs_does(new_format, their_net, state_dict, tmp_path):
+def test_an_imported_network_paints_as_the_original_does(new_format, their_net, state_dict, tmp_path):
     for name in [name for name in state_dict if name.startswith("in") or ".in" in name]:
         root = name.rpartition(".")[0]
         channels = len(state_dict[name])
@@ -136,8 +136,8 @@ def test_an_imported_network_paints_as_theirs_does(new_format, their_net, state_
     net = imported(save(tmp_path / "candy.pth", state_dict, new_format), tmp_path)
     image = torch.rand(2, 3, 36, 52)
     theirs = their_net(255.0 * image) / 255.0
-    assert theirs.min() < 0 < 1 < theirs.max()  # clipping is part of the claim
-    assert ((theirs > 0) & (theirs < 1)).float().mean() > 0.3  # and not all of it
+    assert theirs.min() < 0 < 1 < theirs.max()  # some values must be clipped
+    assert ((theirs > 0) & (theirs < 1)).float().mean() > 0.3  # but not all of them
     assert (net(image) - theirs.clamp(0.0, 1.0)).abs().max() < 1e-4
 
 
@@ -172,7 +172,7 @@ def test_other_precisions_become_float32(dtype, state_dict, tmp_path):
     assert_same_weights(net, {name: tensor.float() for name, tensor in theirs.items()})
 
 
-def test_parts_of_one_storage_are_told_apart(state_dict, tmp_path):
+def test_tensors_that_share_a_storage_are_read_separately(state_dict, tmp_path):
     both = torch.cat([state_dict["in1.weight"], state_dict["in1.bias"]])
     state_dict["in1.weight"], state_dict["in1.bias"] = both[:32], both[32:]
     assert_same_weights(imported(save(tmp_path / "x.pth", state_dict), tmp_path), state_dict)
@@ -227,14 +227,14 @@ def test_a_zip_whose_entries_share_their_bytes_is_refused(tmp_path):
     assert "is compressed" in refusal(tmp_path / "x.pth", tmp_path)
 
 
-def test_more_of_anything_than_a_state_dict_has_is_refused(state_dict, tmp_path):
+def test_files_larger_than_any_state_dict_in_some_way_are_refused(state_dict, tmp_path):
     path = tmp_path / "x.pth"
     for data, why in {
         b"\0" * (64 * 2**20 + 1): "more than 64 MB",
         b"PK\x03\x04" + b"PK\x01\x02" * 3000: "more than 2000 parts",
         b"\x80\x02]" + b"N0" * 100_000 + b".": "more than 20000 instructions",
-        b"\x80\x02Nr\xff\xff\xff\xff.": "is damaged",  # a memo of 64 GB, if it were a list
-        b"\x80\x02})" + b"\x85" * 400_000 + b"Ns.": "more than 20 deep",  # hashing it crashes Python
+        b"\x80\x02Nr\xff\xff\xff\xff.": "is damaged",  # if the memo were a list, it would take 64 GB
+        b"\x80\x02})" + b"\x85" * 400_000 + b"Ns.": "more than 20 deep",  # hashing this would crash Python
         b"\x80\x02X\xff\xff\xff\xff": "is damaged",
     }.items():
         path.write_bytes(data)
@@ -257,7 +257,7 @@ def test_a_truncated_file_is_refused(kept, new_format, state_dict, tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"Dear diary,\n", b"{}\n", b"PK\x05\x06" + bytes(18), pickle.dumps([1]) * 5])
-def test_what_torch_did_not_save_is_refused(data, tmp_path):
+def test_files_not_saved_by_torch_are_refused(data, tmp_path):
     (tmp_path / "x.pth").write_bytes(data)
     assert "by torch.save" in refusal(tmp_path / "x.pth", tmp_path)
 
@@ -289,7 +289,7 @@ def test_a_tensor_beyond_its_storage_is_refused(state_dict, tmp_path):
         assert "damaged" in refusal(path, tmp_path)
 
 
-def test_transposed_tensors_are_put_in_order(state_dict, tmp_path):
+def test_transposed_tensors_are_read_in_order(state_dict, tmp_path):
     name = "conv2.conv2d.weight"
     state_dict[name] = state_dict[name].contiguous(memory_format=torch.channels_last)
     net = imported(save(tmp_path / "x.pth", state_dict), tmp_path)
@@ -317,7 +317,7 @@ def test_paths_that_cannot_be_used_are_named(state_dict, tmp_path):
         import_torch(save(tmp_path / "x.pth", state_dict), tmp_path / "x.json")
 
 
-# A tuple of the tuple before it, twice, 64 times over: hashing it would take for ever.
+# Each of 64 tuples holds the previous one twice: hashing the last would take forever.
 BOMB = b")" + b"".join(b"q\x00h\x00\x86" for _ in range(64))
 
 
@@ -331,6 +331,6 @@ BOMB = b")" + b"".join(b"q\x00h\x00\x86" for _ in range(64))
         b"\x80\x02(" + BOMB + b"K\x01d.",
     ],
 )
-def test_a_key_that_would_be_hashed_for_ever_is_refused_before_it_is(pickled, state_dict, tmp_path):
+def test_a_key_that_would_take_forever_to_hash_is_refused(pickled, state_dict, tmp_path):
     source = with_entries(save(tmp_path / "old.pth", state_dict), tmp_path / "evil.pth", data_pkl=lambda _: pickled)
     assert "more than 20 deep" in refusal(source, tmp_path)

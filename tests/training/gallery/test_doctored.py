@@ -17,6 +17,6 @@ def test_each_cheat_does_what_its_name_says():
     assert grid(made["with a lattice"]) > 10 * max(grid(made["with noise"]), 1e-3)
 
 
-def test_the_table_has_a_line_for_each():
+def test_the_table_has_a_line_for_each_picture():
     row = {"swd": 0.0512, "ss": 0.1, "grid": 0.033, "palette": 1.0}
     assert table({"painted": row}).splitlines()[-1] == "| painted | 0.051 | 0.100 | 3.3% | 1.00 |"

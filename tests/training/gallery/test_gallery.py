@@ -26,7 +26,7 @@ def random_vgg():
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch, random_vgg):
-    """An empty place for shipped styles, and trainings that take seconds."""
+    """An empty folder for shipped styles; makes trainings take only seconds."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for module in (gallery, conditional_instance_norm):
@@ -59,7 +59,7 @@ def nowhere():
     return Console(file=io.StringIO())
 
 
-def test_every_shipped_style_is_in_the_gallery_with_all_that_its_card_says():
+def test_every_shipped_styles_card_agrees_with_the_gallery():
     from allaprima.inference.style.styles import shipped_styles
 
     entries = read_gallery()
@@ -81,40 +81,40 @@ def test_a_gallery_with_an_unknown_option_is_refused(tmp_path):
 
 
 @pytest.mark.thorough
-def test_the_gallery_is_trained_together_and_shipped_and_then_only_what_got_better(shipped, configs, tmp_path, photo_folder):
+def test_the_gallery_is_trained_together_and_later_only_better_networks_are_shipped(shipped, configs, tmp_path, photo_folder):
     runs = tmp_path / "runs"
     train_gallery(configs, runs, photo_folder, nowhere())
     cards = {name: json.loads((shipped / name / "realtime.json").read_text()) for name in configs}
     assert cards["dots"]["title"] == "Dots"
     assert (shipped / "strokes" / "realtime.onnx").is_file()
     before = (shipped / "dots" / "realtime.onnx").stat().st_mtime_ns
-    train_gallery(configs, runs, photo_folder, nowhere())  # finished: nothing is trained, nothing is better
+    train_gallery(configs, runs, photo_folder, nowhere())  # already finished, so nothing is trained and nothing is better
     assert (shipped / "dots" / "realtime.onnx").stat().st_mtime_ns == before
     assert len(list(runs.iterdir())) == 2
 
 
-def test_what_is_shipped_is_judged_on_the_same_photos_whatever_its_card_says(shipped, configs, tmp_path, photo_folder):
+def test_the_shipped_network_is_judged_again_on_the_same_photos(shipped, configs, tmp_path, photo_folder):
     train_gallery(configs, tmp_path / "runs", photo_folder, nowhere())
     path = shipped / "dots" / "realtime.json"
     card = json.loads(path.read_text())
     for judged in card["judged"].values():
-        judged["swd"] *= 2  # as on harder photos
+        judged["swd"] *= 2  # as if judged on harder photos
     path.write_text(json.dumps(card))
     train_gallery(configs, tmp_path / "runs", photo_folder, nowhere())
     assert json.loads(path.read_text()) == card
 
 
-def test_a_network_is_shipped_where_no_judge_minds_and_no_band_is_wider():
+def test_a_network_is_shipped_if_no_judge_finds_it_worse_and_the_border_band_is_no_wider():
     judged = {"swd": 0.06, "ss": 0.16, "grid": 0.001, "palette": 0.8}
     card = {"judged": {"256": judged}, "border_band": 2.0}
-    assert not ship.is_better(card, card)  # the same
+    assert not ship.is_better(card, card)  # equal is not better
     for change, band, better in (({"swd": 0.05}, 2.0, True), ({"swd": 0.07}, 2.0, False), ({"swd": 0.05}, 3.5, False)):
         assert ship.is_better({"judged": {"256": judged | change}, "border_band": band}, card) == better
     assert ship.is_better({"judged": {"256": judged | {"swd": 0.05}}, "border_band": 3.5}, card | {"border_band": 4.0})
 
 
 @pytest.mark.thorough
-def test_minutes_go_to_the_worst_style_first(shipped, configs, tmp_path, photo_folder, monkeypatch):
+def test_time_goes_to_the_worst_style_first(shipped, configs, tmp_path, photo_folder, monkeypatch):
     monkeypatch.setattr(gallery, "TURN_STEPS", 2)
     train_gallery({"dots": configs["dots"]}, tmp_path / "runs", photo_folder, nowhere())
     trained = []
@@ -123,7 +123,7 @@ def test_minutes_go_to_the_worst_style_first(shipped, configs, tmp_path, photo_f
         gallery, "begin_or_go_on", lambda of, folders, console: (trained.append(of[0]), begin(of, folders, console))
     )
     train_for(0.001, configs, tmp_path / "turns", photo_folder, nowhere())
-    assert [config.style_title for config in trained] == ["Strokes"]  # not shipped at all: worst
+    assert [config.style_title for config in trained] == ["Strokes"]  # not shipped yet counts as worst
     monkeypatch.setattr(gallery.time, "monotonic", iter([0.0, 0.0, 0.0, 100.0]).__next__)
     monkeypatch.setattr(gallery, "begin_or_go_on", lambda of, folders, console: trained.append(of[0]))
     monkeypatch.setattr(gallery, "load_net", lambda _: (None, {}))
@@ -131,12 +131,12 @@ def test_minutes_go_to_the_worst_style_first(shipped, configs, tmp_path, photo_f
     monkeypatch.setattr(gallery, "ship_net", lambda *_, **__: None)
     train_for(1.0, configs, tmp_path / "turns", photo_folder, nowhere())
     assert {config.style_title for config in trained[1:]} == {"Strokes", "Dots"}  # each in turn
-    assert all(config.init.endswith("realtime.safetensors") for config in trained[1:])  # from where it is shipped
+    assert all(config.init.endswith("realtime.safetensors") for config in trained[1:])  # starting from the shipped network
     assert all(config.lr == gallery.GO_ON_LR < trained[0].lr for config in trained[1:])
 
 
 @pytest.mark.thorough
-def test_the_bases_own_styles_are_shipped_with_what_they_saw(shipped, configs, photo_folder):
+def test_the_bases_own_styles_are_shipped_with_their_share_of_its_training(shipped, configs, photo_folder):
     torch.manual_seed(0)
     net = ManyStyles(TIERS["realtime"](), 2)
     losses = {"content": 0.5, "style": 0.2, "tv": 0.0, "total": 1.5}
@@ -148,7 +148,7 @@ def test_the_bases_own_styles_are_shipped_with_what_they_saw(shipped, configs, p
     assert not (shipped / "strokes").exists()
     found = json.loads((shipped / "dots" / "realtime.json").read_text())
     assert (found["photos_seen"], found["paintings_together"], found["started_from"]) == (400, 2, "base")
-    assert (found["options"]["size_px"], found["options"]["lr"]) == (48, 1e-3)  # as the base was trained
+    assert (found["options"]["size_px"], found["options"]["lr"]) == (48, 1e-3)  # those of the base's training
 
 
 def test_the_sheet_shows_every_style(monkeypatch, tmp_path, style_file):
@@ -160,7 +160,7 @@ def test_the_sheet_shows_every_style(monkeypatch, tmp_path, style_file):
     assert sheet.shape[0] > 2 * 150
 
 
-def test_the_table_of_the_styles_page_is_that_of_the_cards(tmp_path):
+def test_the_readmes_table_agrees_with_the_cards(tmp_path):
     readme = tmp_path / "README.md"
     real = gallery.README.read_text()
     readme.write_text(real)
@@ -186,7 +186,7 @@ def test_the_gallery_can_be_trained_together(tmp_path):
     check_alike([config_of(name, entry, tmp_path, photos="p") for name, entry in entries.items()])
 
 
-def test_options_of_a_style_reach_its_training(configs, tmp_path):
+def test_a_styles_options_are_used_in_its_training(configs, tmp_path):
     config = config_of("dots", {"title": "Dots", "style_size_px": 64}, tmp_path / "paintings", photos="p")
     assert (config.title, config.style_size_px, config.license) == ("Dots", 64, "public domain")
 
@@ -198,7 +198,7 @@ def test_the_gallery_is_trained_with_the_shipped_realtime_networks_recipe(config
     for style in shipped_styles():
         shutil.copy(tmp_path / "paintings" / "dots.png", tmp_path / "paintings" / f"{style.name}.png")
         config = config_of(style.name, entries[style.name], tmp_path / "paintings", photos="p")
-        if style.card["options"].get("recipe") == "painter":  # older ones had content and Gram alone
+        if style.card["options"].get("recipe") == "painter":  # older networks were trained with content and Gram losses only
             recipe = {"recipe": "painter", "style_weight": style.card["options"]["style_weight"]}
             assert {name: getattr(config, name) for name in recipe} == recipe
     assert config_of("dots", {"style_weight": 7.0}, tmp_path / "paintings", photos="p").style_weight == 7.0

@@ -67,7 +67,7 @@ def test_crops_of_any_photo_are_square_and_whole(height, width, in_a_batch):
 
 
 def test_crops_of_a_batch_are_those_of_single_photos(landscape):
-    """The batch is cut as on a GPU; bicubic sums there are float, Pillow's fixed-point."""
+    """Batches are cut as on a GPU, with bicubic sums in floating point; Pillow's are fixed-point."""
     noise = np.random.default_rng(0).integers(0, 256, (96, 144, 3), dtype=np.uint8)
     frames = [landscape[:96], np.ascontiguousarray(landscape[:70, ::-1]), landscape[:90, :40], noise, noise[:3, :2]]
     store = packed(frames)
@@ -77,13 +77,13 @@ def test_crops_of_a_batch_are_those_of_single_photos(landscape):
         together = crop_batch(store.pixels, [store.place(i) for i in range(len(frames))], boxes, 64)
         for frame, box, found in zip(frames, boxes, together, strict=True):
             difference = (crop(frame, box, 64).float() - found.float()).abs()
-            assert (difference > 2.0).float().mean() < 0.005  # of 255; at overshooting edges Pillow may clip first
+            assert (difference > 2.0).float().mean() < 0.005  # of 255; at overshooting edges, Pillow may clip earlier
             assert difference.max() < 25.0
             assert difference.mean() < 0.5
     assert {box.flip for box in boxes} == {True, False}
 
 
-def test_a_batch_cut_from_the_packed_buffer_is_the_batch_cut_photo_by_photo(photo_folder):
+def test_a_batch_cut_from_the_packed_buffer_equals_one_cut_photo_by_photo(photo_folder):
     paths = list_photos(photo_folder)
     plain = PhotoFolder(paths, 4, 64, seed=2)
     folder = PhotoFolder(paths, 4, 64, seed=2, gpu_bytes=100_000)  # room for some of them
@@ -91,10 +91,10 @@ def test_a_batch_cut_from_the_packed_buffer_is_the_batch_cut_photo_by_photo(phot
         difference = (folder.load(step).content_image.float() - plain.load(step).content_image.float()).abs()
         assert (difference > 2.0).float().mean() < 0.005
     assert 0 < len(folder._here) < len(paths)
-    assert len(folder._here) + len(folder._cache) == len(paths)  # what finds no room stays in main memory
+    assert len(folder._here) + len(folder._cache) == len(paths)  # those that do not fit stay in main memory
 
 
-def test_crops_are_not_squashed():
+def test_crops_are_not_distorted():
     yy, xx = np.mgrid[0:200, 0:400]
     disc = ((yy - 100) ** 2 + (xx - 200) ** 2 < 45**2).astype(np.uint8) * 255
     frame = np.repeat(disc[:, :, None], 3, axis=2)
@@ -124,7 +124,7 @@ def test_a_folder_of_damaged_photos_stops_with_a_message(tmp_path):
         PhotoFolder(list_photos(tmp_path), 2, 64, seed=0).load(0)
 
 
-def test_no_folder_and_no_pictures_are_told_apart(tmp_path):
+def test_a_missing_folder_and_one_without_pictures_get_different_messages(tmp_path):
     with pytest.raises(TrainingError, match="not a folder"):
         list_photos(tmp_path / "nowhere")
     (tmp_path / "readme.txt").write_text("hello")
@@ -171,7 +171,7 @@ def test_phone_photos_are_cropped_upright(tmp_path):
     frame = np.zeros((80, 120, 3), np.uint8)
     frame[:, :60] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # needs a turn by 90 degrees
     Image.fromarray(frame).save(tmp_path / "phone.jpg", exif=exif, quality=95)
     crop = PhotoFolder(list_photos(tmp_path), 1, 64, seed=0).load(0).content_image[0].float().mean(dim=2)
     assert crop.std(dim=0).mean() > crop.std(dim=1).mean()
@@ -220,7 +220,7 @@ def test_workers_and_cache_change_nothing(photo_folder, workers, cache_bytes):
         assert torch.equal(batch.content_image, plain.load(step).content_image), step
 
 
-def test_a_photo_is_decoded_once_as_far_as_the_cache_goes(photo_folder, monkeypatch):
+def test_a_photo_is_decoded_once_if_the_cache_has_room(photo_folder, monkeypatch):
 
     seen = []
     read = folder.read_picture
@@ -236,7 +236,7 @@ def test_a_photo_is_decoded_once_as_far_as_the_cache_goes(photo_folder, monkeypa
     assert 0 < sum(frame.nbytes for frame in kept if frame is not None) <= 100_000
 
 
-def test_the_file_of_decoded_photos_serves_the_next_training(photo_folder, tmp_path, monkeypatch):
+def test_the_file_of_decoded_photos_is_reused_by_the_next_training(photo_folder, tmp_path, monkeypatch):
 
     (tmp_path / "photos").mkdir()
     for path in list_photos(photo_folder):
@@ -250,20 +250,20 @@ def test_the_file_of_decoded_photos_serves_the_next_training(photo_folder, tmp_p
 
     read = folder.read_picture
     again = lambda path, *a, **k: read(path, *a, **k) if path.name == "bad.jpg" else pytest.fail("decoded again")  # noqa: E731
-    monkeypatch.setattr(folder, "read_picture", again)  # a damaged one may have been mended
+    monkeypatch.setattr(folder, "read_picture", again)  # damaged photos are read again; they may have been repaired
     second = PhotoFolder(paths, 3, 64, seed=0, store=store)
     for step, batch in enumerate(batches):
         later = second.load(step)
         assert torch.equal(later.content_image, batch.content_image)
         assert later.bad == batch.bad
-    os.utime(paths[0])  # a photo that changed: another file
+    os.utime(paths[0])  # a changed photo gets another store file
     changed = PhotoFolder(paths, 3, 64, seed=0, store=store)
     with pytest.raises(pytest.fail.Exception):
         changed.load(0)
     changed.close()
 
 
-def test_a_file_of_decoded_photos_that_is_not_whole_is_not_there(photo_folder, tmp_path):
+def test_an_incomplete_file_of_decoded_photos_is_not_used(photo_folder, tmp_path):
     paths = list_photos(photo_folder)
     cut_short = PhotoFolder(paths, 3, 64, seed=0, store=tmp_path)
     cut_short.load(0)
@@ -271,7 +271,7 @@ def test_a_file_of_decoded_photos_that_is_not_whole_is_not_there(photo_folder, t
     assert part.suffix == ".part"
     cut_short.close()
     assert not list(tmp_path.iterdir())
-    part.touch()  # of a training that was killed, hours ago
+    part.touch()  # left by a training that was killed long ago
     os.utime(part, (0, 0))
     whole = PhotoFolder(paths, 3, 64, seed=0, store=tmp_path)
     expected = [whole.load(step).content_image for step in range(3)]
@@ -283,7 +283,7 @@ def test_a_file_of_decoded_photos_that_is_not_whole_is_not_there(photo_folder, t
     assert "are not kept in" in batches[0].notes[0]
 
 
-def test_a_disk_without_room_for_decoded_photos_is_said_and_stops_nothing(photo_folder, tmp_path, monkeypatch):
+def test_a_disk_without_room_for_decoded_photos_is_reported_and_training_goes_on(photo_folder, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
     from allaprima.training.photos import store as photo_store
@@ -297,7 +297,7 @@ def test_a_disk_without_room_for_decoded_photos_is_said_and_stops_nothing(photo_
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_processes_together_see_what_one_alone_sees(photo_folder, world):
+def test_several_processes_together_see_what_one_alone_sees(photo_folder, world):
     paths = list_photos(photo_folder)
     alone = PhotoFolder(paths, 6, 64, seed=1)
     parts = [PhotoFolder(paths, 6, 64, seed=1, share=Share(rank, world)) for rank in range(world)]
@@ -319,7 +319,7 @@ def damage(folder, kind, i, rng, healthy):
         at = healthy.index(b"\xff\xc0")
         path.write_bytes(healthy[: at + 5] + (50_000).to_bytes(2, "big") * 2 + healthy[at + 9 :])
     elif kind == "unreadable":
-        path.symlink_to("/proc/self/mem" if os.path.exists("/proc/self/mem") else folder)  # an I/O error, also for root
+        path.symlink_to("/proc/self/mem" if os.path.exists("/proc/self/mem") else folder)  # an I/O error, even for root
     else:
         path.symlink_to(folder / "nowhere.jpg")
 
@@ -366,7 +366,7 @@ def test_of_2000_photos_with_5_percent_damaged_every_healthy_one_is_used_and_mem
 
 
 class BrokenRows:
-    """A stream that breaks at its third row, `breaks` times."""
+    """A stream that fails at its third row, the first `breaks` times."""
 
     num_shards = 1
 
@@ -392,7 +392,7 @@ class BrokenRows:
 
 
 @pytest.mark.parametrize(("breaks", "stops"), [(2, False), (10**6, True)])
-def test_a_stream_that_breaks_is_tried_again_and_the_log_says_approximately(monkeypatch, photo_folder, breaks, stops):
+def test_a_broken_stream_is_retried_and_its_place_reported_as_approximate(monkeypatch, photo_folder, breaks, stops):
 
     waits = []
     monkeypatch.setattr(hub.time, "sleep", waits.append)
@@ -414,7 +414,7 @@ def test_a_stream_that_breaks_is_tried_again_and_the_log_says_approximately(monk
         assert all("reset by peer" in note and "approximately" in note for note in notes)
 
 
-def test_a_stream_is_dealt_out_to_processes_by_datasets(monkeypatch, tmp_path):
+def test_a_stream_is_split_among_processes(monkeypatch, tmp_path):
     import datasets
 
     cells = []

@@ -24,7 +24,7 @@ def test_bench_measures_optimization_networks_and_training(run):
     assert result["training_photos_per_s"] > 0
 
 
-def test_the_table_shows_ratios_beside_the_papers():
+def test_the_table_shows_ratios_next_to_the_papers():
     row = {"gflop": 1.0, "torch_ms": 30.0, "onnx_ms": 20.0, "onnx_fastest_ms": 18.0}
     networks = {"johnson": {**row, "onnx_ms": 200.0}, "realtime": row}
     result = {
@@ -45,7 +45,7 @@ def test_the_table_shows_ratios_beside_the_papers():
     assert "optimization 3.17 / 9.52 / 15.86 s, network 15 ms: 211 / 635 / 1,057" in text
 
 
-def test_a_size_off_the_networks_stride_is_refused(run, capsys):
+def test_a_size_that_is_not_a_multiple_of_the_stride_is_refused(run, capsys):
     with pytest.raises(SystemExit):
         run("bench", "--sizes", "30")
     assert "30 is not a side, or WIDTHxHEIGHT, of multiples of 4" in capsys.readouterr().err

@@ -23,7 +23,7 @@ def config(painting, photo_folder) -> TrainConfig:
 
 
 class Clock:
-    """A clock that a loop advances."""
+    """A clock that the loop advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -32,7 +32,7 @@ class Clock:
         return self.now
 
     def loop(self, seconds_a_step: float):
-        """An endless loop; its losses are the number of the step."""
+        """An endless loop whose losses are the number of the step."""
         for step in itertools.count(1):
             self.now += seconds_a_step
             yield torch.full((len(PARTS),), float(step))
@@ -45,14 +45,14 @@ def clock(monkeypatch) -> Clock:
     return clock
 
 
-def test_a_turn_goes_on_until_both_its_seconds_and_its_steps_are_full(clock):
+def test_a_turn_lasts_until_both_its_time_and_its_steps_are_reached(clock):
     assert take_turn(clock.loop(0.3), Gate(), [], CPU) == (7, pytest.approx(2.1))
     assert take_turn(clock.loop(5.0), Gate(), [], CPU) == (TURN_STEPS, pytest.approx(5.0 * TURN_STEPS))
     assert TURN_S >= 2
     assert TURN_STEPS >= 2
 
 
-def test_speeds_count_the_steps_really_done_and_losses_are_those_of_one_step(clock, config, monkeypatch):
+def test_speeds_count_all_steps_and_losses_are_those_of_the_same_step(clock, config, monkeypatch):
     loops = {"plain": lambda gate: clock.loop(1.5), "ours": lambda gate: clock.loop(0.3)}
     monkeypatch.setattr(benchmark_loop, "loops_of", lambda config: loops)
     speeds, newest = measure(config, rounds=2)
@@ -61,7 +61,7 @@ def test_speeds_count_the_steps_really_done_and_losses_are_those_of_one_step(clo
     assert newest["plain"] == newest["ours"] == dict.fromkeys(PARTS, 6.0)  # ours did 21 steps, plain 6
 
 
-def test_losses_are_read_as_seldom_as_in_a_training(clock):
+def test_losses_are_read_as_rarely_as_in_a_training(clock):
     reads = []
 
     class Losses:
@@ -76,7 +76,7 @@ def test_losses_are_read_as_seldom_as_in_a_training(clock):
 
 
 @pytest.mark.parametrize("name", ["plain", "ours"])
-def test_a_loop_yields_losses_that_the_next_step_leaves_alone_and_loads_through_its_gate(config, name):
+def test_a_loop_yields_losses_that_stay_unchanged_and_loads_through_its_gate(config, name):
     passed = []
 
     class CountedGate(Gate):
@@ -96,8 +96,8 @@ def test_a_loop_yields_losses_that_the_next_step_leaves_alone_and_loads_through_
     assert len(passed) == 1
 
 
-def test_no_photo_is_loaded_in_another_loops_turn(monkeypatch):
-    """Threads that still have batches to prepare when their loop's turn ends."""
+def test_no_photo_is_loaded_during_another_loops_turn(monkeypatch):
+    """The loops' threads still have batches to prepare when a turn ends."""
     monkeypatch.setattr(benchmark_loop, "TURN_S", 0.05)
     gates = {"a": Gate(), "b": Gate()}
     whose_turn = ""
@@ -124,7 +124,7 @@ def test_no_photo_is_loaded_in_another_loops_turn(monkeypatch):
     assert all(name == turn for name, turn in in_turns)
 
 
-def test_a_closed_gate_waits_for_the_load_under_way_and_lets_no_other_begin():
+def test_closing_a_gate_waits_for_the_running_load_and_blocks_others():
     gate = Gate()
     begun, let_end, ended = threading.Event(), threading.Event(), []
 

@@ -20,7 +20,7 @@ from allaprima.training.style_image import read_style_image
 
 
 class Paint(torch.nn.Module):
-    """Multiplies the photo by one number: 1 copies it, 0 paints it black."""
+    """Multiplies the photo by a number: 1 copies it, 0 paints it black."""
 
     def __init__(self, gain: float) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def test_a_copy_has_no_content_loss_and_black_a_large_one(photo_folder, landscap
     assert copy["total10"] == pytest.approx(copy["content"] + 10 * copy["style"], abs=2e-3)
 
 
-def test_a_band_at_one_border_is_found_and_a_copy_has_next_to_none(photo_folder):
+def test_a_band_at_one_border_is_found_and_a_copy_has_almost_none(photo_folder):
     def with_band(image: torch.Tensor) -> torch.Tensor:
         image = image * 0.8
         image[..., -16:] += 20 / 255
@@ -51,7 +51,7 @@ def test_a_band_at_one_border_is_found_and_a_copy_has_next_to_none(photo_folder)
     assert border_band(with_band, photos, 96) == pytest.approx(20, abs=copy + 0.1)
 
 
-def test_a_photo_is_measured_in_its_middle_square(tmp_path):
+def test_a_photo_is_measured_in_its_central_square(tmp_path):
     frame = np.arange(64 * 48 * 3, dtype=np.uint32).astype(np.uint8).reshape(64, 48, 3)
     Image.fromarray(frame).save(tmp_path / "photo.png")
     np.testing.assert_array_equal(read_square(tmp_path / "photo.png", 48), frame[8:56])
@@ -103,7 +103,7 @@ def test_the_first_iteration_that_is_as_good_counts():
     assert first_at_most(np.array([5.0, 3.0]), 9.0) == 0
 
 
-def test_a_network_is_worth_as_many_iterations_as_reach_its_mean_total():
+def test_a_network_equals_the_iterations_that_reach_its_mean_total():
     network = [[0.0, 0.0, 0.0, 3.0], [0.0, 0.0, 0.0, 5.0]]  # two photos: content, style, tv, total
     curves = [[[1.0, 0.0, 0.0, total] for total in totals] for totals in ([9.0, 3.0, 1.0], [9.0, 7.0, 6.0])]
     found = summarize({"net": network}, {"noise": curves})
@@ -131,7 +131,7 @@ def test_evaluate_writes_table_json_and_plot(run, evaluation, painting, photo_fo
     found = result["sizes"]["32"]
     assert set(found["classic"]) == {"noise", "content"}
     assert all(len(values) == 4 for parts in found["classic"].values() for values in parts.values())
-    assert found["classic"]["content"]["content"][0] == 0  # it starts as the photo
+    assert found["classic"]["content"]["content"][0] == 0  # it starts from the photo
     [(name, row)] = found["networks"].items()
     session = StyleSession(style_file)
     expected = heldout_losses(
@@ -202,7 +202,7 @@ def test_networks_with_other_weights_are_not_compared(run, evaluation, style_fil
     assert "other loss weights" in err
 
 
-def test_an_evaluation_goes_onto_the_cards_and_changes_no_weight(style_file, tmp_path, run, monkeypatch):
+def test_an_evaluation_is_added_to_the_cards_and_changes_no_weights(style_file, tmp_path, run, monkeypatch):
     (tmp_path / "strokes").mkdir()
     for suffix in (".safetensors", ".json", ".onnx"):
         source = style_file.with_suffix(suffix)

@@ -20,7 +20,7 @@ def photo() -> np.ndarray:
     return paint_landscape(128, 160, 3)
 
 
-def test_a_picture_is_at_no_distance_from_itself(vgg, photo):
+def test_a_picture_has_distance_zero_from_itself(vgg, photo):
     seen = see(vgg, photo)
     assert swd(seen, seen) == 0
     assert ss(seen, seen) == 0
@@ -31,14 +31,14 @@ def test_a_flat_picture_is_about_as_far_from_a_painting_as_its_own_variance(vgg,
     assert 0.3 < swd(see(vgg, flat), see(vgg, photo)) < 3
 
 
-def test_style_does_not_care_where_things_are_and_content_does(vgg, photo):
+def test_style_ignores_positions_and_content_does_not(vgg, photo):
     seen, mirrored = see(vgg, photo), see(vgg, np.ascontiguousarray(photo[:, ::-1]))
     noise = see(vgg, np.random.default_rng(0).integers(0, 256, photo.shape, np.uint8))
     assert swd(mirrored, seen) < 0.1 * swd(noise, seen)
     assert ss(mirrored, seen) > 0.05
 
 
-def test_content_cares_less_for_light_than_for_where_things_are(vgg, photo):
+def test_content_depends_less_on_brightness_than_on_positions(vgg, photo):
     seen = see(vgg, photo)
     darker = see(vgg, (0.8 * photo).astype(np.uint8))
     assert ss(darker, seen) < 0.7 * ss(see(vgg, np.ascontiguousarray(photo[::-1])), seen)
@@ -60,21 +60,21 @@ def test_a_lattice_of_4_px_is_found_and_noise_and_lattices_of_5_px_are_not():
 def test_a_lattices_share_is_its_share_of_the_variance():
     noise = np.random.default_rng(0).normal(128, 10, (256, 256)).repeat(3).reshape(256, 256, 3)
     lattice = np.tile(np.array([[1, -1, 1, -1]] * 4, np.float64) * 10, (64, 64))[..., None]
-    assert grid((noise + lattice).clip(0, 255).astype(np.uint8)) == pytest.approx(0.5, abs=0.1)  # blurring takes from both
+    assert grid((noise + lattice).clip(0, 255).astype(np.uint8)) == pytest.approx(0.5, abs=0.1)  # blurring reduces both
 
 
-def test_colors_have_a_volume_and_gray_ones_none(photo):
+def test_colors_have_a_volume_and_grays_have_none(photo):
     gray = cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     half = (0.5 * photo + 64).astype(np.uint8)
     assert color_volume(gray) < 1e-3 * color_volume(photo)
-    assert color_volume(half) == pytest.approx(color_volume(photo) / 8, rel=0.05)  # half as wide in three directions
+    assert color_volume(half) == pytest.approx(color_volume(photo) / 8, rel=0.05)  # half as wide in each of three directions
 
 
-def test_from_afar_sides_stay_multiples_of_four():
+def test_the_view_from_afar_has_sides_that_are_multiples_of_four():
     assert from_afar(np.zeros((100, 72, 3), np.uint8)).shape == (48, 36, 3)
 
 
-def test_the_photo_itself_keeps_all_content_and_a_painting_in_its_place_all_style(vgg, photo, tmp_path):
+def test_the_photo_itself_scores_best_in_content_and_the_painting_in_style(vgg, photo, tmp_path):
     Image.fromarray(photo).save(tmp_path / "photo.png")
     painting = paint_landscape(192, 192, 7)
     Image.fromarray(painting).save(tmp_path / "painting.png")
@@ -87,7 +87,7 @@ def test_the_photo_itself_keeps_all_content_and_a_painting_in_its_place_all_styl
     assert pasted["palette"] == pytest.approx(1, abs=0.2)
 
 
-def test_a_network_takes_anothers_place_where_no_judge_minds():
+def test_a_network_is_no_worse_if_no_judge_finds_it_worse():
     shipped = {"swd": 0.06, "ss": 0.16, "grid": 0.001, "palette": 0.4}
     assert is_no_worse(shipped, shipped)
     assert is_no_worse({**shipped, "swd": 0.064, "ss": 0.17, "palette": 0.8}, shipped)
@@ -96,14 +96,14 @@ def test_a_network_takes_anothers_place_where_no_judge_minds():
     assert is_no_worse({**shipped, "palette": 0.71}, {**shipped, "palette": 1.1})
 
 
-def test_a_face_is_kept_where_it_was():
+def test_a_face_counts_as_kept_if_it_is_found_in_place():
     face = (10.0, 10.0, 50.0, 60.0)
     assert overlap(face, face) == 1
     assert overlap(face, (30.0, 10.0, 70.0, 60.0)) == pytest.approx(1 / 3)
     assert kept([face, (100.0, 10.0, 120.0, 40.0)], [(12.0, 8.0, 50.0, 60.0)]) == 1
 
 
-def test_the_share_of_faces_is_told_where_photos_hold_any(vgg, photo, tmp_path):
+def test_the_share_of_faces_is_given_if_the_photos_have_any(vgg, photo, tmp_path):
     Image.fromarray(photo).save(tmp_path / "photo.png")
 
     def find(frame: np.ndarray) -> list[FaceBox]:
