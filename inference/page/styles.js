@@ -25,7 +25,17 @@ export function listStyles() {
     return label;
   });
   $("choices").replaceChildren(...choices);
+  $("choices").addEventListener("scroll", showMore, { passive: true });
+  new ResizeObserver(showMore).observe($("choices"));
   $("second").append(...now.assets.styles.map(({ title, name }) => new Option(title, name)));
+}
+
+/** The list fades where it goes on. */
+function showMore() {
+  const list = $("choices"), { scrollLeft, scrollTop } = list;
+  const left = list.scrollWidth - list.clientWidth - scrollLeft, below = list.scrollHeight - list.clientHeight - scrollTop;
+  list.classList.toggle("more_before", scrollLeft + scrollTop > 8);
+  list.classList.toggle("more_after", left + below > 8);
 }
 
 const showShare = (done, all) => showProgress(all ? done / all : null);

@@ -418,6 +418,27 @@ def test_a_photo_opened_while_the_page_starts_is_not_replaced_by_a_sample(addres
         assert page.pixels().shape == (203, 158, 3)
 
 
+def test_a_large_photo_is_shown_at_half_its_size_first_and_fades_into_the_whole(address, browser, tmp_path):
+    Image.fromarray(paint_landscape(600, 800)).save(tmp_path / "large.png")
+    with Page(browser, address) as page:
+        page.tab.evaluate("""() => {
+          window.faded = [];
+          const animate = Element.prototype.animate;
+          Element.prototype.animate = function (...how) { window.faded.push(this.id); return animate.apply(this, how); };
+        }""")
+        assert page.open(tmp_path / "large.png").shape == (600, 800, 3)
+        assert page.tab.get_attribute("#stage", "data-quick") == "1"
+        assert page.tab.evaluate("window.faded") == ["fading"]
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_the_list_of_styles_fades_where_it_goes_on(address, browser, width, height):
+    with Page(browser, address, viewport={"width": width, "height": height}) as page:
+        page.tab.locator("#choices.more_after:not(.more_before)").wait_for()
+        page.tab.evaluate("document.getElementById('choices').scrollTo(1e5, 1e5)")
+        page.tab.locator("#choices.more_before:not(.more_after)").wait_for()
+
+
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1400, 900)])
 def test_a_message_appears_beside_what_was_pressed_moves_nothing_and_goes(address, browser, photo, width, height):
     granted, viewport = ("clipboard-read", "clipboard-write"), {"width": width, "height": height}
