@@ -54,13 +54,13 @@ class Style:
 
     def __init__(self, style: "str | os.PathLike[str] | bytes", device: str = "auto", engine: str = "auto") -> None:
         from allaprima.inference.style.session import StyleSession
-        from allaprima.inference.style.styles import faster_tier, find_style
+        from allaprima.inference.style.styles import faster_tier, find_style, mix_of
 
         name = style if isinstance(style, bytes) else os.fspath(style)
         self._session = StyleSession(name if isinstance(name, bytes) else find_style(name), device, engine=engine)
         fast = None if isinstance(name, bytes) else faster_tier(name)
         self._fine_session = StyleSession(fast, device, engine=engine) if fast else None
-        self._name, self._engine = name, engine
+        self._weights, self._engine = None if isinstance(name, bytes) else mix_of(name), engine
         self._gentler: tuple[float, StyleSession] | None = None  # the last strength, and the mix at it
         self.card: dict[str, Any] = dict(self._session.contract.card)
         self.strokes, self.device = self._session.contract.own_strokes, self._session.device
@@ -120,17 +120,15 @@ class Style:
         """The session and options to paint with: for a mix, strength becomes part of the mix."""
         import dataclasses
 
+        from allaprima.inference.style.palette import gentler, mixed_style
         from allaprima.inference.style.session import StyleSession
-        from allaprima.inference.style.styles import find_styles
 
+        if not self._weights or not 0.0 < how.strength < 1.0:
+            return self._session, how
         kept = self._gentler
         if kept is None or kept[0] != how.strength:
-            if isinstance(self._name, bytes):
-                return self._session, how
-            (path,), strength = find_styles([self._name], how.strength)
-            if strength == how.strength:
-                return self._session, how
-            self._gentler = kept = how.strength, StyleSession(path, self.device, engine=self._engine)
+            mixed = mixed_style(gentler(self._weights, how.strength))
+            self._gentler = kept = how.strength, StyleSession(mixed, self.device, engine=self._engine)
         return kept[1], dataclasses.replace(how, strength=1.0)
 
 

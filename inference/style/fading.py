@@ -1,14 +1,12 @@
 """The palette as one network that moves from style to style, for the camera and for films."""
 
-import difflib
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from allaprima.inference.style.palette import PHOTO, palette_style, parse_mix
+from allaprima.inference.style.palette import PHOTO, as_shipped, palette_style, parse_mix, shares_of, unknown
 from allaprima.inference.style.session import StyleSession
-from allaprima.models.errors import StyleError
 
 
 class PaletteRack:
@@ -47,16 +45,11 @@ class PaletteRack:
 
     @staticmethod
     def _parsed(name: str, known: Sequence[str]) -> np.ndarray:
-        weights = parse_mix(name) or parse_mix(f"{name}:1") or {name: 1.0}
-        for each in weights:
+        shares = shares_of(parse_mix(name) or {as_shipped(name): 1.0})
+        for each in shares:
             if each not in known:
-                near = difflib.get_close_matches(each, known, n=1)
-                hint = f'; did you mean "{near[0]}"?' if near else "."
-                raise StyleError(f'there is no "{each}" in the palette{hint} There are {", ".join(known)}')
-        row = np.array([weights.get(each, 0.0) for each in known], np.float32)
-        if not (row >= 0.0).all() or not 0.0 < row.sum() < np.inf:
-            raise StyleError(f"{name} is no mix; weights of at least 0 are wanted, and one above it")
-        return row / row.sum()
+                raise unknown(each, known)
+        return np.array([shares.get(each, 0.0) for each in known], np.float32)
 
     def session(self, name: str) -> StyleSession:
         """The network, as far on its way to this style as it should be now; called for each frame."""

@@ -15,15 +15,19 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from allaprima.models import __version__
 from allaprima.models.contract import Contract
 from allaprima.models.errors import StyleError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 PALETTE = Path(__file__).resolve().parents[2] / "checkpoints" / "base" / "palette.npz"
 # What the file holds besides each painting's own numbers, which are (paintings, ...) by the names of the network's parameters:
@@ -51,9 +55,14 @@ def parse_mix(text: str) -> dict[str, float] | None:
         name = name.strip()
         if not colon or not name or (("/" in name or "\\" in name) and not _is_file(name)):
             return None
-        name = name if _is_file(name) else name.lower().replace("-", "_").replace(" ", "_")
+        name = name if _is_file(name) else as_shipped(name)
         weights[name] = weights.get(name, 0.0) + number
     return weights
+
+
+def as_shipped(name: str) -> str:
+    """A style's name as it is spelled in checkpoints/: "Great Wave" is "great_wave"."""
+    return name.lower().replace("-", "_").replace(" ", "_")
 
 
 def _is_file(name: str) -> bool:
@@ -84,27 +93,15 @@ def mix(weights: Mapping[str, float], palette: Path = PALETTE) -> Mix:
     Raises:
         StyleError: there is no such name or file, a file belongs to another palette, or there is no share.
     """
-    arrays = _read(palette, {TEMPLATE, NAMES, BODY}, "get it again")
-    template, names, body = arrays.pop(TEMPLATE), [str(name) for name in arrays.pop(NAMES)], str(arrays.pop(BODY))
-    total = math.fsum(weights.values())
-    if not all(0.0 <= weight < math.inf for weight in weights.values()) or not 0.0 < total < math.inf:
-        given = ",".join(f"{name}:{weight:g}" for name, weight in weights.items())
-        raise StyleError(f"{given} is no mix; weights of at least 0 are wanted, and one above it")
-    own = {name: np.zeros(array.shape[1:]) for name, array in arrays.items()}
+    opened = _Palette(palette)
+    own = {name: np.zeros(array.shape[1:]) for name, array in opened.own.items()}
     parts = []
-    for name, weight in weights.items():
-        if _is_file(name):
-            title, numbers = _painting(Path(name), own, body)
-        elif name in names:
-            title, numbers = name, {key: array[names.index(name)] for key, array in arrays.items()}
-        else:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else "."
-            raise StyleError(f'there is no "{name}" to mix with{hint} There are {", ".join(names)}')
-        own = {key: mixed + weight / total * numbers[key] for key, mixed in own.items()}
-        parts.append((weight / total, title))
+    for name, share in shares_of(weights).items():
+        title, numbers = opened.row(name)
+        own = {key: mixed + share * numbers[key] for key, mixed in own.items()}
+        parts.append((share, title))
     title = " + ".join(f"{share:.0%} {name}" for share, name in sorted(parts, reverse=True) if share)
-    return Mix({key: each.astype(np.float32) for key, each in own.items()}, title, template.tobytes(), body)
+    return Mix({key: each.astype(np.float32) for key, each in own.items()}, title, opened.template, opened.body)
 
 
 def all_styles(weights: Mapping[str, float], palette: Path = PALETTE) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -116,11 +113,55 @@ def all_styles(weights: Mapping[str, float], palette: Path = PALETTE) -> tuple[d
         the weights of all the palette's names, and of the files among `weights`, most of them 0; and what each has of its own,
         as `initializers`, (S, ...).
     """
-    names = [str(name) for name in _read(palette, {NAMES}, "get it again")[NAMES]]
-    rows = {name: mix({name: 1.0}, palette) for name in [*names, *(name for name in weights if name not in names)]}
-    own = [initializers(row.own) for row in rows.values()]
-    shares = {row.title.removeprefix("100% "): float(weights.get(name, 0.0)) for name, row in rows.items()}
-    return shares, {key: np.stack([each[key] for each in own]) for key in own[0]}
+    opened = _Palette(palette)
+    found, own = {}, []
+    for name in [*opened.names, *(name for name in weights if name not in opened.names)]:
+        title, numbers = opened.row(name)
+        found[title] = float(weights.get(name, 0.0))
+        own.append(initializers(numbers))
+    return found, {key: np.stack([each[key] for each in own]) for key in own[0]}
+
+
+def shares_of(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights whose sum is 1.
+
+    Raises:
+        StyleError: one is below 0 or not finite, or all are 0.
+    """
+    total = math.fsum(weights.values())
+    if not all(0.0 <= weight < math.inf for weight in weights.values()) or not 0.0 < total < math.inf:
+        given = ",".join(f"{name}:{weight:g}" for name, weight in weights.items())
+        raise StyleError(f"{given} is no mix; weights of at least 0 are wanted, and one above it")
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def unknown(name: str, names: Sequence[str]) -> StyleError:
+    """The error for a name that is not among those that can be mixed."""
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f'; did you mean "{near[0]}"?' if near else "."
+    return StyleError(f'there is no "{name}" to mix with{hint} There are {", ".join(names)}')
+
+
+class _Palette:
+    """A palette's file, read.
+
+    Attributes:
+        names: of its paintings. own: what each has of its own, (paintings, ...) by the names of the network's parameters.
+        template, body: as of `Mix`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        arrays = _read(path, {TEMPLATE, NAMES, BODY}, "get it again")
+        self.template, self.body = arrays.pop(TEMPLATE).tobytes(), str(arrays.pop(BODY))
+        self.names, self.own = [str(name) for name in arrays.pop(NAMES)], arrays
+
+    def row(self, name: str) -> tuple[str, dict[str, np.ndarray]]:
+        """Title and numbers of one of its paintings, or of a single painting's file."""
+        if _is_file(name):
+            return _painting(Path(name), {key: array.shape[1:] for key, array in self.own.items()}, self.body)
+        if name not in self.names:
+            raise unknown(name, self.names)
+        return name, {key: array[self.names.index(name)] for key, array in self.own.items()}
 
 
 def mixed_style(weights: Mapping[str, float], palette: Path = PALETTE) -> bytes:
@@ -133,11 +174,7 @@ def mixed_style(weights: Mapping[str, float], palette: Path = PALETTE) -> bytes:
     for tensor in model.graph.initializer:
         if tensor.name in arrays:
             tensor.raw_data = arrays[tensor.name].astype("<f4").tobytes()
-    contract = Contract.from_metadata({each.key: each.value for each in model.metadata_props}, str(palette))
-    card = {**contract.card, "title": mixed.title, "painter": "", "year": ""}
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, dataclasses.replace(contract, card=card).to_metadata(__version__))
-    return bytes(model.SerializeToString())
+    return _titled(model, mixed.title, {})
 
 
 def palette_style(palette: Path = PALETTE) -> bytes:
@@ -147,11 +184,18 @@ def palette_style(palette: Path = PALETTE) -> bytes:
     from allaprima.models.frame_model import with_weights
 
     shares, own = all_styles({PHOTO: 1.0}, palette)
-    model = with_weights(onnx.load_model_from_string(mixed_style({PHOTO: 1.0}, palette)), own)
-    contract = Contract.from_metadata({each.key: each.value for each in model.metadata_props}, str(palette))
-    card = {**contract.card, "title": "the palette"}
+    model = onnx.load_model_from_string(_Palette(palette).template)
+    return _titled(with_weights(model, own), "the palette", shares)
+
+
+def _titled(model: "ModelProto", title: str, shares: Mapping[str, float]) -> bytes:
+    """The template, changed into a style file, with what it is in its metadata."""
+    import onnx
+
+    contract = Contract.from_metadata({each.key: each.value for each in model.metadata_props}, "the palette's template")
+    contract = dataclasses.replace(contract, card={**contract.card, "title": title, "painter": "", "year": ""}, mix=shares)
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, dataclasses.replace(contract, card=card, mix=shares).to_metadata(__version__))
+    onnx.helper.set_model_props(model, contract.to_metadata(__version__))
     return bytes(model.SerializeToString())
 
 
@@ -163,13 +207,13 @@ def initializers(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**own, "skip": np.stack(phases, 1).reshape(-1, *phases[0].shape[1:]), "bias": centered.repeat(4)}
 
 
-def _painting(path: Path, wanted: Mapping[str, np.ndarray], body: str) -> tuple[str, dict[str, np.ndarray]]:
+def _painting(path: Path, wanted: Mapping[str, tuple[int, ...]], body: str) -> tuple[str, dict[str, np.ndarray]]:
     """Name and numbers of a single painting's file."""
     arrays = _read(path, {NAMES, BODY}, "make it with allaprima train --into palette")
     names, of = arrays.pop(NAMES), str(arrays.pop(BODY))
     if of != body:
         raise StyleError(f"{path} was learned in another palette; learn it again: allaprima train PAINTING --into palette")
-    shapes = {name: (1, *array.shape) for name, array in wanted.items()}
+    shapes = {name: (1, *shape) for name, shape in wanted.items()}
     if names.shape != (1,) or {name: array.shape for name, array in arrays.items()} != shapes:
         raise StyleError(f"{path} does not hold the numbers of one painting; make it with allaprima train --into palette")
     if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values()):
@@ -183,8 +227,7 @@ def gentler(weights: Mapping[str, float], strength: float) -> dict[str, float]:
     Halfway the picture is halfway: over six styles and three photos, a strength of 0.5 changed the photo 0.47 times as much
     as 1 (0.42 to 0.51; 2026-12-01).
     """
-    total = math.fsum(weights.values())
-    shares = {name: strength * weight / total for name, weight in weights.items()} if total else dict(weights)
+    shares = {name: strength * share for name, share in shares_of(weights).items()}
     return shares | {PHOTO: shares.get(PHOTO, 0.0) + 1.0 - strength}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allaprima.inference.style.palette import gentler, mixed_file, parse_mix
+from allaprima.inference.style.palette import as_shipped, gentler, mixed_file, parse_mix
 from allaprima.models.errors import StyleError
 
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
@@ -83,7 +83,7 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] | None = N
         StyleError: no such style; the message suggests the nearest name.
     """
     path = Path(name)
-    if weights := _mix_of(name):
+    if weights := mix_of(name):
         return mixed_file(weights)
     if path.suffix.lower() == ".onnx":
         if not path.is_file():
@@ -94,7 +94,7 @@ def find_style(name: str, folder: Path = FOLDER, tiers: Sequence[str] | None = N
     if path.is_file():
         raise StyleError(f"{name} is not an .onnx file; give a style's name or an .onnx file")
     styles = shipped_styles(folder, tiers)
-    wanted = _spelled_as_shipped(name)
+    wanted = as_shipped(name)
     for style in styles:
         if wanted in (style.name, style.full_name):
             return style.path
@@ -115,13 +115,13 @@ def find_styles(names: Sequence[str], strength: float, tiers: Sequence[str] | No
     Returns:
         the files, and the strength that is left: 1, or as it was, to fade the painting into the photo.
     """
-    mixes = [weights for weights in map(_mix_of, names) if weights]
+    mixes = [weights for weights in map(mix_of, names) if weights]
     if 0.0 < strength < 1.0 and len(mixes) == len(names):
         return [mixed_file(gentler(weights, strength)) for weights in mixes], 1.0
     return [find_style(name, tiers=tiers) for name in names], strength
 
 
-def _mix_of(name: str) -> dict[str, float] | None:
+def mix_of(name: str) -> dict[str, float] | None:
     """The weights in a style's name if it is a mix, and no file."""
     path = Path(name)
     return parse_mix(name) if path.suffix.lower() == ".npz" or not path.exists() else None
@@ -129,13 +129,9 @@ def _mix_of(name: str) -> dict[str, float] | None:
 
 def faster_tier(name: str, folder: Path = FOLDER) -> Path | None:
     """The realtime tier of a style that a user names without a tier, if that name means another tier; else None."""
-    wanted = _spelled_as_shipped(name)
+    wanted = as_shipped(name)
     paths = {style.tier: style.path for style in shipped_styles(folder) if style.name == wanted}
     return paths.get("realtime") if next(iter(paths), "realtime") != "realtime" else None
-
-
-def _spelled_as_shipped(name: str) -> str:
-    return name.lower().replace("-", "_").replace(" ", "_")
 
 
 def style_name(style: str) -> str:
