@@ -93,9 +93,10 @@ function connectControls() {
     event.preventDefault();
     $(button).click();
   });
-  $("divider").addEventListener("keydown", ({ key }) => {
-    const step = { ArrowLeft: -5, ArrowDown: -5, ArrowRight: 5, ArrowUp: 5, Home: -100, End: 100 }[key];
+  $("divider").addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -5, ArrowDown: -5, ArrowRight: 5, ArrowUp: 5, Home: -100, End: 100 }[event.key];
     if (!step) return;
+    event.preventDefault(); // it would scroll the page
     $("compare").value = Number($("compare").value) + step;
     $("compare").dispatchEvent(new Event("input"));
   });

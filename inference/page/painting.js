@@ -68,6 +68,7 @@ async function showQuick(picture, from) {
   await new Promise((resolve) => setTimeout(resolve)); // something else may have been asked for
   if (now.source !== from) return false;
   const small = await createImageBitmap(new ImageData(pixels, half.width, half.height));
+  for (const id of ["snapshot", "share_picture"]) $(id).disabled = true; // until the whole one is there
   put(contentCanvas, picture);
   Object.assign(paintingCanvas, { width, height });
   paintingCanvas.getContext("2d").drawImage(small, 0, 0, width, height);

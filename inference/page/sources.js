@@ -59,6 +59,9 @@ function showControls() {
   $("which").textContent = `Photo ${1 + place} of ${photos.length}`;
 }
 
+/** Whether what is being saved, if anything is, may be lost. */
+const mayLeave = () => !isSaving() || confirm("Something is still being saved. Stop that, and open this instead?");
+
 const isVideo = ({ type, name }) => type.startsWith("video/") || /\.(mkv|avi|mov|mp4|m4v|webm)$/i.test(name);
 const isStyle = ({ name }) => /\.onnx$/i.test(name);
 
@@ -66,7 +69,7 @@ let photos = [], place = 0; // that are turned over one after the other
 
 /** @param {File[]} files photos are shown one after the other; of other files one is enough */
 export async function openFiles(files) {
-  if (isSaving() && !confirm("Something is still being saved. Stop that, and open this instead?")) return;
+  if (!mayLeave()) return;
   now.touched = true;
   if (!files.length) throw new Error("That is no file; drop a photo, a video or an .onnx file.");
   const other = files.find((file) => isStyle(file) || isVideo(file));
@@ -81,7 +84,7 @@ export async function offerSamples() {
   const buttons = samples.map(({ name, picture }, i) => {
     const button = Object.assign(document.createElement("button"), { type: "button" });
     button.append(Object.assign(new Image(), { src: picture, alt: `The photo ${name}` }));
-    button.addEventListener("click", () => openSample(samples[i]).catch(say));
+    button.addEventListener("click", () => mayLeave() && openSample(samples[i]).catch(say));
     return button;
   });
   $("samples").append(...buttons);

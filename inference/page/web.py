@@ -63,6 +63,7 @@ TYPES = {
 }
 FIRST_STYLE = "starry_night"  # what the page begins with, and what example.jpg is painted with
 SAMPLES = ("chelsea", "astronaut", "coffee")  # photos for those who have none at hand; the first is example.jpg's
+DESCRIPTION = "Your camera, photos and videos, painted while you watch. Nothing leaves your device."
 TEST_PX = 48  # side of the picture that each style must paint correctly before it is used, in painter.js
 ASSETS = 'id="assets">{}'  # in index.html, where `_assets` goes
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -229,9 +230,8 @@ def _space_readme(url: str | None) -> bytes:
         "custom_headers": {name.lower(): value for name, value in headers().items() if name.startswith("Cross-Origin")},
     }
     lines = [f"{key}: {json.dumps(value)}" for key, value in about.items()]  # JSON is YAML, too
-    text = "Your camera, photos and videos, painted in the browser. Nothing leaves your device."
     where = f" It is meant for {url}." if url else ""
-    return "\n".join(["---", *lines, "---", "", "# Alla Prima", "", f"{text}{where}", ""]).encode()
+    return "\n".join(["---", *lines, "---", "", "# Alla Prima", "", f"{DESCRIPTION}{where}", ""]).encode()
 
 
 def _manifest(icon: str) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def _manifest(icon: str) -> dict[str, Any]:
     return {
         "name": "Alla Prima",
         "short_name": "Alla Prima",
-        "description": "Your camera, photos and videos, painted while you watch. Nothing leaves your device.",
+        "description": DESCRIPTION,
         "start_url": "./",
         "scope": "./",
         "display": "standalone",

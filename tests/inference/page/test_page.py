@@ -393,7 +393,10 @@ def test_the_first_picture_is_a_photo_that_every_control_works_on(address, brows
         assert page.tab.get_attribute("#divider", "aria-valuenow") == "50"
         page.tab.focus("#divider")
         page.tab.keyboard.press("ArrowRight")
+        page.tab.keyboard.press("ArrowUp")
+        page.tab.keyboard.press("ArrowDown")
         assert page.tab.input_value("#compare") == "55"
+        assert page.tab.evaluate("[scrollX, scrollY]") == [0, 0]
         box = page.tab.locator("#divider").bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         page.tab.mouse.move(x, y)
@@ -429,6 +432,15 @@ def test_a_large_photo_is_shown_at_half_its_size_first_and_fades_into_the_whole(
         assert page.open(tmp_path / "large.png").shape == (600, 800, 3)
         assert page.tab.get_attribute("#stage", "data-quick") == "1"
         assert page.tab.evaluate("window.faded") == ["fading"]
+        # What is half its size cannot be taken for the painting.
+        page.tab.evaluate("""() => {
+          window.savable = [];
+          new MutationObserver(() => window.savable.push(!document.getElementById('snapshot').disabled))
+            .observe(document.getElementById('stage'), { attributeFilter: ['data-quick'] });
+        }""")
+        page.painted(lambda: page.choose("The Scream"))
+        assert page.tab.evaluate("window.savable") == [False]
+        assert page.tab.is_enabled("#snapshot")
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
