@@ -102,7 +102,7 @@ def train_style(style_image: Path, photos: Path, run_folder: Path, quick: bool, 
 
     from allaprima.training.loop import train_together
 
-    config = _with_preset(_config_of({"style_image": str(style_image), "photos": str(photos), **options}), quick)
+    config = _as_asked(_config_of({"style_image": str(style_image), "photos": str(photos), **options}), quick)
     _check_new(run_folder, photos)
     _save_options(run_folder, config)
     train_together([config], [run_folder], Console(highlight=False))
@@ -162,7 +162,7 @@ def _new_runs(options: argparse.Namespace) -> list[tuple[Path, TrainConfig]]:
         )
     runs: list[tuple[Path, TrainConfig]] = []
     for style_images in paintings:
-        config = _with_preset(_chosen_config(options, style_images), options.quick)
+        config = _as_asked(_chosen_config(options, style_images), options.quick)
         kind = config.into if config.into == "palette" else config.tier
         name = f"{'-'.join(Path(path).stem for path in style_images)[:80]}-{kind}{'-quick' if options.quick else ''}"
         run_folder = Path("runs", name) if not options.output else Path(options.output)
@@ -175,12 +175,15 @@ def _new_runs(options: argparse.Namespace) -> list[tuple[Path, TrainConfig]]:
     return runs
 
 
-def _with_preset(config: TrainConfig, quick: bool) -> TrainConfig:
-    from allaprima.training.quick import palette_config, quick_config
+def _as_asked(config: TrainConfig, quick: bool) -> TrainConfig:
+    """The options with those of a short training, if that is asked for."""
+    from allaprima.training.quick import PALETTE, QUICK, with_preset
 
     if config.into == "palette":
-        return palette_config(config)
-    return quick_config(config) if quick else config
+        if quick:
+            raise TrainingError("--into palette takes a minute by itself; leave out --quick")
+        return with_preset(config, PALETTE)
+    return with_preset(config, QUICK) if quick else config
 
 
 def _check_new(run_folder: Path, photos: Path) -> None:
@@ -408,15 +411,14 @@ def add_export(commands: Commands) -> None:
 def export(options: argparse.Namespace) -> int:
     _need_training_packages()
     from allaprima.inference.style.info import report_text
-    from allaprima.inference.style.palette import parse_mix
-    from allaprima.inference.style.styles import style_name
+    from allaprima.inference.style.styles import mix_of, style_name
     from allaprima.training.conditional_instance_norm import save_mix
     from allaprima.training.export.export import Yardstick
     from allaprima.training.export.export import export as export_onnx
 
     source = Path(options.run_or_checkpoint)
     flavor = Flavor(**chosen(Flavor, options))
-    weights = None if source.exists() and source.suffix != ".npz" else parse_mix(options.run_or_checkpoint)
+    weights = mix_of(options.run_or_checkpoint)
     base = source / "style" if source.is_dir() else style_name(options.run_or_checkpoint) if weights else source.with_suffix("")
     output = Path(options.output or f"{base}{flavor.suffix}.onnx")
     if output.exists() and not options.overwrite:

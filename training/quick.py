@@ -39,15 +39,11 @@ PALETTE = {
 
 def quick_config(config: TrainConfig) -> TrainConfig:
     """The options of a quick training: small crops, few steps; options that the user set are kept."""
-    return _with_preset(config, QUICK)
+    return with_preset(config, QUICK)
 
 
-def palette_config(config: TrainConfig) -> TrainConfig:
-    """The options of learning a painting into the palette; options that the user set are kept."""
-    return _with_preset(config, PALETTE)
-
-
-def _with_preset(config: TrainConfig, preset: Mapping[str, Any]) -> TrainConfig:
+def with_preset(config: TrainConfig, preset: Mapping[str, Any]) -> TrainConfig:
+    """The options of `QUICK` or `PALETTE` where the user set none."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     changed: dict[str, Any] = {name: value for name, value in preset.items() if getattr(config, name) == defaults[name]}
     return dataclasses.replace(config, **changed)

@@ -85,6 +85,7 @@ def test_several_paintings_become_one_style_and_it_can_be_resumed(run, painting,
         (["PAINTING", "nowhere.png", "--as-one"], "there is no painting nowhere.png"),
         (["PAINTING", "--into", "palette", "--tier", "quality"], "leave out --tier and --init"),
         (["PAINTING", "--into", "palette", "--init", "none"], "leave out --tier and --init"),
+        (["PAINTING", "--into", "palette", "--quick"], "takes a minute by itself; leave out --quick"),
         (["--resume", "RUN", "--as-one"], "--as-one: not with --resume"),
     ],
 )
